@@ -2,7 +2,8 @@
 //!
 //! Everything here parses bytes that came from somewhere else, so nothing here panics on bad
 //! input, reads a clock or touches a disk. Segment size, block size and server version are values
-//! of the cluster and are always passed in, never constants.
+//! of the cluster and are always passed in, never constants. Binary formats are read as
+//! little-endian servers (x86-64, ARM64) write them.
 
 /// Serde and JSON Schema by the type's `Display` and `FromStr`, with the pattern of the text.
 macro_rules! text_serde {
@@ -33,12 +34,24 @@ macro_rules! text_serde {
 }
 pub(crate) use text_serde;
 
+mod backup_label;
+mod history;
 mod lsn;
+mod page;
 mod segment;
 mod timeline;
+mod timestamp;
+mod version;
 
+pub use backup_label::{
+    BackupLabel, BackupLabelError, BackupMethod, BackupSource, IncrementalFrom,
+};
+pub use history::{HistoryError, TimelineHistory, TimelineRange, TimelineSwitch};
 pub use lsn::{Lsn, ParseLsnError};
+pub use page::{PageVerdict, check_page, page_checksum};
 pub use segment::{
     InvalidSegmentSize, ParseSegmentNameError, SegmentName, SegmentNumber, WalSegmentSize,
 };
 pub use timeline::{ParseTimelineError, SystemIdentifier, TimelineId};
+pub use timestamp::PgTimestamp;
+pub use version::{ParseServerVersionError, ServerVersion};

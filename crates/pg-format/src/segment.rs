@@ -102,7 +102,11 @@ impl SegmentName {
         // Truncation cannot happen: an LSN has 64 bits, so number / per_id fits in 32.
         let high = u32::try_from(number / per_id).unwrap_or(u32::MAX);
         let low = u32::try_from(number % per_id).unwrap_or(u32::MAX);
-        SegmentName { timeline, high, low }
+        SegmentName {
+            timeline,
+            high,
+            low,
+        }
     }
 
     /// The segment that holds the byte at `lsn`.
@@ -124,7 +128,11 @@ impl SegmentName {
         if u64::from(low) >= size.segments_per_id() {
             return Err(refuse());
         }
-        Ok(SegmentName { timeline, high, low })
+        Ok(SegmentName {
+            timeline,
+            high,
+            low,
+        })
     }
 
     /// The segment's number in the WAL.
@@ -154,7 +162,11 @@ impl SegmentName {
 
 impl fmt::Display for SegmentName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08X}{:08X}{:08X}", self.timeline.0, self.high, self.low)
+        write!(
+            f,
+            "{:08X}{:08X}{:08X}",
+            self.timeline.0, self.high, self.low
+        )
     }
 }
 
