@@ -1,1 +1,31 @@
-//! (being written)
+//! Everything that is said on the bus, as pure values: commands, events, ids, subjects, the
+//! envelope they travel in, the streams they rest in, and the instance document.
+//!
+//! Nothing here does I/O. A released message version is frozen: its golden example under
+//! `schemas/golden` must decode in every later build.
+
+pub mod command;
+pub mod document;
+pub mod envelope;
+pub mod event;
+pub mod example;
+mod ids;
+mod message;
+mod retention;
+pub mod schema;
+mod secret;
+pub mod subject;
+mod target;
+pub mod topology;
+
+pub use command::Command;
+pub use document::InstanceDocument;
+pub use envelope::{Envelope, MessageId};
+pub use event::{BackupSummary, Event, RestoreSummary};
+pub use ids::{BackupId, BranchName, CommandId, InstanceName, InvalidName, RestoreId, ScheduleId};
+pub use retention::{Retention, RetentionError};
+pub use secret::SealedSecret;
+pub use target::{BackupType, ClusterSize, RestoreTarget, Trigger};
+
+/// A moment in UTC. Written in RFC 3339 with microseconds.
+pub type Timestamp = chrono::DateTime<chrono::Utc>;

@@ -1,0 +1,149 @@
+//! The instance document: everything that is *wanted* of one instance, in one value.
+//!
+//! It rests in the KV bucket [`crate::topology::INSTANCES`] under the instance's name, is changed by
+//! compare-and-set by the scheduler alone, and is mirrored into the repository.
+
+use std::collections::BTreeMap;
+
+use pg_format::{SystemIdentifier, TimelineId, WalSegmentSize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::command::BranchOrigin;
+use crate::{
+    BranchName, ClusterSize, CommandId, InstanceName, RestoreId, Retention, ScheduleId,
+    SealedSecret, Timestamp,
+};
+
+/// The desired state of one instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InstanceDocument {
+    /// The document's format version: 1.
+    pub version: u32,
+    /// The instance.
+    pub instance: InstanceName,
+    /// The registration that made it.
+    pub registration: CommandId,
+    /// When it was registered.
+    pub created_at: Timestamp,
+    /// Set when removal was asked for: archiving stops and slots are dropped, then the document goes.
+    #[serde(default)]
+    pub removing: bool,
+    /// Its branches; `main` is always among them.
+    pub branches: BTreeMap<BranchName, Branch>,
+    /// Its schedules.
+    pub schedules: Vec<Schedule>,
+}
+
+/// One branch of an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Branch {
+    /// The name is claimed; the restorer is building it.
+    Restoring {
+        /// The restore that claimed it.
+        restore_id: RestoreId,
+    },
+    /// It runs (or could run) and is archived.
+    Active(ActiveBranch),
+    /// Its compute is being removed; its backups stay until their own retention ends.
+    Deleting(ActiveBranch),
+}
+
+impl Branch {
+    /// The branch's cluster, if there is one to archive and back up.
+    #[must_use]
+    pub fn active(&self) -> Option<&ActiveBranch> {
+        match self {
+            Branch::Active(active) => Some(active),
+            Branch::Restoring { .. } | Branch::Deleting(_) => None,
+        }
+    }
+}
+
+/// A branch with a cluster behind it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ActiveBranch {
+    /// Connection URI, sealed for (instance, branch).
+    pub dsn: SealedSecret,
+    /// The cluster's system identifier.
+    pub system_identifier: SystemIdentifier,
+    /// The timeline it was on when it was registered.
+    pub timeline: TimelineId,
+    /// `server_version_num` when it was registered.
+    pub server_version: u32,
+    /// The cluster's WAL segment size in bytes.
+    pub wal_segment_size: WalSegmentSize,
+    /// What it was restored from; absent for `main`.
+    pub origin: Option<BranchOrigin>,
+    /// Compute tier of a branch that Zektor runs; absent for `main`.
+    pub size: Option<ClusterSize>,
+    /// When it was registered.
+    pub created_at: Timestamp,
+}
+
+/// When a branch is backed up, and how long those backups are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Schedule {
+    /// The schedule.
+    pub id: ScheduleId,
+    /// A name for people.
+    pub name: String,
+    /// Five-field cron expression, in the time zone below.
+    pub cron: String,
+    /// IANA time zone.
+    pub timezone: String,
+    /// Fixed on each backup when it is made.
+    pub retention: Retention,
+    /// The branch it backs up.
+    pub branch: BranchName,
+    /// No fire before this counts.
+    pub created_at: Timestamp,
+}
+
+/// The physical replication slot of a branch, on its server.
+///
+/// A slot name has at most 63 of `[a-z0-9_]`; a name that had to be changed to fit carries a digest of the
+/// original, so that two branches never share a slot.
+#[must_use]
+pub fn slot_name(instance: &InstanceName, branch: &BranchName) -> String {
+    use sha2::Digest;
+
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let readable: String = format!("{instance}_{branch}")
+        .chars()
+        .map(|c| c.to_ascii_lowercase())
+        .map(|c| if plain(c) { c } else { '_' })
+        .take(45)
+        .collect();
+    let digest = sha2::Sha256::digest(format!("{instance}/{branch}").as_bytes());
+    let tag: String = digest
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("zektor_{readable}_{tag}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::slot_name;
+    use crate::{BranchName, InstanceName};
+
+    #[test]
+    fn slot_names_are_legal_and_distinct() {
+        let name = |i: &str, b: &str| {
+            slot_name(&InstanceName::new(i).unwrap(), &BranchName::new(b).unwrap())
+        };
+        let long = "X".repeat(40);
+        for slot in [name("orders", "main"), name(&long, &long)] {
+            assert!(slot.len() <= 63, "{slot}");
+            assert!(
+                slot.chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            );
+        }
+        assert_ne!(name("a-b", "main"), name("a_b", "main"));
+        assert_ne!(name("a", "b_c"), name("a_b", "c"));
+    }
+}

@@ -1,0 +1,175 @@
+//! Events in the life of a backup. All carry its id, and all stand on its fence.
+
+use pg_format::{Lsn, SystemIdentifier, TimelineId, WalSegmentSize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::event::FailureCause;
+use crate::{
+    BackupId, BackupType, BranchName, InstanceName, Retention, ScheduleId, Timestamp, Trigger,
+};
+
+/// A backup is wanted; a worker is to take it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupRequested {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch to back up.
+    pub branch: BranchName,
+    /// A name for people.
+    pub name: String,
+    /// How to take it.
+    #[serde(rename = "type")]
+    pub backup_type: BackupType,
+    /// What asked for it.
+    pub trigger: Trigger,
+    /// The schedule, if one asked.
+    pub schedule_id: Option<ScheduleId>,
+    /// How long to keep it, counted from its end; until deleted when absent.
+    pub retention: Option<Retention>,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+}
+
+/// A worker began an attempt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupStarted {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// The worker.
+    pub worker: String,
+    /// Names the attempt's own prefix in the repository.
+    pub attempt: String,
+    /// When it began.
+    pub started_at: Timestamp,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupPhase {
+    /// Waiting for the server's checkpoint.
+    Checkpoint,
+    /// Copying files.
+    Copying,
+    /// Waiting until the archive has the WAL that makes the backup consistent.
+    WaitingForWal,
+    /// From a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The attempt goes on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupProgressed {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// What is being done.
+    pub phase: BackupPhase,
+    /// Bytes of the cluster copied so far.
+    pub done_bytes: u64,
+    /// Bytes to copy, the server's estimate.
+    pub total_bytes: u64,
+}
+
+/// A page whose checksum was wrong on the source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DamagedPage {
+    /// The file, relative to the data directory.
+    pub file: String,
+    /// The block's number in the file; absent when the server did not say.
+    pub block: Option<u64>,
+}
+
+/// Everything that is shown of a completed backup. Also the head of its manifest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupSummary {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// A name for people.
+    pub name: String,
+    /// How it was taken: full or incremental.
+    #[serde(rename = "type")]
+    pub backup_type: BackupType,
+    /// What asked for it.
+    pub trigger: Trigger,
+    /// The schedule, if one asked.
+    pub schedule_id: Option<ScheduleId>,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+    /// When the successful attempt began.
+    pub started_at: Timestamp,
+    /// Its end by the *server's* clock: not earlier than its consistency point. A target before it needs
+    /// an earlier backup.
+    pub backed_up_at: Timestamp,
+    /// When it expires; never when absent.
+    pub expires_at: Option<Timestamp>,
+    /// Where replay begins.
+    pub start_lsn: Lsn,
+    /// Where the copy becomes consistent.
+    pub stop_lsn: Lsn,
+    /// The timeline of both.
+    pub timeline: TimelineId,
+    /// The cluster's system identifier.
+    pub system_identifier: SystemIdentifier,
+    /// `server_version_num`.
+    pub server_version: u32,
+    /// The cluster's WAL segment size in bytes.
+    pub wal_segment_size: WalSegmentSize,
+    /// Size of the cluster's files.
+    pub logical_bytes: u64,
+    /// What this backup added to the repository.
+    pub stored_bytes: u64,
+    /// Files in it.
+    pub files: u64,
+    /// The attempt whose objects the manifest names.
+    pub attempt: String,
+    /// Pages with a wrong checksum on the source. The backup is kept, and flagged by this.
+    pub damaged_pages: Vec<DamagedPage>,
+}
+
+/// The backup is in the repository, with the WAL that makes it consistent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupCompleted {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// The backup, as its manifest describes it.
+    pub summary: BackupSummary,
+}
+
+/// The backup was given up. The next scheduled run tries again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupFailed {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// The likely cause.
+    pub cause: FailureCause,
+    /// One sentence.
+    pub message: String,
+    /// What can be done.
+    pub hint: String,
+    /// When it was given up.
+    pub failed_at: Timestamp,
+}

@@ -1,0 +1,122 @@
+//! What is asked for: the kind of a backup, the target of a restore, the size of a branch.
+
+use pg_format::Lsn;
+
+use crate::{BackupId, Timestamp};
+
+/// How a base backup is taken. Every backup restores on its own, whatever its type.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupType {
+    /// Incremental where that is possible, full elsewhere.
+    #[default]
+    Auto,
+    /// Every block is read and stored.
+    Full,
+    /// Only changed blocks are stored.
+    Incremental,
+}
+
+/// What made a backup happen.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// A person or a script asked.
+    Manual,
+    /// A schedule fired, or a new branch got its first backup.
+    Schedule,
+}
+
+/// The moment a restore brings back.
+#[derive(
+    Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum RestoreTarget {
+    /// The end of this backup: the first moment at which it is consistent.
+    Backup {
+        /// The backup.
+        id: BackupId,
+    },
+    /// The last transaction that ended not later than this.
+    Time {
+        /// The moment, by the source server's clock.
+        at: Timestamp,
+    },
+    /// Up to this position, the record that begins there included.
+    Lsn {
+        /// The position.
+        lsn: Lsn,
+    },
+    /// The first restore point of this name (`pg_create_restore_point`).
+    RestorePoint {
+        /// Its name.
+        name: String,
+    },
+    /// Everything that the archive has when the restore is planned.
+    Latest,
+}
+
+/// The compute tier of a branch; the restorer's configuration says what it means.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterSize {
+    /// To try something out.
+    Dev,
+    /// The default.
+    #[default]
+    Small,
+    /// Twice as much.
+    Medium,
+    /// Twice as much again.
+    Large,
+}
+
+impl std::str::FromStr for ClusterSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "dev" => Ok(ClusterSize::Dev),
+            "small" => Ok(ClusterSize::Small),
+            "medium" => Ok(ClusterSize::Medium),
+            "large" => Ok(ClusterSize::Large),
+            _ => Err(format!(
+                "{text:?} is not a cluster size; use dev, small, medium or large"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for ClusterSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            ClusterSize::Dev => "dev",
+            ClusterSize::Small => "small",
+            ClusterSize::Medium => "medium",
+            ClusterSize::Large => "large",
+        })
+    }
+}
