@@ -17,13 +17,20 @@ impl Tools {
     /// [`Missing`] says what to do; also for a NATS server older than 2.12.
     pub fn find(&self, tool: Tool) -> Result<Found, Missing> {
         let missing = |hint: String| Missing { tool, hint };
-        let pinned = self.place_of(tool).join("bin");
+        let place = self.place_of(tool);
+        let pinned = place.join(programs_in(tool));
         if pinned.join(tool.program()).is_file() {
             let version = version_of(&pinned, tool).map_err(missing)?;
             return Ok(Found {
                 bin_directory: pinned,
                 version,
             });
+        }
+        if place.exists() {
+            let place = place.display();
+            return Err(missing(format!(
+                "{place} is damaged; remove it, then {SETUP_HINT}"
+            )));
         }
         match tool {
             Tool::NatsServer => self.nats_of_the_system(),
@@ -82,6 +89,14 @@ impl Tools {
             version,
         })
     }
+}
+
+/// Where the programs are inside an installation: a wheel keeps its own layout, because programs look for
+/// their libraries relative to themselves.
+pub(crate) fn programs_in(tool: Tool) -> String {
+    Pins::committed()
+        .wheel(tool)
+        .map_or_else(|| "bin".to_owned(), |wheel| wheel.programs.clone())
 }
 
 const SETUP_HINT: &str = "run `cargo xtask setup`";
@@ -170,6 +185,18 @@ mod tests {
         );
         let (_folder, tools) = tools_with_nats("2.12.0");
         assert_eq!(tools.find(Tool::NatsServer).unwrap().version, "2.12.0");
+    }
+
+    #[test]
+    fn a_damaged_installation_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let tools = Tools::in_directory(folder.path());
+        fs::create_dir(tools.place_of(Tool::SeaweedFs)).unwrap();
+        let hint = tools.find(Tool::SeaweedFs).unwrap_err().hint;
+        assert!(
+            hint.contains("damaged") && hint.contains("seaweedfs-4.48"),
+            "{hint}"
+        );
     }
 
     #[test]

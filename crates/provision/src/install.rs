@@ -11,6 +11,7 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
+use crate::find::programs_in;
 use crate::run::run;
 use crate::{Found, InstallError, Tool, Tools, account};
 
@@ -58,9 +59,10 @@ impl Workshop {
     }
 
     /// Moves a finished installation into its place; when another process was faster, theirs stays.
-    fn place(&self, made: &Path, place: &Path) -> Result<(), InstallError> {
-        open_to_all(made)?;
-        match fs::rename(made, place) {
+    fn place(&self, made: &Path, tools: &Tools, tool: Tool) -> Result<(), InstallError> {
+        open_to_all(made, &made.join(programs_in(tool)))?;
+        let place = tools.place_of(tool);
+        match fs::rename(made, &place) {
             Err(error) if place.is_dir() && already_there(&error) => Ok(()),
             other => other.map_err(InstallError::file("rename the installation to", place)),
         }
@@ -82,11 +84,9 @@ fn already_there(error: &io::Error) -> bool {
 }
 
 /// Everybody may read it and run its programs: PostgreSQL runs as another user than the one that installs.
-fn open_to_all(folder: &Path) -> Result<(), InstallError> {
+fn open_to_all(folder: &Path, programs: &Path) -> Result<(), InstallError> {
     let _ = run(Command::new("chmod").args(["-R", "a+rX"]).arg(folder))?;
-    let _ = run(Command::new("chmod")
-        .args(["-R", "a+x"])
-        .arg(folder.join("bin")))?;
+    let _ = run(Command::new("chmod").args(["-R", "a+x"]).arg(programs))?;
     Ok(())
 }
 
@@ -157,18 +157,17 @@ mod tests {
     fn the_slower_of_two_installations_keeps_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let tools = Tools::in_directory(folder.path());
-        let place = folder.path().join("tool-1");
+        let tool = Tool::NatsServer;
+        let program = Path::new(&programs_in(tool)).join("nats-server");
         for content in ["first", "second"] {
-            let workshop = Workshop::open(&tools, Tool::NatsServer).unwrap();
+            let workshop = Workshop::open(&tools, tool).unwrap();
             let made = workshop.path().join("made");
-            fs::create_dir_all(made.join("bin")).unwrap();
-            fs::write(made.join("bin/nats-server"), content).unwrap();
-            workshop.place(&made, &place).unwrap();
+            fs::create_dir_all(made.join(programs_in(tool))).unwrap();
+            fs::write(made.join(&program), content).unwrap();
+            workshop.place(&made, &tools, tool).unwrap();
         }
-        assert_eq!(
-            fs::read_to_string(place.join("bin/nats-server")).unwrap(),
-            "first"
-        );
+        let placed = fs::read_to_string(tools.place_of(tool).join(&program)).unwrap();
+        assert_eq!(placed, "first");
         assert_eq!(
             fs::read_dir(folder.path()).unwrap().count(),
             1,

@@ -24,6 +24,7 @@ pub(crate) enum Signal {
     Interrupt,
     Kill,
     Quit,
+    Stop,
     Terminate,
 }
 
@@ -33,6 +34,7 @@ impl Signal {
             Self::Interrupt => "-INT",
             Self::Kill => "-KILL",
             Self::Quit => "-QUIT",
+            Self::Stop => "-STOP",
             Self::Terminate => "-TERM",
         }
     }

@@ -17,7 +17,7 @@
 mod child;
 pub mod nats;
 pub mod port;
-//pub mod postgres;
+pub mod postgres;
 mod tools;
 mod wait;
 

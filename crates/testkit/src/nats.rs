@@ -204,16 +204,12 @@ impl NatsServer {
             self.address(),
             self.builder.extra,
         );
-        let _infallible = match &self.builder.access {
-            Access::Everybody => Ok(()),
-            Access::Token(token) => write!(text, "authorization {{ token: {token:?} }}\n"),
-            Access::User { name, password } => {
-                write!(
-                    text,
-                    "authorization {{ user: {name:?}, password: {password:?} }}\n"
-                )
-            }
+        let authorization = match &self.builder.access {
+            Access::Everybody => return text,
+            Access::Token(token) => format!("token: {token:?}"),
+            Access::User { name, password } => format!("user: {name:?}, password: {password:?}"),
         };
+        let _infallible = writeln!(text, "authorization {{ {authorization} }}");
         text
     }
 }

