@@ -42,6 +42,7 @@ mod segment;
 mod timeline;
 mod timestamp;
 mod version;
+pub mod wal;
 
 pub use backup_label::{
     BackupLabel, BackupLabelError, BackupMethod, BackupSource, IncrementalFrom,
