@@ -21,6 +21,7 @@ const WATCHDOG: &str = r#"read -r _ || kill -KILL "-$0""#;
 /// The signals tests send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
+    Continue,
     Interrupt,
     Kill,
     Quit,
@@ -31,6 +32,7 @@ pub(crate) enum Signal {
 impl Signal {
     fn option(self) -> &'static str {
         match self {
+            Self::Continue => "-CONT",
             Self::Interrupt => "-INT",
             Self::Kill => "-KILL",
             Self::Quit => "-QUIT",

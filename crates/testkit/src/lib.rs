@@ -15,9 +15,14 @@
 )]
 
 mod child;
+pub mod http;
 pub mod nats;
+pub mod otlp;
 pub mod port;
 pub mod postgres;
+pub mod process;
+pub mod proxy;
+pub mod s3;
 mod tools;
 mod wait;
 
