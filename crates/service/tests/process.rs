@@ -1,0 +1,154 @@
+//! The shell as a real process: signals, drain, supervisor, exit codes.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// The example beside this test's own binary: `target/debug/deps/process-…` and `target/debug/examples/shell`.
+fn shell() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    own.ancestors().nth(2).unwrap().join("examples/shell")
+}
+
+/// A running shell; killed when dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    fn start(variables: &[(&str, &str)]) -> Self {
+        let child = Command::new(shell())
+            .env_clear()
+            .envs([("HOME", "/nonexistent"), ("ZEKTOR_LOG_FORMAT", "json")])
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Process(child)
+    }
+
+    /// Reads log lines until one has this message; that line.
+    fn await_line(&mut self, message: &str) -> serde_json::Value {
+        let mut reader = BufReader::with_capacity(1, self.0.stderr.as_mut().unwrap());
+        loop {
+            let mut line = String::new();
+            assert_ne!(
+                reader.read_line(&mut line).unwrap(),
+                0,
+                "ended before {message:?}"
+            );
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if line["message"] == message {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    fn code(&mut self) -> i32 {
+        self.0.wait().unwrap().code().unwrap()
+    }
+}
+
+#[test]
+fn a_signal_drains_and_the_process_ends_well() {
+    for name in ["TERM", "INT"] {
+        let mut process = Process::start(&[("ZEKTOR_DRAIN_FOR", "50ms")]);
+        let started = process.await_line("started");
+        assert!(started["http"].as_str().unwrap().starts_with("127.0.0.1:"));
+        process.signal(name);
+        let _ = process.await_line("draining");
+        let _ = process.await_line("ended");
+        assert_eq!(process.code(), 0);
+    }
+}
+
+#[test]
+fn a_second_signal_and_the_deadline_cut_a_drain_short() {
+    let mut process = Process::start(&[("ZEKTOR_DRAIN_FOR", "1h")]);
+    let _ = process.await_line("started");
+    process.signal("TERM");
+    let _ = process.await_line("draining");
+    process.signal("INT");
+    let ended = process.await_line("ended by a failure");
+    assert!(ended["error"].as_str().unwrap().contains("second SIGINT"));
+    assert_eq!(process.code(), 1);
+
+    let limits = [
+        ("ZEKTOR_DRAIN_FOR", "1h"),
+        ("ZEKTOR_SHUTDOWN_TIMEOUT", "20ms"),
+    ];
+    let mut process = Process::start(&limits);
+    let _ = process.await_line("started");
+    process.signal("TERM");
+    let ended = process.await_line("ended by a failure");
+    assert!(
+        ended["error"]
+            .as_str()
+            .unwrap()
+            .contains("ZEKTOR_SHUTDOWN_TIMEOUT")
+    );
+    assert_eq!(process.code(), 1);
+}
+
+#[test]
+fn the_end_of_the_supervisor_drains() {
+    let mut process = Process::start(&[("ZEKTOR_SUPERVISED", "1")]);
+    let _ = process.await_line("started");
+    drop(process.0.stdin.take());
+    let draining = process.await_line("draining");
+    assert_eq!(draining["reason"], "the supervisor ended");
+    assert_eq!(process.code(), 0);
+}
+
+#[test]
+fn failures_and_wrong_settings_have_their_exit_codes() {
+    let mut process = Process::start(&[("ZEKTOR_BROKEN", "true")]);
+    let ended = process.await_line("ended by a failure");
+    assert_eq!(ended["error"], "broken as configured");
+    assert_eq!(process.code(), 1);
+
+    let mut process = Process::start(&[("ZEKTOR_DRAIN_FOR", "soon")]);
+    let mut said = String::new();
+    let stderr = process.0.stderr.as_mut().unwrap();
+    let _ = stderr.read_to_string(&mut said).unwrap();
+    assert!(said.contains("zektor-shell: ZEKTOR_DRAIN_FOR"), "{said}");
+    assert_eq!(process.code(), 2);
+}
+
+#[test]
+fn the_settings_are_printed_and_the_port_is_written_down() {
+    let printed = Command::new(shell())
+        .env_clear()
+        .env("ZEKTOR_CATALOG_URL", "postgres://z:geheim@db/x")
+        .arg("--print-config")
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(printed.contains("postgres://z:***@db/x"), "{printed}");
+    assert!(printed.contains("drain_for = \"0s\""), "{printed}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let port_file = directory.path().join("shell.port");
+    let mut process = Process::start(&[("ZEKTOR_HTTP_PORT_FILE", port_file.to_str().unwrap())]);
+    let started = process.await_line("started");
+    let written = std::fs::read_to_string(&port_file).unwrap();
+    assert_eq!(started["http"], written.trim());
+}
