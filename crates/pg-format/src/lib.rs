@@ -35,6 +35,8 @@ macro_rules! text_serde {
 pub(crate) use text_serde;
 
 mod backup_label;
+mod backup_manifest;
+mod control;
 mod history;
 mod lsn;
 mod page;
@@ -47,6 +49,11 @@ pub mod wal;
 pub use backup_label::{
     BackupLabel, BackupLabelError, BackupMethod, BackupSource, IncrementalFrom,
 };
+pub use backup_manifest::{
+    BackupManifest, BackupManifestError, ChecksumAlgorithm, FileChecksum, FileHasher, ManifestFile,
+    ManifestPath, ManifestWalRange,
+};
+pub use control::{ClusterState, ControlFile, ControlFileError, ControlSettings};
 pub use history::{HistoryError, TimelineHistory, TimelineRange, TimelineSwitch};
 pub use lsn::{Lsn, ParseLsnError};
 pub use page::{PageVerdict, check_page, page_checksum};
