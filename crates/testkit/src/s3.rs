@@ -166,6 +166,11 @@ impl S3Server {
             "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1",
             "-master.volumeSizeLimitMB=512",
+            // It reports to its makers unless it is told not to.
+            "-master.telemetry=false",
+            // A lone master that trusts its old election state waits 15 s for peers it does not have;
+            // which volumes there are it learns from the volume server.
+            "-master.resumeState=false",
             "-volume.max=20",
             "-s3",
             "-s3.port.iceberg=0",
@@ -194,6 +199,23 @@ impl S3Server {
 
     fn log_file(&self) -> std::path::PathBuf {
         self.place.path().join("seaweedfs.log")
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        self.running = None;
+        // The one kind of file it does not put into its own directory.
+        for (name, [_, grpc]) in [
+            ("master", &self.ports.master),
+            ("volume", &self.ports.volume),
+            ("filer", &self.ports.filer),
+            ("s3", &self.ports.s3),
+        ] {
+            let socket = format!("/tmp/seaweedfs-{name}-grpc-{}.sock", grpc.number());
+            // Gone already after an orderly end.
+            let _ = fs::remove_file(socket);
+        }
     }
 }
 
