@@ -59,6 +59,12 @@ pub fn archiver_position(instance: &InstanceName, branch: &BranchName) -> String
     format!("{ROOT}.query.archiver.position.{instance}.{branch}")
 }
 
+/// "Which schedules are there, and when do they fire?", to any scheduler.
+#[must_use]
+pub fn scheduler_schedules() -> String {
+    format!("{ROOT}.query.scheduler.schedules")
+}
+
 /// "What would this restore do?", to any restorer.
 #[must_use]
 pub fn restorer_plan() -> String {

@@ -1,0 +1,40 @@
+//! The question to the scheduler "which schedules are there, and when do they fire?", and its answer.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BranchName, InstanceName, Retention, ScheduleId, Timestamp};
+
+/// Which instance is asked about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SchedulesQuestion {
+    /// The instance.
+    pub instance: InstanceName,
+}
+
+/// Its schedules.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SchedulesAnswer {
+    /// In the order they were made.
+    pub schedules: Vec<ScheduleAnswer>,
+}
+
+/// One schedule, with its neighbouring fires.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScheduleAnswer {
+    /// The schedule.
+    pub id: ScheduleId,
+    /// A name for people.
+    pub name: String,
+    /// Five-field cron expression, in the time zone below.
+    pub cron: String,
+    /// IANA time zone.
+    pub timezone: String,
+    /// How long its backups are kept.
+    pub retention: Retention,
+    /// The branch it backs up.
+    pub branch: BranchName,
+    /// The next fire.
+    pub next_at: Option<Timestamp>,
+    /// The latest fire; absent before the first.
+    pub last_at: Option<Timestamp>,
+}
