@@ -8,3 +8,12 @@
 pub(crate) fn say(line: &str) {
     println!("{line}");
 }
+
+/// Prints one line about what is wrong.
+#[expect(
+    clippy::print_stderr,
+    reason = "talking to people is what a chore does"
+)]
+pub(crate) fn complain(line: &str) {
+    eprintln!("{line}");
+}

@@ -1,20 +1,37 @@
-//! Installs the servers that the demo and the tests need; works twice.
+//! Installs the servers that the demo and the tests need. Works twice: the second time it only finds them.
 
+use anyhow::{Result, bail};
 use provision::{Tool, Tools};
 
-use crate::say::say;
+use crate::say::{complain, say};
 
-/// Installs every tool, one line for each, and one for each step taken.
-pub(crate) fn run() -> anyhow::Result<()> {
+/// Every server.
+pub(crate) fn run() -> Result<()> {
+    install(&Tool::ALL)
+}
+
+/// These servers, one line for each, and one for each step that was needed. One that cannot be installed
+/// does not keep the others from it.
+pub(crate) fn install(needed: &[Tool]) -> Result<()> {
     let tools = Tools::from_environment()?;
-    for tool in Tool::ALL {
-        let found = tools.install(tool, &mut |step| say(&format!("  {tool}: {step}")))?;
-        say(&format!(
-            "{:<14} {:<8} {}",
-            tool.name(),
-            found.version,
-            found.bin_directory.display()
-        ));
+    let mut missing = Vec::new();
+    for tool in needed {
+        let installed = tools.install(*tool, &mut |step| say(&format!("  {tool}: {step}")));
+        match installed.map_err(anyhow::Error::from) {
+            Ok(found) => say(&format!(
+                "  {:<14} {:<8} {}",
+                tool.name(),
+                found.version,
+                found.bin_directory.display()
+            )),
+            Err(error) => {
+                complain(&format!("  {tool}: {error:#}"));
+                missing.push(tool.name());
+            }
+        }
+    }
+    if !missing.is_empty() {
+        bail!("not installed: {}", missing.join(", "));
     }
     Ok(())
 }
