@@ -9,14 +9,17 @@ use anyhow::{Result, bail};
 use crate::say::complain;
 use crate::schemas;
 
+/// A check's name, and how it is run.
+type Check = (&'static str, fn() -> Result<()>);
+
 /// Runs every check, each with a line of its own, also after one has failed.
 pub(crate) fn run(with_lint: bool) -> Result<()> {
-    let checks: [(&str, fn() -> Result<()>); 3] = [
+    let checks: [Check; 3] = [
         ("arrows", arrows::check),
         ("sizes", sizes::check),
         ("schemas", schemas::check),
     ];
-    let lints: [(&str, fn() -> Result<()>); 3] = [
+    let lints: [Check; 3] = [
         ("fmt", lint::fmt),
         ("clippy", lint::clippy),
         ("deny", lint::deny),
