@@ -1,0 +1,136 @@
+//! What `pg_control` says of the cluster that was backed up: the settings below which a standby refuses to
+//! replay its WAL.
+
+/// Settings that recovery needs at least (PostgreSQL docs, "Hot Standby", "Administrator's Overview").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Minimums {
+    /// `max_connections`.
+    pub max_connections: u32,
+    /// `max_worker_processes`.
+    pub max_worker_processes: u32,
+    /// `max_wal_senders`.
+    pub max_wal_senders: u32,
+    /// `max_prepared_transactions`.
+    pub max_prepared_transactions: u32,
+    /// `max_locks_per_transaction`.
+    pub max_locks_per_transaction: u32,
+    /// `track_commit_timestamp`.
+    pub track_commit_timestamp: bool,
+}
+
+/// A source may have raised its settings after the backup; these cost little and make that rare.
+impl Default for Minimums {
+    fn default() -> Self {
+        Minimums {
+            max_connections: 200,
+            max_worker_processes: 32,
+            max_wal_senders: 20,
+            max_prepared_transactions: 0,
+            max_locks_per_transaction: 64,
+            track_commit_timestamp: false,
+        }
+    }
+}
+
+impl Minimums {
+    /// Raises the defaults to what `pg_controldata` prints (with `LC_ALL=C`).
+    #[must_use]
+    pub fn from_controldata(printed: &str) -> Self {
+        let mut minimums = Minimums::default();
+        for line in printed.lines() {
+            if let Some((label, value)) = line.split_once(':')
+                && let Some(name) = label.trim().strip_suffix(" setting")
+            {
+                let value = value.trim();
+                match name {
+                    "track_commit_timestamp" => minimums.track_commit_timestamp = value == "on",
+                    _ => minimums.raise(name, value),
+                }
+            }
+        }
+        minimums
+    }
+
+    /// Raises what the server's log complains of:
+    /// `max_connections = 100 is a lower setting than on the primary server, where its value was 500.`
+    ///
+    /// True if anything was raised.
+    pub fn raise_from_log(&mut self, log: &str) -> bool {
+        const COMPLAINT: &str =
+            " is a lower setting than on the primary server, where its value was ";
+        let before = *self;
+        for line in log.lines() {
+            if let Some((setting, value)) = line.split_once(COMPLAINT)
+                && let Some((setting, _)) = setting.split_once(" = ")
+                && let Some(name) = setting.split_whitespace().last()
+            {
+                self.raise(name, value.trim_end_matches('.'));
+            }
+        }
+        *self != before
+    }
+
+    fn raise(&mut self, name: &str, value: &str) {
+        let setting = match name {
+            "max_connections" => &mut self.max_connections,
+            "max_worker_processes" => &mut self.max_worker_processes,
+            "max_wal_senders" => &mut self.max_wal_senders,
+            "max_prepared_xacts" | "max_prepared_transactions" => {
+                &mut self.max_prepared_transactions
+            }
+            "max_locks_per_xact" | "max_locks_per_transaction" => {
+                &mut self.max_locks_per_transaction
+            }
+            _ => return,
+        };
+        if let Ok(value) = value.parse::<u32>() {
+            *setting = (*setting).max(value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Minimums;
+
+    /// From a PostgreSQL 15 server.
+    const PRINTED: &str = "\
+Database cluster state:               in production
+wal_level setting:                    replica
+wal_log_hints setting:                off
+max_connections setting:              500
+max_worker_processes setting:         8
+max_wal_senders setting:              10
+max_prepared_xacts setting:           7
+max_locks_per_xact setting:           256
+track_commit_timestamp setting:       on
+Maximum data alignment:               8
+";
+
+    #[test]
+    fn takes_the_higher_of_the_source_and_the_default() {
+        let minimums = Minimums::from_controldata(PRINTED);
+        assert_eq!(
+            minimums,
+            Minimums {
+                max_connections: 500,
+                max_worker_processes: 32,
+                max_wal_senders: 20,
+                max_prepared_transactions: 7,
+                max_locks_per_transaction: 256,
+                track_commit_timestamp: true,
+            }
+        );
+    }
+
+    #[test]
+    fn learns_from_the_log_what_was_raised_later() {
+        let mut minimums = Minimums::default();
+        let log = "2026-01-01 [7] WARNING:  hot standby is not possible because of insufficient parameter \
+                   settings\n2026-01-01 [7] DETAIL:  max_connections = 200 is a lower setting than on the \
+                   primary server, where its value was 900.\n";
+        assert!(minimums.raise_from_log(log));
+        assert_eq!(minimums.max_connections, 900);
+        assert!(!minimums.raise_from_log(log));
+    }
+}

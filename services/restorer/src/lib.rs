@@ -1,0 +1,12 @@
+//! The restorer: builds a branch at a point in time, and owns the compute it runs on.
+//!
+//! `plan` decides what a restore will do and refuses what cannot succeed. What must stay true: the source
+//! branch's prefix is only read; recovery is never told "absent" for "could not ask" and never given WAL
+//! beyond the plan's end; nobody can connect before the source's passwords are gone; a restore that failed
+//! leaves nothing behind.
+
+pub mod control;
+pub mod plan;
+pub mod served;
+pub mod settings;
+pub mod site;

@@ -1,0 +1,54 @@
+//! A plan as it rests beside the branch's files, so that a restore that was killed goes on with the same plan.
+//!
+//! With the same plan the branch leaves the source's history at the same place, and the claim that the first
+//! attempt may have written for the branch still fits.
+
+use events::RestoreId;
+use events::event::BackupSummary;
+use pg_format::{HistoryError, Lsn, TimelineHistory, TimelineId};
+use serde::{Deserialize, Serialize};
+
+use super::{Plan, Stop};
+
+/// A plan and the restore it belongs to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredPlan {
+    /// The restore.
+    pub restore_id: RestoreId,
+    backup: BackupSummary,
+    timeline: TimelineId,
+    history: String,
+    end_lsn: Lsn,
+    stop: Stop,
+    must_reach: bool,
+}
+
+impl StoredPlan {
+    /// The form in which it is stored.
+    #[must_use]
+    pub fn new(restore_id: RestoreId, plan: &Plan) -> Self {
+        StoredPlan {
+            restore_id,
+            backup: plan.backup.clone(),
+            timeline: plan.history.timeline(),
+            history: plan.history.to_string(),
+            end_lsn: plan.end_lsn,
+            stop: plan.stop.clone(),
+            must_reach: plan.must_reach,
+        }
+    }
+
+    /// The plan.
+    ///
+    /// # Errors
+    /// The stored history is damaged.
+    pub fn plan(self) -> Result<Plan, HistoryError> {
+        Ok(Plan {
+            backup: self.backup,
+            history: TimelineHistory::parse(self.timeline, &self.history)?,
+            end_lsn: self.end_lsn,
+            stop: self.stop,
+            must_reach: self.must_reach,
+        })
+    }
+}

@@ -1,0 +1,186 @@
+//! Which WAL files a recovery may be given, and how far into the last one. Pure.
+//!
+//! What must stay true: no byte at or after [`ServedWal::end`] is ever given, and no file of a timeline that
+//! is not on the pinned path. Every other name is answered "absent", because the plan knows that it is.
+
+use pg_format::{Lsn, SegmentName, SegmentNumber, TimelineHistory, TimelineId, WalSegmentSize};
+
+/// The WAL of one plan, by file name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedWal {
+    history: TimelineHistory,
+    size: WalSegmentSize,
+    start: Lsn,
+    end: Lsn,
+}
+
+/// What a file that recovery asks for is to the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// A segment it may have.
+    Segment(SegmentName),
+    /// The history of a timeline on the path.
+    History(TimelineId),
+    /// Known not to be part of this restore.
+    Absent,
+}
+
+impl ServedWal {
+    /// WAL from the segment that holds `start` up to but without `end`, along `history`.
+    #[must_use]
+    pub fn new(history: TimelineHistory, size: WalSegmentSize, start: Lsn, end: Lsn) -> Self {
+        ServedWal {
+            history,
+            size,
+            start,
+            end,
+        }
+    }
+
+    /// Nothing from here on is served.
+    #[must_use]
+    pub fn end(&self) -> Lsn {
+        self.end
+    }
+
+    /// Where replay begins.
+    #[must_use]
+    pub fn start(&self) -> Lsn {
+        self.start
+    }
+
+    /// The segment size.
+    #[must_use]
+    pub fn size(&self) -> WalSegmentSize {
+        self.size
+    }
+
+    /// The path.
+    #[must_use]
+    pub fn history(&self) -> &TimelineHistory {
+        &self.history
+    }
+
+    /// Number of the first segment.
+    #[must_use]
+    pub fn first(&self) -> SegmentNumber {
+        self.size.segment_of(self.start)
+    }
+
+    /// Number of the last segment; below [`Self::first`] when there is nothing to serve.
+    #[must_use]
+    pub fn last(&self) -> SegmentNumber {
+        self.size.segment_ending_at(self.end)
+    }
+
+    /// The file that recovery asks for in place `number`: of the newest timeline of the path that has begun
+    /// by then (`XLogFileReadAnyTLI`, PostgreSQL `src/backend/access/transam/xlogrecovery.c`). `None` outside
+    /// the plan.
+    #[must_use]
+    pub fn segment(&self, number: SegmentNumber) -> Option<SegmentName> {
+        if number < self.first() || number > self.last() || self.end <= self.start {
+            return None;
+        }
+        let path = self.history.path();
+        let begun = path
+            .iter()
+            .rev()
+            .find(|range| self.size.segment_of(range.start) <= number);
+        let timeline = begun.map_or(self.history.timeline(), |range| range.timeline);
+        Some(SegmentName::new(timeline, number, self.size))
+    }
+
+    /// What the file of this name is to the plan.
+    #[must_use]
+    pub fn wanted(&self, file: &str) -> Wanted {
+        if let Some(timeline) = file.strip_suffix(".history") {
+            return match TimelineId::from_hex(timeline) {
+                // Timeline 1 has no history file.
+                Ok(timeline) if timeline.0 > 1 && self.history.contains(timeline) => {
+                    Wanted::History(timeline)
+                }
+                _ => Wanted::Absent,
+            };
+        }
+        match SegmentName::parse(file, self.size) {
+            Ok(name) if self.segment(name.number(self.size)) == Some(name) => Wanted::Segment(name),
+            _ => Wanted::Absent,
+        }
+    }
+
+    /// How many bytes of this segment may be given; the rest is zeros.
+    #[must_use]
+    pub fn valid_bytes(&self, name: SegmentName) -> u64 {
+        self.end
+            .bytes_since(name.start(self.size))
+            .min(self.size.bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pg_format::{Lsn, TimelineHistory, TimelineId, WalSegmentSize};
+    use proptest::prelude::{prop_assert, proptest};
+
+    use super::{ServedWal, Wanted};
+
+    const SIZE: WalSegmentSize = WalSegmentSize::DEFAULT;
+
+    /// Timeline 2 begins inside segment 5; served from segment 3 up to a little into segment 6.
+    fn served() -> ServedWal {
+        let text = format!(
+            "1\t{}\tno recovery target specified\n",
+            Lsn(5 * SIZE.bytes() + 100)
+        );
+        let history = TimelineHistory::parse(TimelineId(2), &text).unwrap();
+        let (start, end) = (Lsn(3 * SIZE.bytes() + 40), Lsn(6 * SIZE.bytes() + 10));
+        ServedWal::new(history, SIZE, start, end)
+    }
+
+    #[test]
+    fn only_what_is_on_the_path_and_before_the_end() {
+        let served = served();
+        let check = |file: &str, there: bool| {
+            assert_eq!(served.wanted(file) != Wanted::Absent, there, "{file}");
+        };
+        check("000000010000000000000003", true);
+        check("000000010000000000000004", true);
+        check("000000020000000000000005", true);
+        check("000000020000000000000006", true);
+        check("000000010000000000000002", false);
+        check("000000010000000000000005", false);
+        check("000000020000000000000007", false);
+        check("000000030000000000000005", false);
+        check("00000002.history", true);
+        check("00000001.history", false);
+        check("00000003.history", false);
+        check("000000010000000000000003.partial", false);
+        check("../data/PG_VERSION", false);
+        let last = served.segment(6).unwrap();
+        assert_eq!(served.valid_bytes(last), 10);
+        assert_eq!(served.valid_bytes(served.segment(5).unwrap()), SIZE.bytes());
+    }
+
+    #[test]
+    fn an_end_on_a_segment_boundary_needs_no_further_segment() {
+        let history = TimelineHistory::root(TimelineId(1));
+        let end = Lsn(4 * SIZE.bytes());
+        let served = ServedWal::new(history, SIZE, Lsn(3 * SIZE.bytes()), end);
+        assert!(served.segment(4).is_none());
+        assert_eq!(served.valid_bytes(served.segment(3).unwrap()), SIZE.bytes());
+    }
+
+    proptest! {
+        #[test]
+        fn never_beyond_the_end(start in 0_u64..1 << 40, length in 0_u64..1 << 30, number in 0_u64..1 << 17) {
+            let history = TimelineHistory::root(TimelineId(1));
+            let end = Lsn(start + length);
+            let served = ServedWal::new(history, SIZE, Lsn(start), end);
+            if let Some(name) = served.segment(number) {
+                let given = name.start(SIZE).saturating_add(served.valid_bytes(name));
+                prop_assert!(given <= end && name.start(SIZE) < end);
+                prop_assert!(name.end(SIZE) > Lsn(start));
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What of the source's settings a branch takes over: how values are shown and parsed, and libraries that its
+//! data may need. Nothing that archives, connects, replicates or schedules.
+
+use std::path::Path;
+
+/// Settings without effect outside of the branch.
+const HARMLESS: &[&str] = &[
+    "timezone",
+    "datestyle",
+    "intervalstyle",
+    "default_text_search_config",
+    "lc_monetary",
+    "lc_numeric",
+    "lc_time",
+];
+
+/// Libraries that would do something on their own accord.
+const ACTIVE_LIBRARIES: &[&str] = &["pg_cron"];
+
+/// Reads names and values of a `postgresql.conf`; later ones win. `include` directives are not followed.
+#[must_use]
+pub fn parse(text: &str) -> Vec<(String, String)> {
+    let mut settings: Vec<(String, String)> = Vec::new();
+    for line in text.lines() {
+        if let Some((name, value)) = parse_line(line) {
+            settings.retain(|(known, _)| *known != name);
+            settings.push((name, value));
+        }
+    }
+    settings
+}
+
+/// `name = value`, `name value`, `name = 'it''s'  # comment`.
+fn parse_line(line: &str) -> Option<(String, String)> {
+    let line = line.trim_start();
+    let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.')))?;
+    let (name, rest) = line.split_at(end);
+    if name.is_empty() {
+        return None;
+    }
+    let rest = rest.trim_start();
+    let rest = rest.strip_prefix('=').unwrap_or(rest).trim_start();
+    let value = match rest.strip_prefix('\'') {
+        Some(quoted) => unquote(quoted)?,
+        None => {
+            let end = rest
+                .find(|c: char| c == '#' || c.is_whitespace())
+                .unwrap_or(rest.len());
+            rest[..end].to_owned()
+        }
+    };
+    Some((name.to_ascii_lowercase(), value))
+}
+
+fn unquote(text: &str) -> Option<String> {
+    let mut value = String::new();
+    let mut chars = text.chars().peekable();
+    loop {
+        match chars.next()? {
+            '\'' if chars.peek() == Some(&'\'') => {
+                let _ = chars.next();
+                value.push('\'');
+            }
+            '\'' => return Some(value),
+            '\\' => value.push(chars.next()?),
+            other => value.push(other),
+        }
+    }
+}
+
+/// What is carried over, given the source's settings and a way to tell whether a library is installed.
+#[must_use]
+pub fn select(
+    settings: &[(String, String)],
+    library_exists: impl Fn(&str) -> bool,
+) -> Vec<(String, String)> {
+    let mut carried: Vec<(String, String)> = settings
+        .iter()
+        .filter(|(name, _)| HARMLESS.contains(&name.as_str()))
+        .cloned()
+        .collect();
+    let preload = settings
+        .iter()
+        .find(|(name, _)| name == "shared_preload_libraries");
+    if let Some((name, value)) = preload {
+        let libraries: Vec<&str> = value
+            .split(',')
+            .map(|library| library.trim().trim_matches('"'))
+            .filter(|library| !library.is_empty() && !ACTIVE_LIBRARIES.contains(library))
+            .filter(|library| library_exists(library))
+            .collect();
+        if !libraries.is_empty() {
+            carried.push((name.clone(), libraries.join(",")));
+        }
+    }
+    carried
+}
+
+/// Whether an installation has a library: in the folders where packages put them, seen from `bin`.
+#[must_use]
+pub fn library_exists(bin: &Path, library: &str) -> bool {
+    let name = library.strip_prefix("$libdir/").unwrap_or(library);
+    if name.contains('/') || name.contains("..") {
+        return false;
+    }
+    let file = format!("{}.so", name.strip_suffix(".so").unwrap_or(name));
+    let folders = [
+        "../lib",
+        "../lib/postgresql",
+        "../lib/x86_64-linux-gnu/postgresql",
+    ];
+    folders
+        .iter()
+        .any(|folder| bin.join(folder).join(&file).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::proptest;
+
+    use super::{parse, select};
+
+    const SOURCE: &str = "\
+# comment
+listen_addresses = '*'
+TimeZone = 'Europe/Berlin'   # where we are
+datestyle='iso, dmy'
+lc_time de_DE.UTF-8
+archive_command = 'cp %p /archive/%f'
+shared_preload_libraries = 'pg_stat_statements, pg_cron, missing'
+include_if_exists 'more.conf'
+default_text_search_config = 'it''s'
+";
+
+    #[test]
+    fn carries_only_what_is_harmless() {
+        let settings = parse(SOURCE);
+        let carried = select(&settings, |library| library != "missing");
+        let text: Vec<String> = carried
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        assert_eq!(
+            text,
+            [
+                "timezone=Europe/Berlin",
+                "datestyle=iso, dmy",
+                "lc_time=de_DE.UTF-8",
+                "default_text_search_config=it's",
+                "shared_preload_libraries=pg_stat_statements",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_last_value_counts() {
+        assert_eq!(parse("a = 1\nA = 2\n"), [("a".to_owned(), "2".to_owned())]);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text: String) {
+            let _ = select(&parse(&text), |_| true);
+        }
+    }
+}

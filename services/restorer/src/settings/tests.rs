@@ -1,0 +1,113 @@
+use std::path::Path;
+
+use events::{BranchName, ClusterSize, InstanceName};
+use pg_format::{Lsn, TimelineId};
+
+use super::{Server, carried, command_line, open, recovering};
+use crate::control::Minimums;
+use crate::plan::Stop;
+use crate::site::Site;
+
+fn site() -> Site {
+    let (instance, branch) = (
+        InstanceName::new("orders").unwrap(),
+        BranchName::new("b").unwrap(),
+    );
+    Site::new(Path::new("/it's 100%/c"), &instance, &branch)
+}
+
+fn conf(stop: Option<Stop>, opened: bool) -> Vec<(String, String)> {
+    let (site, minimums) = (
+        site(),
+        Minimums {
+            max_connections: 900,
+            ..Minimums::default()
+        },
+    );
+    let carried = [("timezone".to_owned(), "Europe/Berlin".to_owned())];
+    let server = Server {
+        site: &site,
+        major: 18,
+        port: 30_001,
+        minimums: &minimums,
+        carried: &carried,
+        size: ClusterSize::Small,
+    };
+    carried::parse(&if opened {
+        open(&server)
+    } else {
+        recovering(&server, TimelineId(3), stop.as_ref())
+    })
+}
+
+fn value(conf: &[(String, String)], name: &str) -> Option<String> {
+    conf.iter()
+        .find(|(known, _)| known == name)
+        .map(|(_, value)| value.clone())
+}
+
+#[test]
+fn a_recovering_server_is_locked_and_has_the_sources_limits() {
+    let at = chrono::DateTime::from_timestamp_nanos(1_800_000_000_123_456_789);
+    let conf = conf(Some(Stop::Time(at)), false);
+    let check = |name: &str, expected: &str| {
+        assert_eq!(value(&conf, name).as_deref(), Some(expected), "{name}");
+    };
+    check("listen_addresses", "");
+    check("max_connections", "900");
+    check("recovery_target_timeline", "3");
+    check("recovery_target_time", "2027-01-15 08:00:00.123456+00");
+    check("recovery_target_action", "pause");
+    check(
+        "restore_command",
+        r"/bin/sh '/it'\''s 100%%/c/orders/b/conf/fetch_wal.sh' %f %p",
+    );
+    check("unix_socket_directories", "\"/it's 100%/c/orders/b/run\"");
+    check("timezone", "Europe/Berlin");
+    check("archive_mode", "off");
+    check("max_logical_replication_workers", "0");
+    assert!(value(&conf, "recovery_target_lsn").is_none());
+}
+
+#[test]
+fn each_target_is_one_setting() {
+    let names = [
+        "recovery_target",
+        "recovery_target_lsn",
+        "recovery_target_name",
+    ];
+    let set = |stop| {
+        let conf = conf(stop, false);
+        names
+            .map(|name| value(&conf, name).unwrap_or_default())
+            .join("|")
+    };
+    assert_eq!(set(Some(Stop::Consistency)), "immediate||");
+    assert_eq!(set(Some(Stop::Lsn(Lsn(0x16_B374_D848)))), "|16/B374D848|");
+    assert_eq!(set(Some(Stop::RestorePoint("a'b".to_owned()))), "||a'b");
+    assert_eq!(set(Some(Stop::EndOfWal)), "||");
+    assert_eq!(set(None), "||");
+}
+
+#[test]
+fn an_open_server_has_its_tiers_limits_and_no_recovery() {
+    let conf = conf(None, true);
+    assert_eq!(value(&conf, "max_connections").unwrap(), "100");
+    assert_eq!(value(&conf, "listen_addresses").unwrap(), "127.0.0.1");
+    assert_eq!(value(&conf, "wal_keep_size").unwrap(), "512MB");
+    assert_eq!(value(&conf, "summarize_wal").unwrap(), "on");
+    assert!(
+        !conf
+            .iter()
+            .any(|(name, _)| name.starts_with("recovery") || name == "restore_command")
+    );
+}
+
+#[test]
+fn what_must_not_change_is_on_the_command_line() {
+    let arguments = command_line(&site(), 30_001);
+    assert!(arguments.contains(&"port=30001".to_owned()));
+    assert!(
+        arguments.contains(&"config_file=/it's 100%/c/orders/b/conf/postgresql.conf".to_owned())
+    );
+}
