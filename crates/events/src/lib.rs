@@ -14,6 +14,7 @@ mod message;
 pub mod plan;
 pub mod position;
 pub mod query;
+pub mod query;
 mod retention;
 pub mod schedules;
 pub mod schema;
