@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sha2::{Digest, Sha256};
 
@@ -38,18 +39,20 @@ impl Tools {
     }
 }
 
+/// What the names of workshops begin with.
+const WORKSHOP: &str = ".workshop.";
+
 /// A folder beside the tools' places that is removed again whatever happens.
 struct Workshop(PathBuf);
 
 impl Workshop {
-    /// Process ids are unique among those that run now; a folder left by a killed one is swept.
+    /// Its name holds the process id, so that what a killed process left can be told and swept.
     fn open(tools: &Tools, tool: Tool) -> Result<Self, InstallError> {
-        let path = tools
-            .directory
-            .join(format!(".{tool}.{}", std::process::id()));
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(InstallError::file("remove", &path))?;
-        }
+        static OPENED: AtomicU32 = AtomicU32::new(0);
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        sweep(&tools.directory)?;
+        let name = format!("{WORKSHOP}{}.{number}.{tool}", std::process::id());
+        let path = tools.directory.join(name);
         fs::create_dir_all(&path).map_err(InstallError::file("create", &path))?;
         Ok(Self(path))
     }
@@ -71,9 +74,27 @@ impl Workshop {
 
 impl Drop for Workshop {
     fn drop(&mut self) {
-        // Only rubbish is left when this fails, and the next start with this process id removes it.
+        // When this fails only rubbish is left, and a later installation sweeps it.
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Removes the workshops of processes that are gone.
+fn sweep(directory: &Path) -> Result<(), InstallError> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Ok(());
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(WORKSHOP));
+        let Some(process) = process.and_then(|rest| rest.split('.').next()) else {
+            continue;
+        };
+        if !Path::new("/proc").join(process).exists() {
+            fs::remove_dir_all(entry.path()).map_err(InstallError::file("remove", entry.path()))?;
+        }
+    }
+    Ok(())
 }
 
 fn already_there(error: &io::Error) -> bool {
@@ -151,6 +172,18 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains(right) && text.contains("x.whl"), "{text}");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let tools = Tools::in_directory(folder.path());
+        // Above the largest process id of any kernel.
+        let left = folder.path().join(".workshop.4194305.0.seaweedfs");
+        let own = Workshop::open(&tools, Tool::NatsServer).unwrap();
+        fs::create_dir(&left).unwrap();
+        let _other = Workshop::open(&tools, Tool::NatsServer).unwrap();
+        assert!(!left.exists() && own.path().exists());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::say::say;
 use crate::workspace::{cargo, has};
 
 pub(super) fn fmt() -> Result<()> {
-    where_installed("fmt", &["fmt", "--all", "--check"])
+    where_installed("fmt", &["fmt", "--all", "--", "--check", "-l"])
 }
 
 pub(super) fn clippy() -> Result<()> {

