@@ -1,0 +1,91 @@
+//! Where every object is: the keys of `ARCHITECTURE.md`'s "Repository layout".
+//!
+//! Keys are relative to the repository's root. Names are validated where they are made
+//! ([`InstanceName`], [`BranchName`]), so no key can leave its branch.
+
+use events::{BackupId, BranchName, InstanceName};
+use pg_format::{SegmentName, TimelineId};
+
+/// The first part of every key: the layout's version.
+pub(crate) const ROOT: &str = "v1";
+
+/// Mirrored instance documents.
+pub(crate) const INSTANCES: &str = "v1/instances";
+
+pub(crate) fn instance_document(instance: &InstanceName) -> String {
+    format!("{INSTANCES}/{instance}.json")
+}
+
+/// The keys of one branch.
+#[derive(Clone, Debug)]
+pub(crate) struct BranchLayout {
+    root: String,
+}
+
+impl BranchLayout {
+    pub(crate) fn new(instance: &InstanceName, branch: &BranchName) -> Self {
+        BranchLayout {
+            root: format!("{ROOT}/{instance}/{branch}"),
+        }
+    }
+
+    pub(crate) fn record(&self) -> String {
+        format!("{}/branch.json", self.root)
+    }
+
+    pub(crate) fn backups(&self) -> String {
+        format!("{}/backups", self.root)
+    }
+
+    pub(crate) fn manifest(&self, id: BackupId) -> String {
+        format!("{}/backups/{id}/manifest", self.root)
+    }
+
+    /// Everything that attempts at backup `id` have stored.
+    pub(crate) fn packs(&self, id: BackupId) -> String {
+        format!("{}/packs/{id}", self.root)
+    }
+
+    pub(crate) fn attempt(&self, id: BackupId, attempt: &str) -> String {
+        format!("{}/packs/{id}/{attempt}", self.root)
+    }
+
+    pub(crate) fn pack(&self, id: BackupId, attempt: &str, number: u32) -> String {
+        format!("{}/packs/{id}/{attempt}/{number:06}", self.root)
+    }
+
+    pub(crate) fn index(&self, id: BackupId, attempt: &str, number: u32) -> String {
+        format!("{}/packs/{id}/{attempt}/index-{number:06}", self.root)
+    }
+
+    pub(crate) fn wal(&self) -> String {
+        format!("{}/wal", self.root)
+    }
+
+    pub(crate) fn wal_position(&self) -> String {
+        format!("{}/wal/position", self.root)
+    }
+
+    pub(crate) fn segment(&self, name: SegmentName) -> String {
+        format!("{}/wal/{}/{name}", self.root, name.timeline.to_hex())
+    }
+
+    pub(crate) fn partial(&self, name: SegmentName) -> String {
+        format!(
+            "{}/wal/{}/{name}.partial",
+            self.root,
+            name.timeline.to_hex()
+        )
+    }
+
+    pub(crate) fn history(&self, timeline: TimelineId) -> String {
+        let file = timeline.history_file_name();
+        format!("{}/wal/{}/{file}", self.root, timeline.to_hex())
+    }
+}
+
+/// An attempt's name becomes part of a key: 1 to 64 of `[A-Za-z0-9_-]`.
+pub(crate) fn is_attempt_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    (1..=64).contains(&name.len()) && name.chars().all(allowed)
+}

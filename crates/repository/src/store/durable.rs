@@ -1,0 +1,226 @@
+//! A local directory whose puts are on disk when they return.
+//!
+//! `object_store`'s own `with_fsync` syncs the file, its directory, and the directories it created
+//! itself. That leaves two holes, closed here: a directory that another writer, or an earlier
+//! process that was killed, created but had not synced yet; and "already exists", answered for an
+//! object whose directory entry is not on disk yet. It also answers "not found" for everything
+//! when the disk is not mounted, so the root is checked before an absence is believed.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+const STORE: &str = "local directory";
+
+/// The directory, and which of its subdirectories this process has synced.
+#[derive(Debug)]
+pub(crate) struct DurableDirectory {
+    files: LocalFileSystem,
+    root: Arc<Root>,
+}
+
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    /// Device and inode: what is mounted there now must be what was there when it was opened.
+    identity: (u64, u64),
+    synced: Mutex<HashSet<PathBuf>>,
+}
+
+impl DurableDirectory {
+    /// Opens the directory, created (readable by its owner alone) when missing.
+    pub(crate) fn open(path: &FilePath) -> io::Result<Self> {
+        create_synced(path)?;
+        let path = path.canonicalize()?;
+        let files = LocalFileSystem::new_with_prefix(&path)?.with_fsync(true);
+        let identity = identity(&path)?;
+        let root = Root {
+            path,
+            identity,
+            synced: Mutex::default(),
+        };
+        Ok(DurableDirectory {
+            files,
+            root: Arc::new(root),
+        })
+    }
+
+    /// Makes sure that the directory of `location` exists and is on disk up to the root.
+    async fn prepare(&self, location: &Path) -> Result<PathBuf> {
+        let file = self.files.path_to_filesystem(location)?;
+        let root = Arc::clone(&self.root);
+        blocking(move || {
+            root.check()?;
+            let directory = file.parent().unwrap_or(&root.path).to_owned();
+            if !root
+                .synced
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(&directory)
+            {
+                private_directories(&directory)?;
+                for ancestor in directory.ancestors() {
+                    sync(ancestor)?;
+                    if ancestor == root.path {
+                        break;
+                    }
+                }
+                let mut synced = root.synced.lock().unwrap_or_else(PoisonError::into_inner);
+                let _ = synced.insert(directory.clone());
+            }
+            Ok(directory)
+        })
+        .await
+    }
+
+    async fn believe<T>(&self, result: Result<T>) -> Result<T> {
+        if matches!(result, Err(Error::NotFound { .. })) {
+            let root = Arc::clone(&self.root);
+            blocking(move || root.check()).await?;
+        }
+        result
+    }
+}
+
+impl Root {
+    fn check(&self) -> io::Result<()> {
+        if identity(&self.path).ok() == Some(self.identity) {
+            return Ok(());
+        }
+        let path = self.path.display();
+        Err(io::Error::other(format!(
+            "{path} is gone or is not mounted any more"
+        )))
+    }
+}
+
+fn identity(path: &FilePath) -> io::Result<(u64, u64)> {
+    let metadata = path.metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+fn private_directories(path: &FilePath) -> io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}
+
+/// Creates the directory and syncs every directory that gained an entry by it.
+fn create_synced(path: &FilePath) -> io::Result<()> {
+    let missing = path
+        .ancestors()
+        .take_while(|directory| !directory.exists())
+        .count();
+    private_directories(path)?;
+    path.ancestors()
+        .take(missing + 1)
+        .filter(|path| path.is_dir())
+        .try_for_each(sync)
+}
+
+fn sync(directory: &FilePath) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+async fn blocking<T, F>(work: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> io::Result<T> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work)
+        .await?
+        .map_err(|error| Error::Generic {
+            store: STORE,
+            source: error.into(),
+        })
+}
+
+impl fmt::Display for DurableDirectory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "directory {}", self.root.path.display())
+    }
+}
+
+#[async_trait]
+impl ObjectStore for DurableDirectory {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        let directory = self.prepare(location).await?;
+        let result = self.files.put_opts(location, payload, options).await;
+        if matches!(result, Err(Error::AlreadyExists { .. })) {
+            // Its content was synced before it got its name; whether the name was is unknown.
+            blocking(move || sync(&directory)).await?;
+        }
+        result
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let _ = self.prepare(location).await?;
+        self.files.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let result = self.files.get_opts(location, options).await;
+        self.believe(result).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let result = self.files.get_ranges(location, ranges).await;
+        self.believe(result).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.files.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.root.check() {
+            Ok(()) => self.files.list(prefix),
+            Err(error) => {
+                let error = Error::Generic {
+                    store: STORE,
+                    source: error.into(),
+                };
+                Box::pin(futures::stream::once(async move { Err(error) }))
+            }
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let root = Arc::clone(&self.root);
+        blocking(move || root.check()).await?;
+        self.files.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        let _ = self.prepare(to).await?;
+        self.files.copy_opts(from, to, options).await
+    }
+}
