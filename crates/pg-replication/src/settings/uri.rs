@@ -195,18 +195,10 @@ fn take_parameter(pair: &str, parts: &mut Parts) -> Result<(), DsnError> {
 }
 
 fn finish(parts: Parts) -> Result<ConnectionSettings, DsnError> {
-    if parts.user.is_empty() {
-        return Err(DsnError::NoUser);
-    }
-    if parts.host.is_empty() {
-        return Err(DsnError::NoHost);
-    }
     if parts.host.contains(',') || parts.port.contains(',') {
         return Err(DsnError::ManyHosts);
     }
-    if parts.host.contains(char::is_whitespace) && !parts.host.starts_with('/') {
-        return Err(DsnError::BadHost);
-    }
+    // First: a slash in a password makes a bad port, and the advice for that is the better one.
     let port = match parts.port.as_str() {
         "" => DEFAULT_PORT,
         text => text
@@ -215,6 +207,15 @@ fn finish(parts: Parts) -> Result<ConnectionSettings, DsnError> {
             .filter(|port| *port > 0)
             .ok_or(DsnError::BadPort)?,
     };
+    if parts.user.is_empty() {
+        return Err(DsnError::NoUser);
+    }
+    if parts.host.is_empty() {
+        return Err(DsnError::NoHost);
+    }
+    if parts.host.contains(char::is_whitespace) && !parts.host.starts_with('/') {
+        return Err(DsnError::BadHost);
+    }
     let system_roots = parts.sslrootcert == Some(RootCertificates::System);
     let sslmode = match parts.sslmode {
         // libpq 16: a certificate from any public authority proves nothing without the name.

@@ -1,0 +1,10 @@
+//! The client against a scripted server (for what a real one does rarely) and against real ones.
+
+mod base_backup;
+mod base_backup_scripted;
+mod login_scripted;
+mod real;
+mod script;
+mod tls;
+mod wal_real;
+mod wal_scripted;
