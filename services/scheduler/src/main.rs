@@ -1,2 +1,74 @@
-//! (being written)
-fn main() {}
+//! The scheduler: decides whether and when. Registers instances, checks commands against rules, claims names,
+//! and turns due schedules into requested backups. Any number of replicas may run.
+
+mod commands;
+mod fires;
+mod firing;
+mod outcomes;
+mod refusal;
+mod schedules;
+mod source;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use bus::{Bus, BusConfig};
+use events::topology;
+use repository::{Repository, RetryPolicy};
+use service::config::NoSettings;
+use service::{Context, MasterKey, ServiceInfo};
+
+use crate::commands::{Commands, World};
+use crate::outcomes::Outcomes;
+
+/// Commands decided at once; a slow source must not hold up the others.
+const CONCURRENT_COMMANDS: usize = 16;
+
+fn main() -> ExitCode {
+    let info = ServiceInfo {
+        name: "scheduler",
+        version: env!("CARGO_PKG_VERSION"),
+        about: "Decides whether and when PostgreSQL is backed up and restored",
+    };
+    service::run(info, work)
+}
+
+async fn work(context: Context<NoSettings>) -> anyhow::Result<()> {
+    let common = &context.common;
+    let repository = Repository::open(&common.repository_url, RetryPolicy::default())?;
+    let master_key = Arc::new(MasterKey::load(&common.master_key_file)?);
+    let bus = Bus::connect(BusConfig::new(&common.nats_url, "zektor-scheduler")).await?;
+    bus.apply_topology().await?;
+    let checked = bus.clone();
+    context.health.check("bus", move || {
+        checked.state().map_err(|error| error.to_string())
+    });
+
+    let world = World {
+        bus: bus.clone(),
+        repository,
+        master_key,
+        clock: Arc::clone(&context.clock),
+    };
+    let commands = Arc::new(Commands {
+        world: world.clone(),
+    });
+    let outcomes = Arc::new(Outcomes {
+        world: world.clone(),
+    });
+    let (command_spec, event_spec) = (topology::scheduler_commands(), topology::scheduler_events());
+    let shutdown = &context.shutdown;
+    let firing = tokio::spawn(firing::run(world.clone(), shutdown.clone()));
+    let ((), (), ()) = tokio::try_join!(
+        bus.consume(
+            &command_spec,
+            CONCURRENT_COMMANDS,
+            commands,
+            shutdown.clone()
+        ),
+        bus.consume(&event_spec, 1, outcomes, shutdown.clone()),
+        schedules::serve(&world, shutdown.clone()),
+    )?;
+    firing.await?;
+    Ok(())
+}

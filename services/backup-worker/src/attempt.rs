@@ -1,0 +1,188 @@
+//! One attempt at one backup: from the server's data directory to a manifest in the repository.
+
+use std::sync::Arc;
+
+use bus::Bus;
+use events::document::{ActiveBranch, Branch, slot_name};
+use events::event::{BackupPhase, BackupRequested};
+use events::{BackupSummary, BackupType, Timestamp};
+use pg_format::{SystemIdentifier, TimelineId};
+use pg_replication::{
+    BaseBackupOptions, ConnectionSettings, ReplicationConnection, ReserveWal, SqlConnection,
+};
+use repository::{BackupOptions, CommitOutcome, Repository};
+use secrecy::ExposeSecret;
+use service::clock::Clock;
+use service::seal::{MasterKey, dsn_context};
+
+use crate::config::WorkerConfig;
+use crate::copy::{Copied, Copy};
+use crate::failure::AttemptError;
+use crate::voice::Voice;
+use crate::wal_wait::{self, NeededWal};
+
+/// What an attempt needs of the world.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) bus: Bus,
+    pub(crate) repository: Repository,
+    pub(crate) master_key: Arc<MasterKey>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: WorkerConfig,
+    /// This worker's name in events.
+    pub(crate) worker: String,
+}
+
+/// An attempt under way.
+pub(crate) struct Attempt<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) request: &'a BackupRequested,
+    pub(crate) name: String,
+    pub(crate) started_at: Timestamp,
+    pub(crate) voice: Voice<'a>,
+}
+
+impl Attempt<'_> {
+    /// Takes the backup. When this returns, the manifest stands and holds the summary.
+    #[tracing::instrument(skip_all, fields(backup = %self.request.backup_id, attempt = %self.name))]
+    pub(crate) async fn run(&mut self) -> Result<BackupSummary, AttemptError> {
+        let (branch, dsn) = self.source().await?;
+        let mut connection = ReplicationConnection::connect(&dsn).await?;
+        let timeline = check_cluster(&mut connection, branch.system_identifier).await?;
+        // From here on the server keeps what the backup needs, whether or not an archiver runs.
+        let slot = slot_name(&self.request.instance, &self.request.branch);
+        let _slot = connection
+            .create_physical_slot(&slot, ReserveWal::Now)
+            .await?;
+        let server_version = connection.server_version().0;
+
+        let (request, world) = (self.request, self.world);
+        let writer = world.repository.writer(&request.instance, &request.branch);
+        let options = BackupOptions {
+            compression_level: world.config.backup_compression_level,
+            ..BackupOptions::default()
+        };
+        self.voice.enter(BackupPhase::Checkpoint, 0, 0).await?;
+        let options_of_server = BaseBackupOptions {
+            fast_checkpoint: world.config.backup_fast_checkpoint,
+            max_rate_kib: Some(world.config.backup_max_rate_kib).filter(|rate| *rate > 0),
+            ..BaseBackupOptions::new(format!("zektor {}", request.backup_id))
+        };
+        let mut stream = connection.base_backup(options_of_server).await?;
+        let start = stream.start().clone();
+        let total_bytes = start.tablespaces.iter().filter_map(|t| t.size_bytes).sum();
+        let mut pieces = writer.begin_backup(request.backup_id, &self.name, options)?;
+        let copy = Copy::new(&mut pieces, &mut self.voice, total_bytes);
+        let Copied { end, damaged_pages } = copy.run(&mut stream).await?;
+        let backed_up_at = server_clock(&dsn).await?;
+        let stored = pieces.finish().await?;
+        if end.timeline != start.timeline || start.timeline != timeline {
+            return Err(AttemptError::TimelineChanged);
+        }
+        let copied_bytes = stored.totals.logical_bytes;
+        self.voice
+            .enter(BackupPhase::WaitingForWal, copied_bytes, copied_bytes)
+            .await?;
+        let needed = NeededWal {
+            timeline,
+            segment_size: branch.wal_segment_size,
+            start: start.start_lsn,
+            stop: end.stop_lsn,
+        };
+        let timeout = world.config.backup_wal_timeout;
+        wal_wait::wait(&writer, needed, timeout, &self.voice).await?;
+
+        let summary = BackupSummary {
+            backup_id: request.backup_id,
+            instance: request.instance.clone(),
+            branch: request.branch.clone(),
+            name: request.name.clone(),
+            backup_type: BackupType::Full,
+            trigger: request.trigger,
+            schedule_id: request.schedule_id,
+            requested_at: request.requested_at,
+            started_at: self.started_at,
+            backed_up_at,
+            expires_at: request
+                .retention
+                .map(|retention| retention.expires_at(backed_up_at)),
+            start_lsn: start.start_lsn,
+            stop_lsn: end.stop_lsn,
+            timeline,
+            system_identifier: branch.system_identifier,
+            server_version,
+            wal_segment_size: branch.wal_segment_size,
+            logical_bytes: stored.totals.logical_bytes,
+            stored_bytes: stored.totals.stored_bytes,
+            files: stored.totals.files,
+            attempt: self.name.clone(),
+            damaged_pages,
+        };
+        let committed = stored.commit(summary).await?;
+        if let CommitOutcome::AlreadyCommitted(other) = &committed {
+            tracing::info!(
+                attempt = other.summary.attempt,
+                "another attempt was first; its backup stands"
+            );
+        }
+        let summary = committed.manifest().summary.clone();
+        self.clean_up(&summary).await;
+        Ok(summary)
+    }
+
+    async fn source(&self) -> Result<(ActiveBranch, ConnectionSettings), AttemptError> {
+        let (instance, branch) = (&self.request.instance, &self.request.branch);
+        let document = self.world.bus.instances().get(instance).await?;
+        let active = document
+            .as_ref()
+            .and_then(|(document, _)| document.branches.get(branch))
+            .and_then(Branch::active)
+            .ok_or(AttemptError::NotRegistered)?;
+        let dsn = self
+            .world
+            .master_key
+            .open(&active.dsn, &dsn_context(instance, branch))?;
+        let dsn = ConnectionSettings::parse(dsn.expose_secret())?
+            .with_application_name("zektor-backup-worker");
+        Ok((active.clone(), dsn))
+    }
+
+    /// What killed attempts left behind is of no use to anyone; not being able to remove it now does no harm.
+    async fn clean_up(&self, summary: &BackupSummary) {
+        let writer = self
+            .world
+            .repository
+            .writer(&summary.instance, &summary.branch);
+        if let Err(error) = writer
+            .delete_attempts_except(summary.backup_id, &summary.attempt)
+            .await
+        {
+            tracing::warn!(error = %error, "objects of other attempts were not removed");
+        }
+    }
+}
+
+async fn check_cluster(
+    connection: &mut ReplicationConnection,
+    expected: SystemIdentifier,
+) -> Result<TimelineId, AttemptError> {
+    let identity = connection.identify_system().await?;
+    if identity.system_identifier != expected {
+        let (found, expected) = (identity.system_identifier.0, expected.0);
+        return Err(AttemptError::ForeignCluster { found, expected });
+    }
+    Ok(identity.timeline)
+}
+
+/// The server's clock, asked after the backup ended: nothing that was committed later is in the backup.
+async fn server_clock(dsn: &ConnectionSettings) -> Result<Timestamp, AttemptError> {
+    let mut connection = SqlConnection::connect(dsn).await?;
+    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let rows = connection.query(sql).await?;
+    connection.close().await;
+    rows.first()
+        .and_then(|row| row.get(0))
+        .and_then(|micros| micros.parse().ok())
+        .and_then(Timestamp::from_timestamp_micros)
+        .ok_or(AttemptError::ServerClock)
+}

@@ -1,0 +1,152 @@
+//! What can go wrong in an attempt, and what follows: the one table from error to action.
+
+use std::time::Duration;
+
+use bus::{BusError, FenceError};
+use events::event::FailureCause;
+use pg_format::{Lsn, SegmentName};
+use pg_replication::{DsnError, PgError};
+use repository::{ErrorClass, RepositoryError};
+use service::seal::SealError;
+
+use crate::tar_entries::TarError;
+
+/// An attempt that did not become a backup.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttemptError {
+    #[error(transparent)]
+    Source(#[from] PgError),
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    #[error("the stored credentials cannot be opened")]
+    Credentials(#[from] SealError),
+    #[error("the stored connection uri cannot be used")]
+    Dsn(#[from] DsnError),
+    #[error("instance or branch is no longer registered")]
+    NotRegistered,
+    #[error(
+        "the server is another cluster than the one registered: system identifier {found}, not {expected}"
+    )]
+    ForeignCluster { found: u64, expected: u64 },
+    #[error("the server sent nothing for {after:?} during the base backup")]
+    Stalled { after: Duration },
+    #[error("the server sent an archive that zektor does not know: {0}")]
+    UnknownArchive(String),
+    #[error("the server's backup manifest is larger than {limit} bytes")]
+    ManifestTooLarge { limit: usize },
+    #[error("the server changed its timeline during the base backup")]
+    TimelineChanged,
+    #[error("the server's clock could not be read")]
+    ServerClock,
+    #[error("the archive did not reach {stop} within {after:?}; it is at {reached}")]
+    WalNotArchived {
+        stop: Lsn,
+        reached: Lsn,
+        after: Duration,
+    },
+    #[error("segment {segment}, which the backup needs, is not in the archive")]
+    WalMissing { segment: SegmentName },
+}
+
+/// What follows from a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Another worker has the backup now; this one says nothing more.
+    Superseded,
+    /// The same may succeed in a moment.
+    TryAgain,
+    /// It will not succeed until somebody changes something.
+    GiveUp,
+}
+
+impl AttemptError {
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self {
+            AttemptError::Fence(FenceError::Lost { .. }) => Verdict::Superseded,
+            AttemptError::Fence(FenceError::Bus(_)) | AttemptError::Bus(_) => Verdict::TryAgain,
+            AttemptError::Source(error) if error.is_transient() => Verdict::TryAgain,
+            AttemptError::Repository(error) => match error.class() {
+                ErrorClass::Transient => Verdict::TryAgain,
+                _ => Verdict::GiveUp,
+            },
+            AttemptError::Stalled { .. }
+            | AttemptError::TimelineChanged
+            | AttemptError::ServerClock
+            | AttemptError::WalMissing { .. } => Verdict::TryAgain,
+            AttemptError::Source(_)
+            | AttemptError::Tar(_)
+            | AttemptError::Credentials(_)
+            | AttemptError::Dsn(_)
+            | AttemptError::NotRegistered
+            | AttemptError::ForeignCluster { .. }
+            | AttemptError::UnknownArchive(_)
+            | AttemptError::ManifestTooLarge { .. }
+            | AttemptError::WalNotArchived { .. } => Verdict::GiveUp,
+        }
+    }
+
+    /// The likely cause, and what can be done about it.
+    pub(crate) fn explain(&self) -> (FailureCause, &'static str) {
+        match self {
+            AttemptError::Source(error) if error.is_transient() => (
+                FailureCause::Connection,
+                "Check that the server runs and can be reached; then run the backup again.",
+            ),
+            AttemptError::Source(_) | AttemptError::ForeignCluster { .. } => (
+                FailureCause::Source,
+                "The server refuses the base backup; see its message, then run the backup again.",
+            ),
+            AttemptError::Stalled { .. } => (
+                FailureCause::Connection,
+                "Check the network between the worker and the server.",
+            ),
+            AttemptError::Repository(_) => (
+                FailureCause::Storage,
+                "Check the object store: credentials, free space, and that it can be reached.",
+            ),
+            AttemptError::WalNotArchived { .. } | AttemptError::WalMissing { .. } => (
+                FailureCause::Wal,
+                "See `zektor wal status`: the wal-archiver must be running and able to reach the server.",
+            ),
+            AttemptError::Credentials(_) | AttemptError::Dsn(_) => (
+                FailureCause::Connection,
+                "The worker needs the master key that the instance was registered with.",
+            ),
+            AttemptError::NotRegistered => (
+                FailureCause::Source,
+                "Register the instance again to back it up.",
+            ),
+            AttemptError::TimelineChanged | AttemptError::ServerClock => {
+                (FailureCause::Source, "Run the backup again.")
+            }
+            AttemptError::Fence(_)
+            | AttemptError::Bus(_)
+            | AttemptError::Tar(_)
+            | AttemptError::UnknownArchive(_)
+            | AttemptError::ManifestTooLarge { .. } => (
+                FailureCause::Internal,
+                "Run the backup again; report this if it stays.",
+            ),
+        }
+    }
+
+    /// The error with its causes, for people.
+    pub(crate) fn sentence(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let said = error.to_string();
+            if !text.contains(&said) {
+                text = format!("{text}: {said}");
+            }
+            cause = error.source();
+        }
+        text
+    }
+}

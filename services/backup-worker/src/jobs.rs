@@ -1,0 +1,163 @@
+//! Requested backups, as they are delivered: taken over, attempted, ended.
+//!
+//! A request may be delivered twice, to two workers at once, at any point. The fence lets one of them speak;
+//! the manifest, created only if absent, decides what the backup is.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bus::{BusError, Delivery, Fence, FenceError, Handler, Outcome, Sequence};
+use events::event::{BackupCompleted, BackupFailed, BackupRequested, BackupStarted};
+use events::{BackupSummary, Event, subject};
+use rand::Rng;
+use repository::RepositoryError;
+
+use crate::attempt::{Attempt, World};
+use crate::failure::{AttemptError, Verdict};
+use crate::takeover::{self, Takeover};
+use crate::voice::{Voice, outgoing};
+
+/// The consumer of `backup.requested`.
+pub(crate) struct Jobs {
+    pub(crate) world: World,
+}
+
+#[async_trait]
+impl Handler<Event> for Jobs {
+    async fn handle(&self, delivery: &Delivery<Event>) -> Outcome {
+        let Event::BackupRequested(request) = &delivery.envelope.message else {
+            return Outcome::Reject {
+                reason: "not a backup request".to_owned(),
+            };
+        };
+        match Box::pin(self.work(delivery, request)).await {
+            Ok(()) => Outcome::Done,
+            Err(error) => {
+                let reason = error.sentence();
+                tracing::warn!(backup = %request.backup_id, reason, "the attempt failed");
+                Outcome::Retry {
+                    after: pause_after(delivery.attempt),
+                    reason,
+                }
+            }
+        }
+    }
+}
+
+/// 2, 4, 8, 16 seconds: a restart of the server or of the store is over by then.
+fn pause_after(attempt: u64) -> Duration {
+    Duration::from_secs(1 << attempt.clamp(1, 4))
+}
+
+impl Jobs {
+    /// `Ok` when the message is settled, `Err` when it must be delivered again.
+    async fn work(
+        &self,
+        delivery: &Delivery<Event>,
+        request: &BackupRequested,
+    ) -> Result<(), AttemptError> {
+        let fence = subject::backup_fence(&request.instance, &request.branch, request.backup_id);
+        let last = self.world.bus.last_on(&fence).await?;
+        let last = last
+            .as_ref()
+            .map(|stored| (stored.sequence, &stored.envelope.message));
+        let Takeover::Attempt { last } = takeover::decide(last) else {
+            return Ok(());
+        };
+        let random = rand::rng().random();
+        let name = takeover::attempt_name(request.backup_id, random);
+        let Some(fence) = self.begin(delivery, request, &name, fence, last).await? else {
+            return Ok(());
+        };
+        let causation = delivery.envelope.id.to_string();
+        let heartbeat = delivery.progress.clone();
+        let voice = Voice::new(&self.world, request, causation, fence, heartbeat);
+        let mut attempt = Attempt {
+            world: &self.world,
+            request,
+            name,
+            started_at: self.world.clock.now(),
+            voice,
+        };
+        // A worker may have been killed between the manifest and its announcement.
+        let branch = self
+            .world
+            .repository
+            .reader(&request.instance, &request.branch);
+        let manifest = RepositoryError::absent_as_none(branch.manifest(request.backup_id).await)?;
+        let result = match manifest {
+            Some(manifest) => Ok(manifest.summary),
+            None => Box::pin(attempt.run()).await,
+        };
+        self.end(delivery, attempt, result).await
+    }
+
+    /// Takes the fence; `None` when another worker was faster.
+    async fn begin(
+        &self,
+        delivery: &Delivery<Event>,
+        request: &BackupRequested,
+        name: &str,
+        fence: String,
+        last: Sequence,
+    ) -> Result<Option<Fence>, BusError> {
+        let event = Event::BackupStarted(BackupStarted {
+            backup_id: request.backup_id,
+            instance: request.instance.clone(),
+            branch: request.branch.clone(),
+            worker: self.world.worker.clone(),
+            attempt: name.to_owned(),
+            started_at: self.world.clock.now(),
+        });
+        match Fence::take(
+            &self.world.bus,
+            fence,
+            last,
+            outgoing(&self.world, request, delivery.envelope.id.as_str(), event),
+        )
+        .await
+        {
+            Ok(fence) => Ok(Some(fence)),
+            Err(FenceError::Lost { .. }) => Ok(None),
+            Err(FenceError::Bus(error)) => Err(error),
+        }
+    }
+
+    async fn end(
+        &self,
+        delivery: &Delivery<Event>,
+        mut attempt: Attempt<'_>,
+        result: Result<BackupSummary, AttemptError>,
+    ) -> Result<(), AttemptError> {
+        let request = attempt.request;
+        let event = match result {
+            Ok(summary) => Event::BackupCompleted(BackupCompleted {
+                backup_id: request.backup_id,
+                instance: request.instance.clone(),
+                branch: request.branch.clone(),
+                summary,
+            }),
+            Err(error) => match error.verdict() {
+                Verdict::Superseded => return Ok(()),
+                Verdict::TryAgain if !delivery.last_attempt => return Err(error),
+                Verdict::TryAgain | Verdict::GiveUp => {
+                    let (cause, hint) = error.explain();
+                    Event::BackupFailed(BackupFailed {
+                        backup_id: request.backup_id,
+                        instance: request.instance.clone(),
+                        branch: request.branch.clone(),
+                        cause,
+                        message: error.sentence(),
+                        hint: hint.to_owned(),
+                        failed_at: self.world.clock.now(),
+                    })
+                }
+            },
+        };
+        tracing::info!(backup = %request.backup_id, outcome = event.type_name(), "the backup has ended");
+        match attempt.voice.say(event).await {
+            Ok(()) | Err(FenceError::Lost { .. }) => Ok(()),
+            Err(FenceError::Bus(error)) => Err(error.into()),
+        }
+    }
+}

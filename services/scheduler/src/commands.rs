@@ -1,0 +1,171 @@
+//! The commands that the scheduler decides: each ends in an event that names the command as its cause.
+//!
+//! A command may be delivered twice, to different replicas, at any point: every step is either a
+//! compare-and-set, a create-if-absent or a publish with a deterministic id.
+
+mod backups;
+mod branches;
+mod instances;
+mod restores;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bus::{Bus, BusError, Delivery, Handler, Outcome, Outgoing};
+use events::event::Refused;
+use events::{BranchName, Command, CommandId, Event, InstanceDocument, InstanceName, MessageId};
+use repository::Repository;
+use service::clock::Clock;
+use service::seal::MasterKey;
+
+use crate::refusal::{Refusal, Unfinished, outcome_of};
+
+/// What deciding needs of the world.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) bus: Bus,
+    pub(crate) repository: Repository,
+    pub(crate) master_key: Arc<MasterKey>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// The consumer of the scheduler's commands.
+pub(crate) struct Commands {
+    pub(crate) world: World,
+}
+
+/// The command at hand.
+#[derive(Debug, Clone)]
+struct Given {
+    id: CommandId,
+    /// Deliveries so far, from 1.
+    attempt: u64,
+}
+
+#[async_trait]
+impl Handler<Command> for Commands {
+    async fn handle(&self, delivery: &Delivery<Command>) -> Outcome {
+        let id = delivery.envelope.id.as_str();
+        let Ok(id) = id.parse::<CommandId>() else {
+            return Outcome::Reject {
+                reason: format!("command id {id:?} is not a UUID"),
+            };
+        };
+        let given = Given {
+            id,
+            attempt: delivery.attempt,
+        };
+        let command = &delivery.envelope.message;
+        let result = match self.decide(&given, command).await {
+            Err(Unfinished::Refused(refusal)) => self
+                .world
+                .refuse(&given, command, refusal)
+                .await
+                .map_err(Unfinished::from),
+            other => other,
+        };
+        match result {
+            Ok(()) => Outcome::Done,
+            Err(error) => outcome_of(&error, delivery.attempt),
+        }
+    }
+}
+
+impl Commands {
+    async fn decide(&self, given: &Given, command: &Command) -> Result<(), Unfinished> {
+        let world = &self.world;
+        match command {
+            Command::InstanceAdd(add) => world.add_instance(given, add).await,
+            Command::InstanceRemove(remove) => world.remove_instance(given, remove).await,
+            Command::BackupCreate(create) => world.create_backup(given, create).await,
+            Command::RestoreCreate(create) => world.create_restore(given, create).await,
+            Command::BranchRegister(register) => world.register_branch(given, register).await,
+            Command::BranchDelete(delete) => world.delete_branch(given, delete).await,
+            Command::BranchStop(_) | Command::BranchStart(_) => Err(Unfinished::NotYet(
+                "this command belongs to the restorer".to_owned(),
+            )),
+        }
+    }
+}
+
+impl World {
+    async fn document(&self, instance: &InstanceName) -> Result<InstanceDocument, Unfinished> {
+        match self.bus.instances().get(instance).await? {
+            Some((document, _)) if !document.removing => Ok(document),
+            _ => Err(Refusal::no_such_instance(instance).into()),
+        }
+    }
+
+    /// Publishes an event about `correlation` (a backup, a restore), caused by the command. `id` makes it
+    /// the same message when it is published again.
+    async fn announce(
+        &self,
+        given: &Given,
+        id: MessageId,
+        correlation: Option<String>,
+        event: Event,
+    ) -> Result<(), BusError> {
+        let _sequence = self
+            .bus
+            .publish(self.outgoing(given, id, correlation, event))
+            .await?;
+        Ok(())
+    }
+
+    fn outgoing(
+        &self,
+        given: &Given,
+        id: MessageId,
+        correlation: Option<String>,
+        event: Event,
+    ) -> Outgoing<Event> {
+        let outgoing = Outgoing::new(event, id, self.clock.now()).caused_by(given.id.to_string());
+        match correlation {
+            Some(correlation) => outgoing.correlated(correlation),
+            None => outgoing,
+        }
+    }
+
+    async fn refuse(
+        &self,
+        given: &Given,
+        command: &Command,
+        refusal: Refusal,
+    ) -> Result<(), BusError> {
+        let (instance, branch) = named_by(command);
+        let refused = refusal.into_event(instance, branch, given.id);
+        tracing::info!(
+            instance = %refused.instance, branch = %refused.branch, command = command.type_name(),
+            reason = refused.message, "command refused"
+        );
+        let event = refusal_event(command, refused);
+        let id = MessageId::new(format!("{}:{}", event.type_name(), given.id));
+        self.announce(given, id, Some(given.id.to_string()), event)
+            .await
+    }
+}
+
+fn named_by(command: &Command) -> (InstanceName, BranchName) {
+    match command {
+        Command::InstanceAdd(add) => (add.instance.clone(), BranchName::main()),
+        Command::InstanceRemove(remove) => (remove.instance.clone(), BranchName::main()),
+        Command::BackupCreate(create) => (create.instance.clone(), create.branch.clone()),
+        Command::RestoreCreate(create) => (create.instance.clone(), create.branch.clone()),
+        Command::BranchRegister(register) => (register.instance.clone(), register.branch.clone()),
+        Command::BranchDelete(delete) => (delete.instance.clone(), delete.branch.clone()),
+        Command::BranchStop(stop) => (stop.instance.clone(), stop.branch.clone()),
+        Command::BranchStart(start) => (start.instance.clone(), start.branch.clone()),
+    }
+}
+
+fn refusal_event(command: &Command, refused: Refused) -> Event {
+    match command {
+        Command::InstanceAdd(_) | Command::InstanceRemove(_) => Event::InstanceRefused(refused),
+        Command::BackupCreate(_) => Event::BackupRefused(refused),
+        Command::RestoreCreate(_) => Event::RestoreRefused(refused),
+        Command::BranchRegister(_)
+        | Command::BranchDelete(_)
+        | Command::BranchStop(_)
+        | Command::BranchStart(_) => Event::BranchRefused(refused),
+    }
+}

@@ -1,0 +1,63 @@
+//! Manual backups.
+
+use bus::Sequence;
+use events::command::BackupCreate;
+use events::document::Branch;
+use events::envelope::rfc3339;
+use events::event::{BackupRequested, RefusalCode};
+use events::{BackupId, BackupType, Event, MessageId, Trigger, subject};
+
+use super::{Given, World};
+use crate::refusal::{Refusal, Unfinished, published_once};
+
+impl World {
+    /// The backup has the command's id: delivered twice, it is requested once.
+    pub(super) async fn create_backup(
+        &self,
+        given: &Given,
+        create: &BackupCreate,
+    ) -> Result<(), Unfinished> {
+        let document = self.document(&create.instance).await?;
+        if document
+            .branches
+            .get(&create.branch)
+            .and_then(Branch::active)
+            .is_none()
+        {
+            return Err(Refusal::no_such_branch(&create.instance, &create.branch).into());
+        }
+        if create.backup_type == BackupType::Incremental {
+            return Err(Refusal::new(
+                RefusalCode::Invalid,
+                "incremental backups cannot be taken by this version",
+                "Use --type auto or --type full.",
+            )
+            .into());
+        }
+        let backup_id = BackupId::from(given.id);
+        let requested_at = self.clock.now();
+        let name = match create.name.as_deref().map(str::trim) {
+            None | Some("") => format!("manual {}", rfc3339(requested_at)),
+            Some(name) => name.to_owned(),
+        };
+        let event = Event::BackupRequested(BackupRequested {
+            backup_id,
+            instance: create.instance.clone(),
+            branch: create.branch.clone(),
+            name,
+            backup_type: create.backup_type,
+            trigger: Trigger::Manual,
+            schedule_id: None,
+            retention: create.retention,
+            requested_at,
+        });
+        let fence = subject::backup_fence(&create.instance, &create.branch, backup_id);
+        let id = MessageId::new(format!("backup.requested:{backup_id}"));
+        let outgoing = self.outgoing(given, id, Some(backup_id.to_string()), event);
+        let published = self
+            .bus
+            .publish_expecting(outgoing, &fence, Sequence::NONE)
+            .await;
+        Ok(published_once(published)?)
+    }
+}

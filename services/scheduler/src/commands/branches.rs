@@ -1,0 +1,205 @@
+//! Branches that restores made: registered when they are open, deleted when nobody wants them.
+
+use bus::{Decision, Sequence};
+use events::command::{BranchDelete, BranchRegister};
+use events::document::{ActiveBranch, Branch};
+use events::event::{
+    BackupRequested, BranchDeletionRequested, BranchRegistered, RefusalCode, RegisteredBranch,
+};
+use events::{
+    BackupId, BackupType, BranchName, Event, InstanceDocument, InstanceName, MessageId, Trigger,
+    subject,
+};
+
+use super::{Given, World};
+use crate::refusal::{Refusal, Unfinished, published_once};
+
+impl World {
+    /// From here on the archiver sees the branch; its slot has held its WAL since before it was open.
+    pub(super) async fn register_branch(
+        &self,
+        given: &Given,
+        register: &BranchRegister,
+    ) -> Result<(), Unfinished> {
+        let active = ActiveBranch {
+            dsn: register.dsn.clone(),
+            system_identifier: register.system_identifier,
+            timeline: register.timeline,
+            server_version: register.server_version,
+            wal_segment_size: register.wal_segment_size,
+            origin: Some(register.origin.clone()),
+            size: Some(register.size),
+            created_at: register.created_at,
+        };
+        let document = self
+            .update_document(&register.instance, |document| {
+                open(document, register, &active)
+            })
+            .await?;
+        self.repository.put_instance(&document).await?;
+        let event = Event::BranchRegistered(BranchRegistered {
+            instance: register.instance.clone(),
+            branch: register.branch.clone(),
+            registered: RegisteredBranch::from(&active),
+        });
+        let restore_id = register.origin.restore_id;
+        let id = MessageId::new(format!("branch.registered:{restore_id}"));
+        self.announce(given, id, Some(restore_id.to_string()), event)
+            .await?;
+        self.request_first_backup(given, register).await
+    }
+
+    /// Without a base backup of its own, a new branch has no past to return to.
+    async fn request_first_backup(
+        &self,
+        given: &Given,
+        register: &BranchRegister,
+    ) -> Result<(), Unfinished> {
+        let backup_id = BackupId::first_of_branch(register.origin.restore_id);
+        let event = Event::BackupRequested(BackupRequested {
+            backup_id,
+            instance: register.instance.clone(),
+            branch: register.branch.clone(),
+            name: format!("first backup of {}", register.branch),
+            backup_type: BackupType::Auto,
+            trigger: Trigger::Schedule,
+            schedule_id: None,
+            retention: None,
+            requested_at: self.clock.now(),
+        });
+        let fence = subject::backup_fence(&register.instance, &register.branch, backup_id);
+        let id = MessageId::new(format!("backup.requested:{backup_id}"));
+        let outgoing = self.outgoing(given, id, Some(backup_id.to_string()), event);
+        let published = self
+            .bus
+            .publish_expecting(outgoing, &fence, Sequence::NONE)
+            .await;
+        Ok(published_once(published)?)
+    }
+
+    pub(super) async fn delete_branch(
+        &self,
+        given: &Given,
+        delete: &BranchDelete,
+    ) -> Result<(), Unfinished> {
+        let _document = self.document(&delete.instance).await?;
+        let document = self
+            .update_document(&delete.instance, |document| {
+                mark_deleting(document, &delete.branch)
+            })
+            .await?;
+        self.repository.put_instance(&document).await?;
+        let event = Event::BranchDeletionRequested(BranchDeletionRequested {
+            instance: delete.instance.clone(),
+            branch: delete.branch.clone(),
+        });
+        let id = MessageId::new(format!("branch.deletion_requested:{}", given.id));
+        Ok(self
+            .announce(given, id, Some(given.id.to_string()), event)
+            .await?)
+    }
+
+    /// Takes a name out of the document: the restore that claimed it failed, or its compute is gone.
+    pub(crate) async fn forget_branch(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        forget: impl Fn(&Branch) -> bool,
+    ) -> Result<(), Unfinished> {
+        let updated = self
+            .update_document(instance, |mut document| {
+                if document.branches.get(branch).is_some_and(&forget) {
+                    let _branch = document.branches.remove(branch);
+                }
+                Ok(document)
+            })
+            .await;
+        match updated {
+            Ok(document) => Ok(self.repository.put_instance(&document).await?),
+            Err(Unfinished::Refused(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes the document by compare-and-set; an unchanged document is not written.
+    pub(super) async fn update_document(
+        &self,
+        instance: &InstanceName,
+        change: impl Fn(InstanceDocument) -> Result<InstanceDocument, Refusal>,
+    ) -> Result<InstanceDocument, Unfinished> {
+        let decided = self
+            .bus
+            .instances()
+            .update(instance, |before| {
+                let Some(before) = before else {
+                    return Decision::Keep(Err(Refusal::no_such_instance(instance)));
+                };
+                match change(before.clone()) {
+                    Ok(after) if after == *before => Decision::Keep(Ok(after)),
+                    Ok(after) => Decision::Put(Box::new(after.clone()), Ok(after)),
+                    Err(refusal) => Decision::Keep(Err(refusal)),
+                }
+            })
+            .await?;
+        Ok(decided?)
+    }
+}
+
+fn open(
+    mut document: InstanceDocument,
+    register: &BranchRegister,
+    active: &ActiveBranch,
+) -> Result<InstanceDocument, Refusal> {
+    let claim = Branch::Restoring {
+        restore_id: register.origin.restore_id,
+    };
+    match document.branches.get(&register.branch) {
+        Some(held) if *held == claim => {
+            let _claim = document
+                .branches
+                .insert(register.branch.clone(), Branch::Active(active.clone()));
+            Ok(document)
+        }
+        Some(Branch::Active(open)) if open.origin.as_ref() == Some(&register.origin) => {
+            Ok(document)
+        }
+        _ => Err(Refusal::new(
+            RefusalCode::NameTaken,
+            format!(
+                "the name {} is not claimed by this restore",
+                register.branch
+            ),
+            "The restore was given up meanwhile; its branch is not part of the instance.",
+        )),
+    }
+}
+
+fn mark_deleting(
+    mut document: InstanceDocument,
+    branch: &BranchName,
+) -> Result<InstanceDocument, Refusal> {
+    if *branch == BranchName::main() {
+        return Err(Refusal::new(
+            RefusalCode::Invalid,
+            "main is the database that is protected; zektor never deletes it",
+            format!(
+                "To stop protecting it: `zektor instance remove {}`.",
+                document.instance
+            ),
+        ));
+    }
+    match document.branches.get(branch).cloned() {
+        Some(Branch::Active(active) | Branch::Deleting(active)) => {
+            let _before = document
+                .branches
+                .insert(branch.clone(), Branch::Deleting(active));
+            Ok(document)
+        }
+        Some(Branch::Restoring { .. }) => Err(Refusal::new(
+            RefusalCode::Invalid,
+            format!("branch {branch} is being restored"),
+            "Wait until the restore has ended.",
+        )),
+        None => Err(Refusal::no_such_branch(&document.instance, branch)),
+    }
+}

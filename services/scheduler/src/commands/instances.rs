@@ -1,0 +1,266 @@
+//! Registration and removal of instances.
+
+use std::collections::BTreeMap;
+
+use bus::Decision;
+use events::command::{InstanceAdd, InstanceRemove};
+use events::document::{ActiveBranch, Branch, Schedule, slot_name};
+use events::event::{InstanceRegistered, InstanceRemoved, RefusalCode, RegisteredBranch};
+use events::{BranchName, Event, InstanceDocument, InstanceName, MessageId, Retention, ScheduleId};
+use pg_replication::{ConnectionSettings, ReplicationConnection};
+use repository::{BranchRecord, RepositoryError};
+use secrecy::ExposeSecret;
+use service::seal::dsn_context;
+
+use super::{Given, World};
+use crate::fires::default_cron;
+use crate::refusal::{Refusal, Unfinished};
+use crate::source;
+
+impl World {
+    /// The document with its default schedule is one write: an instance is never registered without the
+    /// schedule that it was promised.
+    pub(super) async fn add_instance(
+        &self,
+        given: &Given,
+        add: &InstanceAdd,
+    ) -> Result<(), Unfinished> {
+        let document = match self.bus.instances().get(&add.instance).await? {
+            Some((document, _)) if document.registration == given.id => document,
+            Some(_) => return Err(name_taken(&add.instance).into()),
+            None => self.register(given, add).await?,
+        };
+        self.repository.put_instance(&document).await?;
+        let Some(main) = document
+            .branches
+            .get(&BranchName::main())
+            .and_then(Branch::active)
+        else {
+            return Err(Unfinished::NotYet(format!(
+                "instance {} has no main",
+                add.instance
+            )));
+        };
+        let event = Event::InstanceRegistered(InstanceRegistered {
+            instance: add.instance.clone(),
+            branch: BranchName::main(),
+            main: RegisteredBranch::from(main),
+            schedules: document.schedules.clone(),
+            created_at: document.created_at,
+        });
+        let id = MessageId::new(format!("instance.registered:{}", given.id));
+        Ok(self.announce(given, id, None, event).await?)
+    }
+
+    async fn register(
+        &self,
+        given: &Given,
+        add: &InstanceAdd,
+    ) -> Result<InstanceDocument, Unfinished> {
+        let main = BranchName::main();
+        let dsn = self.open_dsn(&add.instance, &main, &add.dsn)?;
+        let mut source = source::inspect(&dsn).await?;
+        let created_at = self.clock.now();
+        let active = ActiveBranch {
+            dsn: add.dsn.clone(),
+            system_identifier: source.system_identifier,
+            timeline: source.timeline,
+            server_version: source.server_version.0,
+            wal_segment_size: source.wal_segment_size,
+            origin: None,
+            size: None,
+            created_at,
+        };
+        self.claim_prefix(&add.instance, &active).await?;
+        let _slot = source.reserve_wal(&slot_name(&add.instance, &main)).await?;
+
+        let schedule = Schedule {
+            id: ScheduleId::default_of(given.id),
+            name: "daily".to_owned(),
+            cron: default_cron(&add.instance),
+            timezone: "UTC".to_owned(),
+            retention: Retention::SEVEN_DAYS,
+            branch: main.clone(),
+            created_at,
+        };
+        let document = InstanceDocument {
+            version: 1,
+            instance: add.instance.clone(),
+            registration: given.id,
+            created_at,
+            removing: false,
+            branches: BTreeMap::from([(main, Branch::Active(active))]),
+            schedules: add
+                .default_schedule
+                .then_some(schedule)
+                .into_iter()
+                .collect(),
+        };
+        // Another replica, or another user, may have been faster.
+        let standing = self
+            .bus
+            .instances()
+            .update(&add.instance, |there| match there {
+                None => Decision::Put(Box::new(document.clone()), document.clone()),
+                Some(there) => Decision::Keep(there.clone()),
+            })
+            .await?;
+        if standing.registration == given.id {
+            Ok(standing)
+        } else {
+            Err(name_taken(&add.instance).into())
+        }
+    }
+
+    /// A prefix that holds another cluster's backups must never be written to.
+    async fn claim_prefix(
+        &self,
+        instance: &InstanceName,
+        active: &ActiveBranch,
+    ) -> Result<(), Unfinished> {
+        let writer = self.repository.writer(instance, &BranchName::main());
+        let record = BranchRecord {
+            instance: instance.clone(),
+            branch: BranchName::main(),
+            system_identifier: active.system_identifier,
+            server_version: active.server_version,
+            wal_segment_size: active.wal_segment_size,
+            parent: None,
+            created_at: active.created_at,
+        };
+        match writer.claim_branch(&record).await {
+            Ok(_claim) => Ok(()),
+            Err(RepositoryError::BranchTaken { .. }) => Err(Refusal::new(
+                RefusalCode::NameTaken,
+                format!(
+                    "the repository already holds backups of another cluster under the name {instance}"
+                ),
+                "Choose another name; the stored backups are kept as they are.",
+            )
+            .into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn remove_instance(
+        &self,
+        given: &Given,
+        remove: &InstanceRemove,
+    ) -> Result<(), Unfinished> {
+        let instance = &remove.instance;
+        let Some((document, _revision)) = self.bus.instances().get(instance).await? else {
+            return match given.attempt {
+                1 => Err(Refusal::no_such_instance(instance).into()),
+                // An earlier delivery deleted the document and was stopped before it said so.
+                _ => self.announce_removal(given, instance).await,
+            };
+        };
+        if document
+            .branches
+            .keys()
+            .any(|branch| *branch != BranchName::main())
+        {
+            return Err(Refusal::new(
+                RefusalCode::Invalid,
+                format!("instance {instance} still has restored branches"),
+                format!("Delete them first: `zektor branch list {instance}`."),
+            )
+            .into());
+        }
+        let marked = self
+            .update_document(instance, |document| {
+                Ok(InstanceDocument {
+                    removing: true,
+                    ..document
+                })
+            })
+            .await?;
+        self.drop_slot(given, &marked).await?;
+        self.repository.put_instance(&marked).await?;
+        let remove_marked = |there: Option<&InstanceDocument>| match there {
+            Some(document) if document.removing => Decision::Remove(()),
+            _ => Decision::Keep(()),
+        };
+        self.bus.instances().update(instance, remove_marked).await?;
+        self.announce_removal(given, instance).await
+    }
+
+    async fn announce_removal(
+        &self,
+        given: &Given,
+        instance: &InstanceName,
+    ) -> Result<(), Unfinished> {
+        let event = Event::InstanceRemoved(InstanceRemoved {
+            instance: instance.clone(),
+            branch: BranchName::main(),
+        });
+        let id = MessageId::new(format!("instance.removed:{}", given.id));
+        Ok(self.announce(given, id, None, event).await?)
+    }
+
+    /// A slot left behind would fill the customer's disk. A server that cannot be reached any more does not
+    /// keep the instance alive for ever, though.
+    async fn drop_slot(
+        &self,
+        given: &Given,
+        document: &InstanceDocument,
+    ) -> Result<(), Unfinished> {
+        let main = BranchName::main();
+        let Some(active) = document.branches.get(&main).and_then(Branch::active) else {
+            return Ok(());
+        };
+        let slot = slot_name(&document.instance, &main);
+        let dsn = self.open_dsn(&document.instance, &main, &active.dsn)?;
+        let dropped = async {
+            let mut connection = ReplicationConnection::connect(&dsn).await?;
+            connection.drop_slot(&slot).await
+        };
+        match dropped.await {
+            Ok(_removal) => Ok(()),
+            Err(error) if given.attempt < 4 => Err(Unfinished::NotYet(format!(
+                "slot {slot} of instance {} is not dropped yet: {error}",
+                document.instance
+            ))),
+            Err(error) => {
+                tracing::error!(
+                    instance = %document.instance, slot, error = %error,
+                    "the slot stays on the server and holds its WAL; drop it there by hand"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    fn open_dsn(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        sealed: &events::SealedSecret,
+    ) -> Result<ConnectionSettings, Refusal> {
+        let dsn = self
+            .master_key
+            .open(sealed, &dsn_context(instance, branch))
+            .map_err(|error| {
+                Refusal::new(
+                    RefusalCode::Invalid,
+                    format!("the connection URI cannot be opened: {error}"),
+                    "The command and the services must use the same ZEKTOR_MASTER_KEY_FILE.",
+                )
+            })?;
+        ConnectionSettings::parse(dsn.expose_secret()).map_err(|error| {
+            Refusal::new(
+                RefusalCode::Invalid,
+                format!("the connection URI cannot be used: {error}"),
+                "Write it as postgres://user:password@host:port/database.",
+            )
+        })
+    }
+}
+
+fn name_taken(instance: &InstanceName) -> Refusal {
+    Refusal::new(
+        RefusalCode::NameTaken,
+        format!("instance {instance} is registered already"),
+        "Choose another name, or remove the other instance first.",
+    )
+}

@@ -1,0 +1,133 @@
+//! Restores: the branch name is claimed before anything is asked of a restorer.
+
+use bus::Sequence;
+use events::command::RestoreCreate;
+use events::document::Branch;
+use events::event::{RefusalCode, RestoreRequested};
+use events::{BranchName, Event, InstanceDocument, MessageId, RestoreId, subject};
+use repository::RepositoryError;
+
+use super::{Given, World};
+use crate::refusal::{Refusal, Unfinished, published_once};
+
+impl World {
+    pub(super) async fn create_restore(
+        &self,
+        given: &Given,
+        create: &RestoreCreate,
+    ) -> Result<(), Unfinished> {
+        let restore_id = RestoreId::from(given.id);
+        let document = self.document(&create.instance).await?;
+        if document
+            .branches
+            .get(&create.source_branch)
+            .and_then(Branch::active)
+            .is_none()
+        {
+            return Err(Refusal::no_such_branch(&create.instance, &create.source_branch).into());
+        }
+        self.refuse_used_prefix(&document, create, restore_id)
+            .await?;
+        let claimed = self
+            .update_document(&create.instance, |document| {
+                claim(document, &create.branch, restore_id)
+            })
+            .await?;
+        self.repository.put_instance(&claimed).await?;
+        let event = Event::RestoreRequested(RestoreRequested {
+            restore_id,
+            instance: create.instance.clone(),
+            branch: create.branch.clone(),
+            source_branch: create.source_branch.clone(),
+            target: create.target.clone(),
+            size: create.size,
+            requested_at: self.clock.now(),
+        });
+        let fence = subject::restore_fence(&create.instance, &create.branch, restore_id);
+        let id = MessageId::new(format!("restore.requested:{restore_id}"));
+        let outgoing = self.outgoing(given, id, Some(restore_id.to_string()), event);
+        let published = self
+            .bus
+            .publish_expecting(outgoing, &fence, Sequence::NONE)
+            .await;
+        Ok(published_once(published)?)
+    }
+
+    /// A deleted branch's backups live on under its name until they expire; a new branch must not mix its
+    /// own with them.
+    async fn refuse_used_prefix(
+        &self,
+        document: &InstanceDocument,
+        create: &RestoreCreate,
+        restore_id: RestoreId,
+    ) -> Result<(), Unfinished> {
+        let ours = Some(&Branch::Restoring { restore_id });
+        if document.branches.get(&create.branch) == ours {
+            return Ok(());
+        }
+        let reader = self.repository.reader(&create.instance, &create.branch);
+        match RepositoryError::absent_as_none(reader.record().await)? {
+            None => Ok(()),
+            Some(_) => Err(Refusal::new(
+                RefusalCode::NameTaken,
+                format!(
+                    "the repository still holds backups of a branch named {}",
+                    create.branch
+                ),
+                "Choose another name for the new branch.",
+            )
+            .into()),
+        }
+    }
+}
+
+/// Claims the name, or says who has it. Claiming again what this restore has is no change.
+fn claim(
+    mut document: InstanceDocument,
+    branch: &BranchName,
+    restore_id: RestoreId,
+) -> Result<InstanceDocument, Refusal> {
+    let claim = Branch::Restoring { restore_id };
+    match document.branches.get(branch) {
+        Some(held) if *held != claim => Err(Refusal::new(
+            RefusalCode::NameTaken,
+            format!(
+                "instance {} already has a branch {branch}",
+                document.instance
+            ),
+            "Choose another name with --as.",
+        )),
+        _ => {
+            let _before = document.branches.insert(branch.clone(), claim);
+            Ok(document)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use events::{BranchName, CommandId, InstanceDocument, RestoreId, example};
+
+    use super::claim;
+
+    #[test]
+    fn a_name_is_claimed_once() {
+        let document = InstanceDocument {
+            version: 1,
+            instance: example::instance(),
+            registration: CommandId(uuid::Uuid::nil()),
+            created_at: example::at(0),
+            removing: false,
+            branches: BTreeMap::new(),
+            schedules: Vec::new(),
+        };
+        let name = BranchName::new("fix").unwrap();
+        let first = RestoreId(uuid::Uuid::from_u128(1));
+        let second = RestoreId(uuid::Uuid::from_u128(2));
+        let claimed = claim(document, &name, first).unwrap();
+        assert_eq!(claim(claimed.clone(), &name, first).unwrap(), claimed);
+        assert!(claim(claimed, &name, second).is_err());
+    }
+}
