@@ -6,6 +6,7 @@ use std::time::Duration;
 use events::topology;
 use tokio::time::Instant;
 
+use crate::memory::MemoryTransport;
 use crate::nats::NatsTransport;
 use crate::transport::{Topology, Transport};
 use crate::{BusConfig, BusError};
@@ -50,6 +51,13 @@ impl Bus {
     #[must_use]
     pub fn connect_lazily(config: BusConfig) -> Bus {
         Self::over(NatsTransport::connect_lazily(config.clone()), &config)
+    }
+
+    /// A bus of its own in this process, with the topology applied. For tests.
+    #[must_use]
+    pub fn in_memory() -> Bus {
+        let config = BusConfig::new("memory://", "in-memory");
+        Self::over(MemoryTransport::new(&wanted()), &config)
     }
 
     /// The same bus, on which another service speaks.

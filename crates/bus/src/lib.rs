@@ -2,7 +2,7 @@
 //!
 //! Publish, consume with heartbeats, fence, dead letters, desired state by compare-and-set, questions and
 //! answers, and trace context on all of it. [`Bus`] talks to NATS or to a twin in memory that keeps the same
-//! promises; one conformance suite holds both to them.
+//! promises ([`Bus::in_memory`]); one conformance suite holds both to them.
 //!
 //! What must stay true:
 //!
@@ -19,6 +19,7 @@ mod error;
 mod fence;
 mod follow;
 mod instances;
+mod memory;
 mod nats;
 mod publish;
 mod query;
