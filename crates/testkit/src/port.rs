@@ -69,15 +69,21 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::{START_TIMEOUT, wait_until};
 
-    #[test]
-    fn reserved_ports_differ_until_they_are_dropped() {
+    #[tokio::test]
+    async fn reserved_ports_differ_until_they_are_dropped() {
         let held: Vec<_> = (0..50).map(|_| Port::reserve().unwrap()).collect();
         let numbers: HashSet<_> = held.iter().map(Port::number).collect();
         assert_eq!(numbers.len(), held.len());
         let path = folder().unwrap().join(held[0].number().to_string());
-        assert!(File::open(&path).unwrap().try_lock().is_err());
+        let free = async || File::open(&path).unwrap().try_lock().is_ok();
+        assert!(!free().await);
         drop(held);
-        assert!(File::open(&path).unwrap().try_lock().is_ok());
+        // Not at once: a process that another test is just starting shares the lock until it has become
+        // its program.
+        wait_until("the port to be free", START_TIMEOUT, free)
+            .await
+            .unwrap();
     }
 }
