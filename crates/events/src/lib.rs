@@ -14,7 +14,6 @@ mod message;
 pub mod plan;
 pub mod position;
 pub mod query;
-pub mod query;
 mod retention;
 pub mod schedules;
 pub mod schema;

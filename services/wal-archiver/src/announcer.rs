@@ -1,0 +1,388 @@
+//! Tells the others what is archived, apart from archiving, from the repository's own listing.
+//!
+//! What must stay true: nothing is announced that is not in the repository, everything is announced at
+//! last, and in order, so that the last event of a branch says where to go on. What is to be announced is
+//! never queued: a branch is marked, and its listing tells. So there is nothing to overflow, and a bus that
+//! was down for days costs one listing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bus::{Bus, BusError, Outgoing};
+use events::event::{Event, WalGapDetected, WalObjectKind as EventKind, WalSegmentArchived};
+use events::{MessageId, Timestamp, subject};
+use pg_format::{Lsn, SegmentName, TimelineId, WalSegmentSize};
+use repository::{BranchReader, RepositoryError, WalObject, WalObjectKind};
+use service::Clock;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::status::{BranchKey, ChainEnd, Statuses};
+
+/// Segments that come within this time are announced with one listing.
+const GATHER: Duration = Duration::from_millis(500);
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Gaps that wait for the bus, for each branch; the newest ones count.
+const GAPS_KEPT: usize = 16;
+
+/// Marks what is to be announced. Clones share the marks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Announcer {
+    waiting: Arc<Mutex<BTreeMap<BranchKey, Waiting>>>,
+    wake: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    listing: bool,
+    gaps: VecDeque<WalGapDetected>,
+}
+
+/// A branch's place in the repository.
+#[derive(Clone, Debug)]
+pub(crate) struct Announced {
+    /// Lists.
+    pub(crate) reader: BranchReader,
+    /// The branch's segment size.
+    pub(crate) size: WalSegmentSize,
+}
+
+/// Where announcing stands: timeline, then history file, segments, partial.
+type Place = (TimelineId, WalObjectKind);
+
+/// Announcing failed for now.
+#[derive(Debug, thiserror::Error)]
+enum AnnounceError {
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+}
+
+impl Announcer {
+    /// There is something new in the branch's listing.
+    pub(crate) fn announce(&self, key: &BranchKey) {
+        self.lock().entry(key.clone()).or_default().listing = true;
+        self.wake.notify_one();
+    }
+
+    /// WAL is missing for good.
+    pub(crate) fn announce_gap(&self, gap: WalGapDetected) {
+        let key = BranchKey {
+            instance: gap.instance.clone(),
+            branch: gap.branch.clone(),
+        };
+        let mut waiting = self.lock();
+        let gaps = &mut waiting.entry(key).or_default().gaps;
+        if gaps.len() == GAPS_KEPT {
+            let _ = gaps.pop_front();
+        }
+        gaps.push_back(gap);
+        drop(waiting);
+        self.wake.notify_one();
+    }
+
+    /// Announces until `shutdown`. `branches` gives the place of each branch that is ours.
+    pub(crate) async fn run(
+        self,
+        bus: Bus,
+        statuses: Statuses,
+        clock: Arc<dyn Clock>,
+        branches: impl Fn(&BranchKey) -> Option<Announced>,
+        shutdown: CancellationToken,
+    ) {
+        let mut speaker = Speaker {
+            bus,
+            clock,
+            last: BTreeMap::new(),
+        };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.wake.notified() => {}
+            }
+            tokio::time::sleep(GATHER).await;
+            let marked = std::mem::take(&mut *self.lock());
+            for (key, waiting) in marked {
+                let Some(place) = branches(&key) else {
+                    continue;
+                };
+                let chain_end = statuses.of(&key).observed().chain_end;
+                let Err((error, waiting)) = speaker.speak(&key, &place, chain_end, waiting).await
+                else {
+                    pause = FIRST_PAUSE;
+                    continue;
+                };
+                tracing::warn!(
+                    instance = %key.instance, branch = %key.branch, ?pause,
+                    error = service::run::chain(&error), "archived wal is announced later"
+                );
+                self.put_back(key, waiting);
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    fn put_back(&self, key: BranchKey, failed: Waiting) {
+        let mut waiting = self.lock();
+        let entry = waiting.entry(key).or_default();
+        entry.listing |= failed.listing;
+        for gap in failed.gaps.into_iter().rev() {
+            entry.gaps.push_front(gap);
+        }
+        drop(waiting);
+        self.wake.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<BranchKey, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Speaker {
+    bus: Bus,
+    clock: Arc<dyn Clock>,
+    /// What was announced last of each branch.
+    last: BTreeMap<BranchKey, Option<Place>>,
+}
+
+impl Speaker {
+    async fn speak(
+        &mut self,
+        key: &BranchKey,
+        place: &Announced,
+        chain_end: Option<ChainEnd>,
+        mut waiting: Waiting,
+    ) -> Result<(), (AnnounceError, Waiting)> {
+        while let Some(gap) = waiting.gaps.front() {
+            if let Err(error) = self.gap(gap).await {
+                return Err((error.into(), waiting));
+            }
+            let _ = waiting.gaps.pop_front();
+        }
+        if let Some(chain_end) = chain_end.filter(|_| waiting.listing)
+            && let Err(error) = self.listing(key, place, chain_end).await
+        {
+            return Err((error, waiting));
+        }
+        Ok(())
+    }
+
+    async fn gap(&self, gap: &WalGapDetected) -> Result<(), BusError> {
+        let (instance, branch) = (&gap.instance, &gap.branch);
+        let id = format!(
+            "wal.gap.detected:{instance}:{branch}:{}:{}",
+            gap.timeline, gap.from_lsn
+        );
+        let event = Event::WalGapDetected(gap.clone());
+        let _ = self
+            .bus
+            .publish(Outgoing::new(event, MessageId::new(id), self.clock.now()))
+            .await?;
+        Ok(())
+    }
+
+    async fn listing(
+        &mut self,
+        key: &BranchKey,
+        place: &Announced,
+        chain_end: ChainEnd,
+    ) -> Result<(), AnnounceError> {
+        let mut last = match self.last.get(key) {
+            Some(last) => *last,
+            None => self.last_announced(key, place.size).await?,
+        };
+        let objects = place.reader.list_wal(place.size).await?;
+        for object in to_announce(&objects, last, chain_end, place.size) {
+            let (event, id) = archived_event(key, object, place.size);
+            let now = self.clock.now();
+            let _ = self
+                .bus
+                .publish(Outgoing::new(event, MessageId::new(id), now))
+                .await?;
+            last = Some((object.timeline, object.kind));
+            let _ = self.last.insert(key.clone(), last);
+        }
+        let _ = self.last.insert(key.clone(), last);
+        Ok(())
+    }
+
+    async fn last_announced(
+        &self,
+        key: &BranchKey,
+        size: WalSegmentSize,
+    ) -> Result<Option<Place>, BusError> {
+        let subject = subject::wal_archived(&key.instance, &key.branch);
+        let last = match self.bus.last_on(&subject).await {
+            // A newer version's event: announcing all again is harmless.
+            Err(BusError::Undecodable { .. }) => None,
+            last => last?,
+        };
+        Ok(last.and_then(|last| match last.envelope.message {
+            Event::WalSegmentArchived(archived) => place_of(&archived, size),
+            _ => None,
+        }))
+    }
+}
+
+fn place_of(archived: &WalSegmentArchived, size: WalSegmentSize) -> Option<Place> {
+    let name = |text| SegmentName::parse(text, size).ok();
+    let kind = match archived.kind {
+        EventKind::History => WalObjectKind::History,
+        EventKind::Segment => WalObjectKind::Segment(name(&archived.segment)?),
+        EventKind::Partial => {
+            WalObjectKind::Partial(name(archived.segment.strip_suffix(".partial")?)?)
+        }
+        EventKind::Unknown => return None,
+    };
+    Some((archived.timeline, kind))
+}
+
+/// What of a listing is to be announced: beyond the last announcement, within the unbroken chain.
+///
+/// A history file waits until its timeline is streamed, and a `.partial` until its timeline has ended.
+fn to_announce(
+    objects: &[WalObject],
+    last: Option<Place>,
+    chain_end: ChainEnd,
+    size: WalSegmentSize,
+) -> impl Iterator<Item = &WalObject> {
+    let ready = move |object: &&WalObject| match object.kind {
+        WalObjectKind::History => object.timeline <= chain_end.timeline,
+        WalObjectKind::Segment(name) => {
+            object.timeline < chain_end.timeline
+                || (object.timeline == chain_end.timeline && name.end(size) <= chain_end.lsn)
+        }
+        WalObjectKind::Partial(_) => object.timeline < chain_end.timeline,
+    };
+    let beyond = move |object: &&WalObject| last < Some((object.timeline, object.kind));
+    objects.iter().filter(ready).filter(beyond)
+}
+
+/// The event of an object, made of nothing but its listing, so that a rebuild from the repository gives
+/// the same rows.
+fn archived_event(key: &BranchKey, object: &WalObject, size: WalSegmentSize) -> (Event, String) {
+    let (segment, kind, start_lsn, end_lsn) = match object.kind {
+        WalObjectKind::History => (
+            object.timeline.history_file_name(),
+            EventKind::History,
+            Lsn(0),
+            Lsn(0),
+        ),
+        WalObjectKind::Segment(name) => (
+            name.to_string(),
+            EventKind::Segment,
+            name.start(size),
+            name.end(size),
+        ),
+        WalObjectKind::Partial(name) => (
+            format!("{name}.partial"),
+            EventKind::Partial,
+            name.start(size),
+            name.end(size),
+        ),
+    };
+    let id = format!(
+        "wal.segment.archived:{}:{}:{segment}",
+        key.instance, key.branch
+    );
+    let archived_at: Timestamp = object.last_modified;
+    let event = Event::WalSegmentArchived(WalSegmentArchived {
+        instance: key.instance.clone(),
+        branch: key.branch.clone(),
+        timeline: object.timeline,
+        segment,
+        kind,
+        start_lsn,
+        end_lsn,
+        stored_bytes: object.stored_bytes,
+        archived_at,
+    });
+    (event, id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn size() -> WalSegmentSize {
+        WalSegmentSize::new(MIB).unwrap()
+    }
+
+    fn segment(timeline: u32, number: u64) -> SegmentName {
+        SegmentName::new(TimelineId(timeline), number, size())
+    }
+
+    fn object(timeline: u32, kind: WalObjectKind) -> WalObject {
+        let last_modified = Timestamp::UNIX_EPOCH;
+        WalObject {
+            timeline: TimelineId(timeline),
+            kind,
+            stored_bytes: 7,
+            last_modified,
+        }
+    }
+
+    #[test]
+    fn what_is_in_order_and_complete_is_announced() {
+        use WalObjectKind::{History, Partial, Segment};
+        let objects = [
+            object(1, Segment(segment(1, 3))),
+            object(1, Segment(segment(1, 4))),
+            object(1, Partial(segment(1, 5))),
+            object(2, History),
+            object(2, Segment(segment(2, 5))),
+            object(2, Segment(segment(2, 7))),
+            object(2, Partial(segment(2, 6))),
+            object(3, History),
+        ];
+        let told = |last, timeline, number| -> Vec<usize> {
+            let chain_end = ChainEnd {
+                timeline: TimelineId(timeline),
+                lsn: Lsn(number * MIB),
+            };
+            to_announce(&objects, last, chain_end, size())
+                .map(|told| objects.iter().position(|object| object == told).unwrap())
+                .collect()
+        };
+        assert_eq!(told(None, 1, 4), [0], "the later one waits for the earlier");
+        assert_eq!(
+            told(Some((TimelineId(1), Segment(segment(1, 3)))), 1, 5),
+            [1]
+        );
+        assert_eq!(
+            told(Some((TimelineId(1), Segment(segment(1, 4)))), 2, 6),
+            [2, 3, 4]
+        );
+        assert_eq!(told(Some((TimelineId(2), History)), 2, 6), [4]);
+    }
+
+    #[test]
+    fn an_event_leads_back_to_its_place() {
+        let key = BranchKey {
+            instance: "shop".parse().unwrap(),
+            branch: "main".parse().unwrap(),
+        };
+        use WalObjectKind::{History, Partial, Segment};
+        for kind in [History, Segment(segment(2, 9)), Partial(segment(2, 9))] {
+            let (event, id) = archived_event(&key, &object(2, kind), size());
+            let Event::WalSegmentArchived(archived) = event else {
+                panic!("another event")
+            };
+            assert_eq!(place_of(&archived, size()), Some((TimelineId(2), kind)));
+            assert_eq!(
+                id,
+                format!("wal.segment.archived:shop:main:{}", archived.segment)
+            );
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Which branches are ours: the instance documents, and the leases.
+//!
+//! What must stay true: with the bus down nothing that runs is stopped, and a process that starts then
+//! finds its branches in the repository.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{Bus, InstanceChange};
+use events::document::ActiveBranch;
+use events::position::PositionQuestion;
+use events::{InstanceDocument, InstanceName, subject};
+use futures::StreamExt;
+use repository::Repository;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::branch_task;
+use crate::lease::{Holding, Lease};
+use crate::session::BranchContext;
+use crate::status::{BranchKey, Observed, Statuses};
+
+/// How long a start waits for the bus before it turns to the repository.
+const BUS_PATIENCE: Duration = Duration::from_secs(3);
+const BUS_POLL: Duration = Duration::from_millis(50);
+/// All replicas of a question's audience; only one holds the branch.
+const QUEUE_GROUP: &str = "wal-archiver";
+
+/// The branches that are to be archived.
+#[must_use]
+pub(crate) fn wanted<'a>(
+    documents: impl IntoIterator<Item = &'a InstanceDocument>,
+) -> BTreeMap<BranchKey, ActiveBranch> {
+    let mut wanted = BTreeMap::new();
+    for document in documents.into_iter().filter(|document| !document.removing) {
+        for (branch, state) in &document.branches {
+            if let Some(active) = state.active() {
+                let instance = document.instance.clone();
+                let key = BranchKey {
+                    instance,
+                    branch: branch.clone(),
+                };
+                let _ = wanted.insert(key, active.clone());
+            }
+        }
+    }
+    wanted
+}
+
+/// Makes the context of a branch.
+pub(crate) type MakeContext = Arc<dyn Fn(BranchKey, ActiveBranch) -> BranchContext + Send + Sync>;
+
+/// Keeps a task for every branch that is to be archived.
+pub(crate) struct Assignments {
+    /// The bus.
+    pub(crate) bus: Bus,
+    /// The repository, for the mirrored documents.
+    pub(crate) repository: Repository,
+    /// Our name on leases.
+    pub(crate) holder: String,
+    /// Makes the context of a branch.
+    pub(crate) make_context: MakeContext,
+    /// What is known of the branches.
+    pub(crate) statuses: Statuses,
+    /// A lease's life.
+    pub(crate) lease_ttl: Duration,
+    /// How often everything is looked at again.
+    pub(crate) rescan_interval: Duration,
+    /// Branches at most.
+    pub(crate) limit: usize,
+}
+
+struct Assigned {
+    branch: ActiveBranch,
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Assignments {
+    /// Follows the documents until `shutdown`, then lets every branch end.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut documents = self.first_documents().await;
+        let mut changes = self.bus.instances().watch();
+        let mut rescan = tokio::time::interval(self.rescan_interval);
+        let slots = Arc::new(Semaphore::new(self.limit));
+        let mut assigned = BTreeMap::new();
+        loop {
+            self.assign(&documents, &mut assigned, &slots).await;
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(change) = changes.next() => apply(&mut documents, change),
+                _ = rescan.tick() => {
+                    // What was removed while nobody looked is in no change.
+                    if self.bus.is_connected()
+                        && let Ok(listed) = self.bus.instances().list().await
+                    {
+                        documents = by_name(listed);
+                    }
+                }
+            }
+        }
+        end_all(assigned.into_values()).await;
+    }
+
+    async fn first_documents(&self) -> BTreeMap<InstanceName, InstanceDocument> {
+        let connected = async {
+            while !self.bus.is_connected() {
+                tokio::time::sleep(BUS_POLL).await;
+            }
+        };
+        if tokio::time::timeout(BUS_PATIENCE, connected).await.is_ok() {
+            match self.bus.instances().list().await {
+                Ok(listed) => return by_name(listed),
+                Err(error) => tracing::warn!(%error, "the bus does not tell the instances"),
+            }
+        }
+        match self.repository.instances().await {
+            Ok(mirrored) => {
+                tracing::warn!(
+                    instances = mirrored.len(),
+                    "the bus cannot be reached; the instances are those in the repository"
+                );
+                by_name(mirrored)
+            }
+            Err(error) => {
+                tracing::error!(%error, "neither the bus nor the repository tells the instances");
+                BTreeMap::new()
+            }
+        }
+    }
+
+    async fn assign(
+        &self,
+        documents: &BTreeMap<InstanceName, InstanceDocument>,
+        assigned: &mut BTreeMap<BranchKey, Assigned>,
+        slots: &Arc<Semaphore>,
+    ) {
+        let wanted = wanted(documents.values());
+        let stale: Vec<BranchKey> = assigned
+            .iter()
+            .filter(|(key, have)| wanted.get(key) != Some(&have.branch))
+            .map(|(key, _)| key.clone())
+            .collect();
+        end_all(stale.iter().filter_map(|key| assigned.remove(key))).await;
+        stale.iter().for_each(|key| self.statuses.forget(key));
+        for (key, branch) in wanted {
+            if assigned.contains_key(&key) {
+                continue;
+            }
+            let cancel = CancellationToken::new();
+            let task = tokio::spawn(keep_branch(
+                self.bus.clone(),
+                Lease::new(&self.bus, &key, &self.holder, self.lease_ttl),
+                self.lease_ttl / 3,
+                (self.make_context)(key.clone(), branch.clone()),
+                Arc::clone(slots),
+                cancel.clone(),
+            ));
+            let _ = assigned.insert(
+                key,
+                Assigned {
+                    branch,
+                    cancel,
+                    task,
+                },
+            );
+        }
+    }
+}
+
+fn apply(documents: &mut BTreeMap<InstanceName, InstanceDocument>, change: InstanceChange) {
+    let _ = match change.document {
+        Some(document) => documents.insert(change.instance, document),
+        None => documents.remove(&change.instance),
+    };
+}
+
+fn by_name(documents: Vec<InstanceDocument>) -> BTreeMap<InstanceName, InstanceDocument> {
+    documents
+        .into_iter()
+        .map(|document| (document.instance.clone(), document))
+        .collect()
+}
+
+async fn end_all(assigned: impl Iterator<Item = Assigned>) {
+    let ending: Vec<Assigned> = assigned
+        .inspect(|assigned| assigned.cancel.cancel())
+        .collect();
+    for assigned in ending {
+        if let Err(error) = assigned.task.await {
+            tracing::error!(%error, "a branch's task ended abnormally");
+        }
+    }
+}
+
+/// Archives the branch whenever its lease is not another's.
+async fn keep_branch(
+    bus: Bus,
+    lease: Lease,
+    renewal: Duration,
+    context: BranchContext,
+    slots: Arc<Semaphore>,
+    cancel: CancellationToken,
+) {
+    let _slot = tokio::select! {
+        slot = slots.acquire_owned() => slot,
+        () = cancel.cancelled() => return,
+    };
+    let mut holding = Holding::Unknown;
+    while !cancel.is_cancelled() {
+        holding = lease.hold(holding).await;
+        if holding != Holding::Theirs {
+            holding = archive_while_held(&bus, &lease, renewal, &context, holding, &cancel).await;
+        }
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = tokio::time::sleep(renewal) => {}
+        }
+    }
+    lease.release(holding).await;
+}
+
+/// Archives until the lease is another's or the branch is taken away.
+async fn archive_while_held(
+    bus: &Bus,
+    lease: &Lease,
+    renewal: Duration,
+    context: &BranchContext,
+    mut holding: Holding,
+    cancel: &CancellationToken,
+) -> Holding {
+    let stop = cancel.child_token();
+    let archiving = tokio::spawn(branch_task::run(context.clone(), stop.clone()));
+    let answering = tokio::spawn(answer(bus.clone(), context.clone(), stop.clone()));
+    while holding != Holding::Theirs {
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            () = tokio::time::sleep(renewal) => holding = lease.hold(holding).await,
+        }
+    }
+    stop.cancel();
+    if holding == Holding::Theirs {
+        let key = &context.key;
+        tracing::warn!(instance = %key.instance, branch = %key.branch, "another archiver has the branch");
+    }
+    for task in [archiving, answering] {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a branch's task ended abnormally");
+        }
+    }
+    context.status.update(|seen| *seen = Observed::default());
+    holding
+}
+
+/// Answers where the archive of the branch is.
+async fn answer(bus: Bus, context: BranchContext, stop: CancellationToken) {
+    let subject = subject::archiver_position(&context.key.instance, &context.key.branch);
+    let status = Arc::clone(&context.status);
+    let handler = move |_subject: String, _question: PositionQuestion| {
+        std::future::ready(Ok(status.position()))
+    };
+    if let Err(error) = bus.serve(&subject, QUEUE_GROUP, handler, stop).await {
+        tracing::error!(%error, "the position of the archive cannot be asked for");
+    }
+}

@@ -1,0 +1,68 @@
+//! The life of one branch's archiving: session after session, for ever.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::error::ArchiveError;
+use crate::session::{self, BranchContext, Missing};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Archives a branch until it is cancelled.
+pub(crate) async fn run(branch: BranchContext, cancel: CancellationToken) {
+    let key = branch.key.clone();
+    let span = tracing::info_span!("archive", instance = %key.instance, branch = %key.branch);
+    archive(branch, cancel).instrument(span).await;
+}
+
+async fn archive(branch: BranchContext, cancel: CancellationToken) {
+    let mut pause = FIRST_PAUSE;
+    let mut missing = None;
+    while !cancel.is_cancelled() {
+        let before = branch.status.observed().archived_lsn;
+        let session = Box::pin(session::run(&branch, missing, &cancel));
+        let outcome = tokio::select! {
+            outcome = session => outcome,
+            () = cancel.cancelled() => Ok(()),
+        };
+        let Err(error) = outcome else { continue };
+        if branch.status.observed().archived_lsn != before {
+            pause = FIRST_PAUSE;
+        }
+        missing = match &error {
+            ArchiveError::WalRemoved { timeline, from, .. } => Some(Missing {
+                timeline: *timeline,
+                from: *from,
+            }),
+            // Until it was found that streaming goes on, the gap is still to be told.
+            _ if branch.status.observed().archived_lsn == before => missing,
+            _ => None,
+        };
+        report(&branch, &error, pause);
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = tokio::time::sleep(pause.mul_f64(rand::random_range(0.7..=1.0))) => {}
+        }
+        pause = (pause * 2).min(branch.config.wal_longest_backoff);
+    }
+    branch.status.update(|seen| seen.streaming = false);
+}
+
+fn report(branch: &BranchContext, error: &ArchiveError, pause: Duration) {
+    let text = service::run::chain(error);
+    branch.status.update(|seen| {
+        seen.streaming = false;
+        seen.error = Some(text.clone());
+    });
+    if error.is_transient() {
+        tracing::warn!(error = text, ?pause, "archiving is interrupted");
+    } else {
+        tracing::error!(
+            error = text,
+            ?pause,
+            "archiving is stopped until this is mended"
+        );
+    }
+}

@@ -1,0 +1,65 @@
+//! The archiver's own settings.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Settings; each is also a `ZEKTOR_*` variable.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ArchiverConfig {
+    /// How often the open segment is stored: how much is lost at most with the server.
+    #[serde(with = "humantime_serde")]
+    pub wal_flush_interval: Duration,
+    /// How often the archive of an idle database is proven complete. Each time costs one question on
+    /// a connection that is kept, and one small object.
+    #[serde(with = "humantime_serde")]
+    pub position_interval: Duration,
+    /// A server that says nothing for so long, though asked, is taken for dead.
+    #[serde(with = "humantime_serde")]
+    pub wal_receiver_timeout: Duration,
+    /// Longest pause between two tries to connect.
+    #[serde(with = "humantime_serde")]
+    pub wal_longest_backoff: Duration,
+    /// How often documents and leases are looked at even when nothing was heard.
+    #[serde(with = "humantime_serde")]
+    pub wal_rescan_interval: Duration,
+    /// A branch whose archiver is gone is taken over after so long.
+    #[serde(with = "humantime_serde")]
+    pub lease_ttl: Duration,
+    /// Complete segments of a branch that may wait for the store before reading stops.
+    pub wal_segments_in_flight: usize,
+    /// Memory for segments on their way to the store, over all branches.
+    pub wal_upload_memory_mib: u32,
+    /// Branches this process takes at most.
+    pub wal_branches_limit: usize,
+    /// Where open segments rest; `spool` under the home directory by default.
+    pub wal_spool_directory: Option<PathBuf>,
+}
+
+impl Default for ArchiverConfig {
+    fn default() -> Self {
+        ArchiverConfig {
+            wal_flush_interval: Duration::from_secs(5),
+            position_interval: Duration::from_secs(10),
+            wal_receiver_timeout: Duration::from_secs(60),
+            wal_longest_backoff: Duration::from_secs(15),
+            wal_rescan_interval: Duration::from_secs(30),
+            lease_ttl: Duration::from_secs(30),
+            wal_segments_in_flight: 2,
+            wal_upload_memory_mib: 256,
+            wal_branches_limit: 5_000,
+            wal_spool_directory: None,
+        }
+    }
+}
+
+impl ArchiverConfig {
+    /// Where open segments rest.
+    #[must_use]
+    pub fn spool_directory(&self, home: &Path) -> PathBuf {
+        self.wal_spool_directory
+            .clone()
+            .unwrap_or_else(|| home.join("spool"))
+    }
+}

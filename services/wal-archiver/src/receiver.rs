@@ -1,0 +1,554 @@
+//! One timeline's stream: every byte through the WAL reader, into the spool, into the repository, and
+//! only then confirmed.
+//!
+//! What must stay true:
+//!
+//! - A byte that the reader refuses is neither spooled nor confirmed.
+//! - A segment is stored only when the record that crosses its end is valid too, for a restart would begin
+//!   behind that record's beginning and could not check it. (A record longer than a segment is not waited for.)
+//! - While the store is slow, at most a few complete segments wait on disk; then nothing is read on, and
+//!   PostgreSQL keeps the rest. Status updates go on all the while.
+//! - Everything slow runs beside the stream, in [`Task`]s; the loop itself only decides.
+
+mod task;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pg_format::wal::{WalBlockSize, WalReader, WalReaderConfig};
+use pg_format::{Lsn, PgTimestamp, SegmentName, TimelineId, WalSegmentSize};
+use pg_replication::{
+    ConnectionSettings, PgError, ReplicationConnection, StatusUpdate, WalMessage, WalStream,
+};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::confirm::Ledger;
+use crate::error::ArchiveError;
+use crate::position::PositionKeeper;
+use crate::proof::Claim;
+use crate::segment_spool::SegmentSpool;
+use crate::session::{BranchContext, Opening, is_removed};
+use crate::status::{BranchStatus, ChainEnd};
+use crate::uploader::Superseded;
+use task::{Done, Task};
+
+/// PostgreSQL's `wal_sender_timeout` is a minute by default.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How a stream ended without a failure.
+pub(crate) enum ReceiverEnd {
+    /// The branch is not ours any more, or the process drains.
+    Cancelled,
+    /// The server's timeline goes on elsewhere; everything of this one is stored.
+    EndOfTimeline {
+        /// The timeline that follows.
+        next_timeline: TimelineId,
+        /// Where it begins.
+        switch_lsn: Lsn,
+        /// Ready for the next command.
+        connection: Box<ReplicationConnection>,
+    },
+}
+
+/// A segment in the spool, and whether its own object has replaced its `.partial`.
+#[derive(Clone)]
+pub(crate) struct OpenFile {
+    pub(crate) spool: SegmentSpool,
+    pub(crate) superseded: Superseded,
+}
+
+/// Receives one timeline of one branch.
+pub(crate) struct Receiver<'a> {
+    branch: &'a BranchContext,
+    position: &'a mut PositionKeeper,
+    settings: &'a ConnectionSettings,
+    archived: &'a BTreeSet<SegmentName>,
+    /// Segments that have, or may have, a `.partial`.
+    partials: BTreeSet<SegmentName>,
+    /// What is stored of the first segment is not replaced by less.
+    partial_floor: Lsn,
+    timeline: TimelineId,
+    size: WalSegmentSize,
+    stream: WalStream,
+    reader: WalReader,
+    ledger: Ledger,
+    /// The first byte that has not come.
+    next: Lsn,
+    open: Option<OpenFile>,
+    /// Complete, but the record across its end is not.
+    held: Option<OpenFile>,
+    tasks: JoinSet<Result<Done, ArchiveError>>,
+    partial_running: bool,
+    /// How far a `.partial` was begun to be stored.
+    partial_begun: Lsn,
+    position_running: bool,
+    probe: Probe,
+    last_message: Instant,
+    server_end: Lsn,
+    /// Takes "streaming" back when the stream is left.
+    _streaming: Streaming,
+}
+
+/// The second connection, and when it is asked.
+#[derive(Default)]
+struct Probe {
+    connection: Option<Box<ReplicationConnection>>,
+    running: bool,
+    /// Ask as soon as the next message tells the server's clock.
+    wanted: bool,
+    last: Option<Instant>,
+}
+
+impl<'a> Receiver<'a> {
+    /// Starts the stream.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub(crate) async fn start(
+        branch: &'a BranchContext,
+        connection: ReplicationConnection,
+        opening: Opening<'a>,
+        position: &'a mut PositionKeeper,
+    ) -> Result<Receiver<'a>, ArchiveError> {
+        let size = branch.branch.wal_segment_size;
+        let Opening {
+            timeline, start, ..
+        } = opening;
+        let reader = WalReader::new(WalReaderConfig {
+            start,
+            history: opening.own_history,
+            system_identifier: branch.branch.system_identifier,
+            segment_size: size,
+            block_size: WalBlockSize::DEFAULT,
+            server_major: connection.server_version().major(),
+        })?;
+        let slot = events::document::slot_name(&branch.key.instance, &branch.key.branch);
+        let stream = connection
+            .start_replication(Some(&slot), start, timeline)
+            .await
+            .map_err(|error| stream_error(error, timeline, start))?;
+        let stored = opening.stored_partial.map_or(0, |stored| stored.raw_bytes);
+        Ok(Receiver {
+            branch,
+            position,
+            settings: opening.settings,
+            archived: opening.archived,
+            partials: opening.partials.clone(),
+            partial_floor: start.saturating_add(stored),
+            timeline,
+            size,
+            stream,
+            reader,
+            ledger: Ledger::new(size, start),
+            next: start,
+            open: None,
+            held: None,
+            tasks: JoinSet::new(),
+            partial_running: false,
+            partial_begun: start,
+            position_running: false,
+            probe: Probe::default(),
+            last_message: Instant::now(),
+            server_end: Lsn::INVALID,
+            _streaming: Streaming::begin(&branch.status),
+        })
+    }
+
+    /// Receives until the timeline ends or the task is cancelled.
+    ///
+    /// # Errors
+    /// The connection, the WAL, or a store that will never take it.
+    pub(crate) async fn run(
+        mut self,
+        cancel: &CancellationToken,
+    ) -> Result<ReceiverEnd, ArchiveError> {
+        let mut flush = interval(self.branch.config.wal_flush_interval);
+        let mut status = interval(STATUS_INTERVAL.min(self.branch.config.wal_receiver_timeout / 3));
+        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let reading = self.may_read();
+            if !reading {
+                // Silence is our own doing.
+                self.last_message = Instant::now();
+            }
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(ReceiverEnd::Cancelled),
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    self.done(done??).await?;
+                }
+                _ = flush.tick() => self.flush_tick().await?,
+                _ = status.tick() => self.status_tick().await?,
+                message = self.stream.next(), if reading => {
+                    let failed = |error| stream_error(error, self.timeline, self.ledger.durable_end());
+                    let message = message.map_err(failed)?;
+                    if let WalMessage::EndOfTimeline { next_timeline, switch_lsn } = message {
+                        return self.finish(next_timeline, switch_lsn, cancel).await;
+                    }
+                    self.message(message).await?;
+                }
+            }
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        self.ledger.uploading() < self.branch.config.wal_segments_in_flight.max(1)
+    }
+
+    async fn message(&mut self, message: WalMessage) -> Result<(), ArchiveError> {
+        self.last_message = Instant::now();
+        let time = match message {
+            WalMessage::Data {
+                start,
+                server_end,
+                server_time,
+                bytes,
+            } => {
+                self.heard(server_end, server_time);
+                self.receive(start, bytes).await?;
+                server_time
+            }
+            WalMessage::Keepalive {
+                server_end,
+                server_time,
+                reply_requested,
+            } => {
+                self.heard(server_end, server_time);
+                if reply_requested {
+                    // A server that shuts down waits until all it sent is confirmed.
+                    self.begin_partial();
+                    self.send_status(false).await?;
+                }
+                server_time
+            }
+            WalMessage::EndOfTimeline { .. } => return Ok(()),
+        };
+        if self.probe.wanted {
+            self.begin_probe(time);
+        }
+        Ok(())
+    }
+
+    fn heard(&mut self, server_end: Lsn, server_time: PgTimestamp) {
+        self.server_end = self.server_end.max(server_end);
+        let server_end = self.server_end;
+        self.branch.status.update(|seen| {
+            seen.server_lsn = Some(server_end);
+            seen.server_clock = Some(server_time);
+        });
+    }
+
+    async fn receive(&mut self, start: Lsn, mut bytes: Bytes) -> Result<(), ArchiveError> {
+        if start != self.next {
+            return Err(ArchiveError::Discontinuous {
+                found: start,
+                expected: self.next,
+            });
+        }
+        while !bytes.is_empty() {
+            let missing = self.size.bytes() - self.size.offset_in_segment(self.next);
+            let length = usize::try_from(missing)
+                .unwrap_or(usize::MAX)
+                .min(bytes.len());
+            let piece = bytes.split_to(length);
+            self.reader.feed(&piece)?;
+            let open = match &mut self.open {
+                Some(open) => open,
+                empty => {
+                    let name = SegmentName::containing(self.timeline, self.next, self.size);
+                    let directory = &self.branch.spool_directory;
+                    let spool = SegmentSpool::create(directory, name, self.size).await?;
+                    empty.insert(OpenFile {
+                        spool,
+                        superseded: Superseded::default(),
+                    })
+                }
+            };
+            open.spool.append(piece).await?;
+            self.next = open.spool.end();
+            self.release_held();
+            if open_is_complete(self.open.as_ref()) {
+                self.complete();
+            }
+        }
+        Ok(())
+    }
+
+    /// The open segment is complete: stored now, or held until the record across its end is valid.
+    fn complete(&mut self) {
+        let Some(complete) = self.open.take() else {
+            return;
+        };
+        if let Some(held) = self.held.take() {
+            self.begin_segment(held);
+        }
+        match self.reader.unfinished_record() {
+            Some(record) if record < self.next => self.held = Some(complete),
+            _ => self.begin_segment(complete),
+        }
+    }
+
+    fn release_held(&mut self) {
+        let Some(held) = &self.held else { return };
+        let end = held.spool.end();
+        if self
+            .reader
+            .unfinished_record()
+            .is_none_or(|record| record >= end)
+        {
+            let held = self.held.take();
+            held.into_iter().for_each(|held| self.begin_segment(held));
+        }
+    }
+
+    fn begin_segment(&mut self, file: OpenFile) {
+        self.ledger.segment_begun();
+        let has_partial = self.partials.contains(&file.spool.name());
+        self.begin(Task::Segment { file, has_partial });
+    }
+
+    /// Stores what has come of the segment that is not complete, if there is more than is stored.
+    fn begin_partial(&mut self) {
+        let Some(file) = self.held.as_ref().or(self.open.as_ref()) else {
+            return;
+        };
+        let end = file.spool.end();
+        if self.partial_running || end <= self.partial_begun || end < self.partial_floor {
+            return;
+        }
+        let file = file.clone();
+        self.partial_running = true;
+        self.partial_begun = end;
+        let _ = self.partials.insert(file.spool.name());
+        self.begin(Task::Partial { file });
+    }
+
+    fn begin_probe(&mut self, at: PgTimestamp) {
+        if self.probe.running {
+            return;
+        }
+        self.probe.wanted = false;
+        self.probe.running = true;
+        self.probe.last = Some(Instant::now());
+        let connection = self.probe.connection.take();
+        let settings = self.settings.clone();
+        self.begin(Task::Probe {
+            connection,
+            settings,
+            at,
+        });
+    }
+
+    fn begin_position(&mut self) {
+        if self.position_running {
+            return;
+        }
+        if let Some(position) = self.position.due(Instant::now()) {
+            self.position_running = true;
+            self.begin(Task::Position(position));
+        }
+    }
+
+    fn begin(&mut self, task: Task) {
+        let span = tracing::Span::current();
+        let work = task.run(self.branch.uploader.clone());
+        drop(
+            self.tasks
+                .spawn(tracing::Instrument::instrument(work, span)),
+        );
+    }
+
+    async fn done(&mut self, done: Done) -> Result<(), ArchiveError> {
+        match done {
+            Done::Segment { name, stored_bytes } => self.segment_stored(name, stored_bytes).await?,
+            Done::Partial { end } => {
+                self.partial_running = false;
+                if let Some(end) = end {
+                    self.ledger.partial_stored(end);
+                    self.durable_moved().await?;
+                }
+            }
+            Done::Position { written } => {
+                self.position_running = false;
+                if !written {
+                    self.position.failed();
+                }
+            }
+            Done::Probe {
+                connection,
+                identity,
+                at,
+            } => {
+                self.probe.running = false;
+                self.probe.connection = connection;
+                let same = identity.filter(|identity| identity.timeline == self.timeline);
+                if let Some(identity) = same {
+                    let claim = Claim {
+                        lsn: identity.flush_lsn,
+                        at,
+                    };
+                    self.heard(identity.flush_lsn, at);
+                    if self.position.claim(claim) {
+                        self.begin_position();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn segment_stored(&mut self, name: SegmentName, bytes: u64) -> Result<(), ArchiveError> {
+        let now = self.branch.clock.now();
+        self.branch.status.update(|seen| {
+            seen.segments += 1;
+            seen.stored_bytes += bytes;
+            seen.last_stored_at = Some(now);
+        });
+        if !self.ledger.segment_stored(name.number(self.size)) {
+            return Ok(());
+        }
+        let chain_end = ChainEnd {
+            timeline: self.timeline,
+            lsn: self.ledger.complete_end(),
+        };
+        self.branch
+            .status
+            .update(|seen| seen.chain_end = Some(chain_end));
+        self.branch.announcer.announce(&self.branch.key);
+        tracing::debug!(segment = %name, stored_bytes = bytes, "segment archived");
+        self.durable_moved().await
+    }
+
+    async fn durable_moved(&mut self) -> Result<(), ArchiveError> {
+        let durable = self.ledger.durable_end();
+        self.branch
+            .status
+            .update(|seen| seen.archived_lsn = seen.archived_lsn.max(Some(durable)));
+        if self.position.durable(durable) {
+            self.begin_position();
+        }
+        self.want_probe();
+        self.send_status(self.probe.wanted).await
+    }
+
+    /// Asks for a proof, at most once in a flush interval.
+    fn want_probe(&mut self) {
+        let interval = self.branch.config.wal_flush_interval;
+        if self
+            .probe
+            .last
+            .is_none_or(|last| last.elapsed() >= interval)
+        {
+            self.probe.wanted = true;
+        }
+    }
+
+    async fn flush_tick(&mut self) -> Result<(), ArchiveError> {
+        self.begin_partial();
+        self.begin_position();
+        let interval = self.branch.config.position_interval;
+        if self
+            .probe
+            .last
+            .is_none_or(|last| last.elapsed() >= interval)
+        {
+            self.probe.wanted = true;
+            self.send_status(true).await?;
+        }
+        Ok(())
+    }
+
+    async fn status_tick(&mut self) -> Result<(), ArchiveError> {
+        let timeout = self.branch.config.wal_receiver_timeout;
+        if self.last_message.elapsed() > timeout {
+            return Err(ArchiveError::Silent(timeout));
+        }
+        self.send_status(true).await
+    }
+
+    async fn send_status(&mut self, reply_requested: bool) -> Result<(), ArchiveError> {
+        let now = self.branch.clock.now().timestamp_micros();
+        let status = StatusUpdate {
+            written: self.next,
+            flushed: self.ledger.confirmable(),
+            applied: Lsn::INVALID,
+            client_time: PgTimestamp::from_unix_micros(now),
+            reply_requested,
+        };
+        Ok(self.stream.send_status(status).await?)
+    }
+
+    /// Stores the rest of a timeline that has ended; its last segment stays as a `.partial`.
+    async fn finish(
+        mut self,
+        next_timeline: TimelineId,
+        switch_lsn: Lsn,
+        cancel: &CancellationToken,
+    ) -> Result<ReceiverEnd, ArchiveError> {
+        let held = self.held.take();
+        held.into_iter().for_each(|held| self.begin_segment(held));
+        loop {
+            let there = self.open.as_ref().is_none_or(|open| {
+                self.archived.contains(&open.spool.name())
+                    || open.spool.end() < self.partial_floor
+                    || open.spool.end() <= self.partial_begun
+            });
+            if !there {
+                self.begin_partial();
+            }
+            if there && self.tasks.is_empty() {
+                break;
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(ReceiverEnd::Cancelled),
+                Some(done) = self.tasks.join_next() => self.done(done??).await?,
+            }
+        }
+        let connection = Box::new(self.stream.into_connection()?);
+        Ok(ReceiverEnd::EndOfTimeline {
+            next_timeline,
+            switch_lsn,
+            connection,
+        })
+    }
+}
+
+/// While it lives, the branch is shown as streaming.
+struct Streaming(Arc<BranchStatus>);
+
+impl Streaming {
+    fn begin(status: &Arc<BranchStatus>) -> Self {
+        status.update(|seen| {
+            seen.streaming = true;
+            seen.error = None;
+        });
+        Streaming(Arc::clone(status))
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.0.update(|seen| seen.streaming = false);
+    }
+}
+
+fn open_is_complete(open: Option<&OpenFile>) -> bool {
+    open.is_some_and(|open| open.spool.missing() == 0)
+}
+
+fn stream_error(error: PgError, timeline: TimelineId, from: Lsn) -> ArchiveError {
+    if is_removed(&error) {
+        ArchiveError::WalRemoved {
+            timeline,
+            from,
+            source: error,
+        }
+    } else {
+        error.into()
+    }
+}

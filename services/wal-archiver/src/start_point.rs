@@ -1,0 +1,216 @@
+//! Where streaming begins: a pure decision from what the repository, the document, the slot and the
+//! server say.
+//!
+//! What must stay true: WAL that was archived without a gap is not asked for again, the first byte
+//! that is not archived is, and the answer is always the beginning of a segment, on the timeline
+//! that segment is to be archived under.
+
+use std::collections::BTreeSet;
+
+use pg_format::{Lsn, SegmentName, SegmentNumber, TimelineHistory, TimelineId, WalSegmentSize};
+
+/// Everything that decides where streaming begins.
+#[derive(Clone, Debug)]
+pub(crate) struct Evidence<'a> {
+    /// The cluster's segment size.
+    pub(crate) segment_size: WalSegmentSize,
+    /// The history of the timeline that the server is on.
+    pub(crate) history: &'a TimelineHistory,
+    /// The complete segments in the repository.
+    pub(crate) archived: &'a BTreeSet<SegmentName>,
+    /// The `wal/position` object.
+    pub(crate) position: Option<ArchivePosition>,
+    /// Of a restored branch: where its own WAL begins.
+    pub(crate) fork: Option<Fork>,
+    /// From where on the slot holds WAL back.
+    pub(crate) slot_restart: Option<Lsn>,
+    /// How far the server's WAL is flushed.
+    pub(crate) server_flush: Lsn,
+}
+
+/// What `wal/position` says: everything up to `lsn` is archived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ArchivePosition {
+    /// The timeline.
+    pub(crate) timeline: TimelineId,
+    /// Archived without a gap up to here.
+    pub(crate) lsn: Lsn,
+    /// Where the unbroken chain begins.
+    pub(crate) first_segment: SegmentName,
+}
+
+/// Where a restored branch left its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fork {
+    /// The last byte of the parent lies before it.
+    pub(crate) lsn: Lsn,
+    /// The first timeline that is the branch's own.
+    pub(crate) timeline: TimelineId,
+}
+
+/// Where streaming begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StartPoint {
+    /// The timeline to ask for.
+    pub(crate) timeline: TimelineId,
+    /// The beginning of a segment.
+    pub(crate) lsn: Lsn,
+    /// The first segment of the unbroken chain that streaming goes on with.
+    pub(crate) chain_first: SegmentName,
+    /// What decided.
+    pub(crate) reason: StartReason,
+}
+
+/// What decided where streaming begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StartReason {
+    /// The archive goes on where it ended.
+    Archive,
+    /// A restored branch is archived from its fork on.
+    Fork,
+    /// Nothing is archived; the slot holds WAL from here on.
+    Slot,
+    /// Nothing is archived and nothing is held: from now on.
+    Now,
+}
+
+/// Decides.
+#[must_use]
+pub(crate) fn start_point(evidence: &Evidence<'_>) -> StartPoint {
+    let size = evidence.segment_size;
+    if let Some((number, chain_first)) = chain_end(evidence) {
+        return at(evidence, number, Some(chain_first), StartReason::Archive);
+    }
+    if let Some(fork) = evidence.fork {
+        return at(evidence, size.segment_of(fork.lsn), None, StartReason::Fork);
+    }
+    if let Some(restart) = evidence.slot_restart {
+        return at(evidence, size.segment_of(restart), None, StartReason::Slot);
+    }
+    at(
+        evidence,
+        size.segment_of(evidence.server_flush),
+        None,
+        StartReason::Now,
+    )
+}
+
+/// Where streaming goes on when the server has removed the WAL from `missing` on: at the slot, or at
+/// the server's present end when the slot is no help. `None` if neither lies beyond `missing`, so that
+/// nothing was proven lost.
+#[must_use]
+pub(crate) fn after_gap(evidence: &Evidence<'_>, missing: Lsn) -> Option<StartPoint> {
+    let size = evidence.segment_size;
+    let beyond = |lsn: &Lsn| size.floor(*lsn) > size.floor(missing);
+    let slot = evidence
+        .slot_restart
+        .filter(beyond)
+        .map(|lsn| (lsn, StartReason::Slot));
+    let now = Some(evidence.server_flush)
+        .filter(beyond)
+        .map(|lsn| (lsn, StartReason::Now));
+    let (lsn, reason) = slot.or(now)?;
+    Some(at(evidence, size.segment_of(lsn), None, reason))
+}
+
+/// The timeline under which recovery looks for segment `number`: the newest that has begun by its end
+/// (`XLogFileReadAnyTLI`, PostgreSQL `src/backend/access/transam/xlogrecovery.c`).
+#[must_use]
+pub(crate) fn archived_under(
+    history: &TimelineHistory,
+    number: SegmentNumber,
+    size: WalSegmentSize,
+) -> TimelineId {
+    let path = history.path();
+    let begun = path
+        .iter()
+        .rev()
+        .find(|range| size.segment_of(range.start) <= number);
+    begun.map_or(history.timeline(), |range| range.timeline)
+}
+
+/// The history of an ancestor, as its own file would tell it; `None` if it is not one.
+#[must_use]
+pub(crate) fn history_of(
+    history: &TimelineHistory,
+    timeline: TimelineId,
+) -> Option<TimelineHistory> {
+    if timeline == history.timeline() {
+        return Some(history.clone());
+    }
+    let mut ancestors = history.switches().iter();
+    let mut known = TimelineHistory::root(ancestors.next()?.timeline);
+    let mut switches = history.switches().iter();
+    while known.timeline() != timeline {
+        let switch = switches.next()?;
+        let child = ancestors.next()?.timeline;
+        known = known
+            .fork(child, switch.switch_point, &switch.reason)
+            .ok()?;
+    }
+    Some(known)
+}
+
+fn at(
+    evidence: &Evidence<'_>,
+    number: SegmentNumber,
+    chain_first: Option<SegmentName>,
+    reason: StartReason,
+) -> StartPoint {
+    let size = evidence.segment_size;
+    let lsn = size.start_of(number);
+    // Of a segment that two timelines share, the older one's part is streamed first: its `.partial`
+    // is the older timeline's last word. A branch never asks for its parent's timeline.
+    let oldest = evidence.fork.map_or(TimelineId(1), |fork| fork.timeline);
+    let timeline = evidence.history.timeline_at(lsn).max(oldest);
+    let chain_first = chain_first.unwrap_or_else(|| {
+        let own = archived_under(evidence.history, number, size).max(oldest);
+        SegmentName::new(own, number, size)
+    });
+    StartPoint {
+        timeline,
+        lsn,
+        chain_first,
+        reason,
+    }
+}
+
+/// The first segment that is not archived, and where the chain that ends before it begins.
+///
+/// Several segments are uploaded at a time, so a crash can leave a later one without an earlier one:
+/// the newest object proves nothing. `wal/position` does.
+fn chain_end(evidence: &Evidence<'_>) -> Option<(SegmentNumber, SegmentName)> {
+    let size = evidence.segment_size;
+    let (mut number, chain_first) = match evidence.position {
+        Some(position) => (proven_segment(evidence, &position), position.first_segment),
+        None => {
+            let oldest = evidence
+                .archived
+                .iter()
+                .min_by_key(|name| name.number(size))?;
+            (oldest.number(size), *oldest)
+        }
+    };
+    let name =
+        |number| SegmentName::new(archived_under(evidence.history, number, size), number, size);
+    while evidence.archived.contains(&name(number)) {
+        number += 1;
+    }
+    Some((number, chain_first))
+}
+
+/// The segment up to which the position proves the chain, along the server's own history.
+fn proven_segment(evidence: &Evidence<'_>, position: &ArchivePosition) -> SegmentNumber {
+    let (size, history) = (evidence.segment_size, evidence.history);
+    if !history.contains(position.timeline) {
+        return position.first_segment.number(size);
+    }
+    // An old primary may have gone on beyond the point where its timeline was left.
+    let left = history
+        .switch_point(position.timeline)
+        .unwrap_or(Lsn(u64::MAX));
+    size.segment_of(position.lsn.min(left))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! What is known of every branch at this moment: for questions, metrics and the announcer.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use events::position::ArchiverPosition;
+use events::{BranchName, InstanceName, Timestamp};
+use pg_format::{Lsn, PgTimestamp, TimelineId};
+
+/// A branch of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct BranchKey {
+    /// The instance.
+    pub(crate) instance: InstanceName,
+    /// The branch.
+    pub(crate) branch: BranchName,
+}
+
+impl std::fmt::Display for BranchKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.instance, self.branch)
+    }
+}
+
+/// How far the archive may be announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChainEnd {
+    /// The timeline that is streamed.
+    pub(crate) timeline: TimelineId,
+    /// Every segment before this is stored.
+    pub(crate) lsn: Lsn,
+}
+
+/// What was seen of a branch.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Observed {
+    /// The timeline that is streamed.
+    pub(crate) timeline: Option<TimelineId>,
+    /// Durable up to here, `.partial` included.
+    pub(crate) archived_lsn: Option<Lsn>,
+    /// How far the server's WAL goes.
+    pub(crate) server_lsn: Option<Lsn>,
+    /// The server's clock as last heard.
+    pub(crate) server_clock: Option<PgTimestamp>,
+    /// The archive is complete as of this moment of the server's clock.
+    pub(crate) proven_at: Option<PgTimestamp>,
+    /// Whether WAL is being received.
+    pub(crate) streaming: bool,
+    /// What is in the way.
+    pub(crate) error: Option<String>,
+    /// The complete segments so far.
+    pub(crate) chain_end: Option<ChainEnd>,
+    /// Complete segments stored by this process.
+    pub(crate) segments: u64,
+    /// Their bytes in the repository.
+    pub(crate) stored_bytes: u64,
+    /// When the last WAL object was stored, by our clock.
+    pub(crate) last_stored_at: Option<Timestamp>,
+}
+
+/// What was seen of one branch, shared.
+#[derive(Debug, Default)]
+pub(crate) struct BranchStatus(Mutex<Observed>);
+
+impl BranchStatus {
+    /// Changes what was seen.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Observed)) {
+        change(&mut self.lock());
+    }
+
+    /// A copy of what was seen.
+    #[must_use]
+    pub(crate) fn observed(&self) -> Observed {
+        self.lock().clone()
+    }
+
+    /// The answer to a question.
+    #[must_use]
+    pub(crate) fn position(&self) -> ArchiverPosition {
+        let seen = self.lock();
+        let behind = |proven: PgTimestamp, clock: PgTimestamp| {
+            let micros = clock.0.saturating_sub(proven.0).max(0);
+            std::time::Duration::from_micros(micros.unsigned_abs()).as_secs_f64()
+        };
+        ArchiverPosition {
+            timeline: seen.timeline,
+            archived_lsn: seen.archived_lsn,
+            server_lsn: seen.server_lsn,
+            lag_bytes: seen
+                .archived_lsn
+                .zip(seen.server_lsn)
+                .map(|(a, s)| s.bytes_since(a)),
+            lag_seconds: seen
+                .proven_at
+                .zip(seen.server_clock)
+                .map(|(p, c)| behind(p, c)),
+            proven_at: seen.proven_at.and_then(moment),
+            streaming: seen.streaming,
+            error: seen.error.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Observed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The branches of this process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Statuses(Arc<Mutex<BTreeMap<BranchKey, Arc<BranchStatus>>>>);
+
+impl Statuses {
+    /// The status of a branch, made when it is new.
+    #[must_use]
+    pub(crate) fn of(&self, key: &BranchKey) -> Arc<BranchStatus> {
+        Arc::clone(self.lock().entry(key.clone()).or_default())
+    }
+
+    /// The branch is not ours any more.
+    pub(crate) fn forget(&self, key: &BranchKey) {
+        let _ = self.lock().remove(key);
+    }
+
+    /// All of them.
+    #[must_use]
+    pub(crate) fn all(&self) -> Vec<(BranchKey, Arc<BranchStatus>)> {
+        self.lock()
+            .iter()
+            .map(|(key, status)| (key.clone(), Arc::clone(status)))
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<BranchKey, Arc<BranchStatus>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The server's clock as a moment; `None` outside of what a calendar holds.
+#[must_use]
+pub(crate) fn moment(at: PgTimestamp) -> Option<Timestamp> {
+    chrono::DateTime::from_timestamp_micros(at.to_unix_micros())
+}
