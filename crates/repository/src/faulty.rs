@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -50,7 +51,7 @@ type Plan = dyn Fn(Operation, &Path) -> Fault + Send + Sync;
 /// Asks a plan before each call what shall happen to it.
 pub struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
-    plan: Box<Plan>,
+    plan: Arc<Plan>,
 }
 
 impl FaultyStore {
@@ -61,22 +62,26 @@ impl FaultyStore {
     ) -> Self {
         FaultyStore {
             inner,
-            plan: Box::new(plan),
+            plan: Arc::new(plan),
         }
     }
 
-    /// Waits or fails before the call; true when its answer is to be lost.
     async fn before(&self, operation: Operation, path: &Path) -> Result<bool> {
-        match (self.plan)(operation, path) {
-            Fault::Pass => Ok(false),
-            Fault::Fail => Err(broken()),
-            Fault::LoseResponse => Ok(true),
-            Fault::Delay(pause) => {
-                tokio::time::sleep(pause).await;
-                Ok(false)
-            }
-            Fault::Hang => std::future::pending().await,
+        before(&*self.plan, operation, path).await
+    }
+}
+
+/// Waits or fails before the call; true when its answer is to be lost.
+async fn before(plan: &Plan, operation: Operation, path: &Path) -> Result<bool> {
+    match plan(operation, path) {
+        Fault::Pass => Ok(false),
+        Fault::Fail => Err(broken()),
+        Fault::LoseResponse => Ok(true),
+        Fault::Delay(pause) => {
+            tokio::time::sleep(pause).await;
+            Ok(false)
         }
+        Fault::Hang => std::future::pending().await,
     }
 }
 
@@ -144,24 +149,17 @@ impl ObjectStore for FaultyStore {
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        // The plan is asked while the stream is made up: a stream cannot borrow this store.
-        let (plan, inner) = (&self.plan, Arc::clone(&self.inner));
-        match plan(Operation::Delete, &Path::default()) {
-            Fault::Pass => inner.delete_stream(locations),
-            Fault::Delay(pause) => {
-                let delayed = async move {
-                    tokio::time::sleep(pause).await;
-                    inner.delete_stream(locations)
-                };
-                stream::once(delayed).flatten().boxed()
+        let (plan, inner) = (Arc::clone(&self.plan), Arc::clone(&self.inner));
+        let delete = move |location: Result<Path>| {
+            let (plan, inner) = (Arc::clone(&plan), Arc::clone(&inner));
+            async move {
+                let path = location?;
+                let lost = before(&*plan, Operation::Delete, &path).await?;
+                answer(inner.delete(&path).await, lost)?;
+                Ok(path)
             }
-            Fault::LoseResponse => inner
-                .delete_stream(locations)
-                .and_then(|_| async { Err(broken()) })
-                .boxed(),
-            Fault::Fail => stream::once(async { Err(broken()) }).boxed(),
-            Fault::Hang => stream::pending().boxed(),
-        }
+        };
+        locations.then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

@@ -135,6 +135,8 @@ fn seal(header: &[u8], name: &str, payload: &[u8]) -> Digest {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::proptest;
+
     use super::{FrameKind, decode, encode};
     use crate::ErrorClass;
 
@@ -156,6 +158,16 @@ mod tests {
                 decode(FrameKind::Wal, "name", &frame[..length]).is_err(),
                 "length {length}"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(bytes: Vec<u8>, raw_bytes: u64) {
+            let _ = decode(FrameKind::Wal, "name", &bytes);
+            let mut frame = encode(FrameKind::Wal, "name", &bytes, 3).unwrap().to_vec();
+            frame[8..16].copy_from_slice(&raw_bytes.to_le_bytes());
+            let _ = decode(FrameKind::Wal, "name", &frame);
         }
     }
 

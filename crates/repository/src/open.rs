@@ -1,5 +1,6 @@
 //! From a repository URL to an object store.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +15,22 @@ use url::Url;
 use crate::store::durable::DurableDirectory;
 use crate::{RepositoryError, Result, RetryPolicy};
 
+/// What a URL names.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) prefix: Path,
+    /// The directory, when it is one.
+    pub(crate) directory: Option<PathBuf>,
+}
+
 /// Opens what the URL names; credentials and endpoint come from the store's usual variables
 /// (`AWS_*`, `GOOGLE_*`, `AZURE_*`), first from `variables`, then from the environment.
 pub(crate) fn open(
     text: &str,
     retry: &RetryPolicy,
     variables: &[(String, String)],
-) -> Result<(Arc<dyn ObjectStore>, Path)> {
+) -> Result<Opened> {
     let url = Url::parse(text).map_err(|error| refuse(text, error))?;
     let bucket = url.host_str().unwrap_or_default();
     let prefix = Path::from_url_path(url.path()).map_err(|error| refuse(text, error))?;
@@ -28,6 +38,8 @@ pub(crate) fn open(
     if matches!(url.scheme(), "s3" | "gs" | "az") && bucket.is_empty() {
         return Err(refuse(text, "the bucket is missing"));
     }
+    // The HTTP client panics without one; a program that wants another has installed it by now.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let named = variables
         .iter()
         .map(|(name, value)| (name.to_ascii_lowercase(), value));
@@ -37,7 +49,11 @@ pub(crate) fn open(
                 .to_file_path()
                 .map_err(|()| refuse(text, "it must be file:///directory"))?;
             let store = DurableDirectory::open(&directory).map_err(|error| refuse(text, error))?;
-            return Ok((Arc::new(store), Path::default()));
+            return Ok(Opened {
+                directory: Some(directory),
+                store: Arc::new(store),
+                prefix: Path::default(),
+            });
         }
         "memory" => Arc::new(InMemory::new()),
         "s3" => {
@@ -81,7 +97,11 @@ pub(crate) fn open(
         }
         other => return Err(refuse(text, format!("{other}:// is not known"))),
     };
-    Ok((store, prefix))
+    Ok(Opened {
+        store,
+        prefix,
+        directory: None,
+    })
 }
 
 /// [`RetryPolicy`] is the one that counts; this one only spares it a dropped connection.

@@ -22,8 +22,8 @@ impl Repository {
     /// `memory://` in tests.
     ///
     /// Credentials and endpoint come from the store's usual variables (`AWS_ENDPOINT_URL`,
-    /// `AWS_ALLOW_HTTP`, ...). A local directory is created when missing. No request is sent. A
-    /// remote store needs rustls's crypto provider installed before.
+    /// `AWS_ALLOW_HTTP`, ...). A local directory is created when missing. No request is sent.
+    /// Unless rustls has a crypto provider already, `ring` is made the one of this process.
     ///
     /// # Errors
     /// The URL cannot be used.
@@ -40,9 +40,9 @@ impl Repository {
         retry: RetryPolicy,
         variables: &[(String, String)],
     ) -> Result<Self> {
-        let (store, prefix) = open::open(url, &retry, variables)?;
+        let opened = open::open(url, &retry, variables)?;
         Ok(Repository {
-            store: Store::new(store, prefix, retry),
+            store: Store::new(opened.store, opened.prefix, retry).in_directory(opened.directory),
         })
     }
 

@@ -70,6 +70,8 @@ pub(crate) struct Store {
     inner: Arc<dyn ObjectStore>,
     prefix: Path,
     retry: RetryPolicy,
+    /// Where the objects are files: only there a killed writer leaves something behind.
+    directory: Option<Arc<std::path::Path>>,
 }
 
 impl Store {
@@ -78,6 +80,25 @@ impl Store {
             inner,
             prefix,
             retry,
+            directory: None,
+        }
+    }
+
+    pub(crate) fn in_directory(self, directory: Option<std::path::PathBuf>) -> Self {
+        Store {
+            directory: directory.map(Arc::from),
+            ..self
+        }
+    }
+
+    /// Removes what killed writers left under `prefix` of a local directory, outside of `keep`:
+    /// unfinished files, which no listing shows, and empty directories. What cannot be removed stays.
+    pub(crate) async fn sweep(&self, prefix: &str, keep: &str) {
+        let Some(root) = &self.directory else { return };
+        let (prefix, keep) = (root.join(prefix), root.join(keep));
+        let swept = tokio::task::spawn_blocking(move || durable::sweep(&prefix, &keep)).await;
+        if !matches!(swept, Ok(Ok(()))) {
+            tracing::debug!(?swept, "could not sweep unfinished files");
         }
     }
 

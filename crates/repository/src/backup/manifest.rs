@@ -201,20 +201,35 @@ impl BranchReader {
         Ok(backups)
     }
 
-    /// The manifests of all the branch's backups, in the order in which they ended.
+    /// The manifests of all the branch's backups, in the order in which they ended. For a long list of
+    /// large backups, [`Self::summaries`] needs less memory.
     ///
     /// # Errors
-    /// One is damaged, or the store failed.
+    /// One is damaged, or the store failed. To get past a damaged one, ask for each by its id.
     pub async fn manifests(&self) -> Result<Vec<Manifest>> {
-        let mut manifests = Vec::new();
+        let mut manifests = self.read_manifests(|manifest| manifest).await?;
+        manifests.sort_by_key(|Manifest { summary, .. }| (summary.backed_up_at, summary.backup_id));
+        Ok(manifests)
+    }
+
+    /// What the manifests of all the branch's backups show, in the order in which they ended.
+    ///
+    /// # Errors
+    /// As [`Self::manifests`].
+    pub async fn summaries(&self) -> Result<Vec<BackupSummary>> {
+        let mut summaries = self.read_manifests(|manifest| manifest.summary).await?;
+        summaries.sort_by_key(|summary| (summary.backed_up_at, summary.backup_id));
+        Ok(summaries)
+    }
+
+    async fn read_manifests<T>(&self, keep: impl Fn(Manifest) -> T) -> Result<Vec<T>> {
+        let mut kept = Vec::new();
         for backup in self.list_backups().await? {
             // One that was deleted since the listing is no backup any more.
             let manifest = RepositoryError::absent_as_none(self.manifest(backup).await)?;
-            manifests.extend(manifest);
+            kept.extend(manifest.map(&keep));
         }
-        manifests
-            .sort_by_key(|manifest| (manifest.summary.backed_up_at, manifest.summary.backup_id));
-        Ok(manifests)
+        Ok(kept)
     }
 }
 
@@ -246,6 +261,7 @@ impl BranchWriter {
                 deleted += 1;
             }
         }
+        self.store.sweep(&self.layout.packs(backup), &keep).await;
         Ok(deleted)
     }
 }

@@ -157,6 +157,36 @@ impl fmt::Display for DurableDirectory {
     }
 }
 
+/// Removes unfinished files (`<name>#<number>`) and empty directories under `directory`, except under
+/// `keep`.
+pub(super) fn sweep(directory: &FilePath, keep: &FilePath) -> io::Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() && path != keep {
+            sweep(&path, keep)?;
+            // Fails when something is left in it, which is as it should be.
+            let _ = std::fs::remove_dir(&path);
+        } else if is_unfinished(&path) {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// How `LocalFileSystem` names a file until it is complete; such a name is no object's.
+fn is_unfinished(path: &FilePath) -> bool {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let number = name.rsplit_once('#').map(|(_, number)| number);
+    number.is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 #[async_trait]
 impl ObjectStore for DurableDirectory {
     async fn put_opts(
@@ -222,5 +252,73 @@ impl ObjectStore for DurableDirectory {
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         let _ = self.prepare(to).await?;
         self.files.copy_opts(from, to, options).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use object_store::path::Path;
+    use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
+
+    use super::{DurableDirectory, sweep};
+
+    #[tokio::test]
+    async fn a_directory_that_was_replaced_is_not_believed() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("repository");
+        let store = DurableDirectory::open(&root).unwrap();
+        let key = Path::from("v1/a");
+        let _ = store.put(&key, "x".into()).await.unwrap();
+        let missing = store.get(&Path::from("v1/b")).await;
+        assert!(matches!(missing, Err(Error::NotFound { .. })));
+
+        fs::rename(&root, place.path().join("unmounted")).unwrap();
+        fs::create_dir(&root).unwrap();
+        let error = store.get(&key).await.unwrap_err();
+        assert!(matches!(error, Error::Generic { .. }), "{error}");
+        assert!(
+            store.put(&key, "y".into()).await.is_err(),
+            "nothing goes onto the wrong disk"
+        );
+        assert!(store.list_with_delimiter(None).await.is_err());
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn puts_and_creates() {
+        let place = tempfile::tempdir().unwrap();
+        let store = DurableDirectory::open(place.path()).unwrap();
+        let key = Path::from("deep/below/object");
+        let create = || store.put_opts(&key, "new".into(), PutMode::Create.into());
+        let _ = create().await.unwrap();
+        assert!(matches!(create().await, Err(Error::AlreadyExists { .. })));
+        let _ = store.put(&key, "newer".into()).await.unwrap();
+        fs::remove_dir_all(place.path().join("deep")).unwrap();
+        let _ = store.put(&key, "after removal".into()).await.unwrap();
+        let read = store.get(&key).await.unwrap().bytes().await.unwrap();
+        assert_eq!(read, "after removal");
+    }
+
+    #[test]
+    fn sweeps_what_is_unfinished() {
+        let place = tempfile::tempdir().unwrap();
+        let file = |path: &str| {
+            let path = place.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "x").unwrap();
+            path
+        };
+        let gone = [file("killed/000001#1"), file("mixed/000001#12")];
+        let stays = [
+            file("mixed/000001"),
+            file("mixed/a#b"),
+            file("kept/000002#1"),
+        ];
+        sweep(place.path(), &place.path().join("kept")).unwrap();
+        assert!(gone.iter().all(|path| !path.exists()));
+        assert!(stays.iter().all(|path| path.exists()));
+        assert!(!place.path().join("killed").exists());
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use chrono::DateTime;
 use events::{BranchName, InstanceDocument};
 use futures::{StreamExt, TryStreamExt};
-use pg_format::{Lsn, SystemIdentifier, TimelineId};
+use pg_format::{Lsn, SystemIdentifier, TimelineHistory, TimelineId};
 
 use super::{
     back_up, backup_id, header, in_memory, instance, main_of, record, restore, retry, sample,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     BackupOptions, ClaimOutcome, CommitOutcome, EntryKind, EntryPath, ErrorClass, PutOutcome,
-    Repository, RepositoryError, Target, WalObjectKind, WalPosition,
+    Repository, RepositoryError, Target, WalCoverage, WalObjectKind, WalPosition,
 };
 
 #[tokio::test]
@@ -29,10 +29,10 @@ async fn local_directory() {
     conformance(&Repository::open(&url, retry()).unwrap()).await;
 }
 
+/// SeaweedFS, also while it is down and after it came back.
 #[tokio::test]
 async fn s3_server() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let server = testkit::s3::S3Server::start().await.unwrap();
+    let mut server = testkit::s3::S3Server::start().await.unwrap();
     let url = server.url(testkit::s3::BUCKET);
     let repository = Repository::open_with(&format!("{url}/a/b"), retry(), &server.env()).unwrap();
     conformance(&repository).await;
@@ -49,6 +49,17 @@ async fn s3_server() {
     ] {
         assert_eq!(error.unwrap_err().class(), ErrorClass::Denied);
     }
+
+    let branch = main_of(&repository);
+    server.kill().await.unwrap();
+    let error = branch.get_segment(segment(2)).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+    let error = branch.put_segment(segment(4), wal(4)).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+    server.start_again().await.unwrap();
+    assert_eq!(branch.get_segment(segment(2)).await.unwrap(), wal(1));
+    let _ = branch.put_segment(segment(4), wal(4)).await.unwrap();
+    assert_eq!(branch.get_segment(segment(4)).await.unwrap(), wal(4));
 }
 
 async fn conformance(repository: &Repository) {
@@ -168,6 +179,18 @@ async fn wal_objects(repository: &Repository) {
     branch.put_wal_position(&position).await.unwrap();
     assert_eq!(branch.wal_position().await.unwrap(), position);
 
+    let covered = async |to: u64| {
+        let history = TimelineHistory::root(TimelineId(1));
+        let (size, from) = (segment_size(), Lsn((2 << 20) + 40));
+        branch
+            .wal_coverage(&history, size, from, Lsn(to))
+            .await
+            .unwrap()
+    };
+    assert_eq!(covered((3 << 20) + 70_000).await, WalCoverage::Complete);
+    let missing = WalCoverage::Missing { first: second };
+    assert_eq!(covered((3 << 20) + 70_001).await, missing);
+
     let kinds = || async {
         let listed = branch.list_wal(segment_size()).await.unwrap();
         listed
@@ -225,6 +248,10 @@ async fn backups(repository: &Repository) {
     assert_eq!(
         branch.manifests().await.unwrap(),
         std::slice::from_ref(&manifest)
+    );
+    assert_eq!(
+        branch.summaries().await.unwrap(),
+        std::slice::from_ref(&manifest.summary)
     );
 
     let place = tempfile::tempdir().unwrap();

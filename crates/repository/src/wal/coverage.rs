@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use pg_format::{Lsn, SegmentName, TimelineHistory, WalSegmentSize};
 
 use super::{OpenSegment, WalObject, WalObjectKind};
+use crate::{BranchReader, RepositoryError, Result};
 
 /// What is archived of a stretch of WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub enum WalCoverage {
 /// lies inside: a server copies the part before the switch into the new timeline's first segment
 /// (`XLogFileReadAnyTLI`, PostgreSQL `src/backend/access/transam/xlogrecovery.c`). An older
 /// timeline's segment will do if that timeline holds every byte that is wanted there. Only the last
-/// place may be filled by `open`, the `.partial` and how far it goes.
+/// place may be filled by one of `open`, the `.partial`s and how far they go.
 #[must_use]
 pub fn wal_coverage(
     objects: &[WalObject],
@@ -33,7 +34,7 @@ pub fn wal_coverage(
     size: WalSegmentSize,
     from: Lsn,
     to: Lsn,
-    open: Option<OpenSegment>,
+    open: &[OpenSegment],
 ) -> WalCoverage {
     let archived: BTreeSet<SegmentName> = objects
         .iter()
@@ -43,7 +44,7 @@ pub fn wal_coverage(
         })
         .collect();
     let is_there = |name: SegmentName, wanted: Lsn| {
-        let partial = open.is_some_and(|open| {
+        let partial = open.iter().any(|open| {
             let end = name.start(size).saturating_add(open.raw_bytes);
             wanted == to && open.name == name && end >= to
         });
@@ -71,6 +72,53 @@ pub fn wal_coverage(
         }
     }
     WalCoverage::Complete
+}
+
+impl BranchReader {
+    /// Asks the store whether the archive holds the WAL from `from` up to but without `to`, along
+    /// `history`: [`wal_coverage`] of what is there now, the `.partial` of the last segment included.
+    ///
+    /// Lists all of the branch's WAL. To wait for the archive to arrive somewhere, read
+    /// [`Self::wal_position`].
+    ///
+    /// # Errors
+    /// The store failed, or a `.partial` is damaged.
+    pub async fn wal_coverage(
+        &self,
+        history: &TimelineHistory,
+        size: WalSegmentSize,
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<WalCoverage> {
+        let objects = self.list_wal(size).await?;
+        let last = size.segment_ending_at(to);
+        let mut open = Vec::new();
+        for object in &objects {
+            let WalObjectKind::Partial(name) = object.kind else {
+                continue;
+            };
+            if name.number(size) != last {
+                continue;
+            }
+            match RepositoryError::absent_as_none(self.open_segment(name).await)? {
+                Some(segment) => open.push(segment),
+                // Deleted since the listing: its segment was complete before that.
+                None => return self.coverage_of_listing(history, size, from, to).await,
+            }
+        }
+        Ok(wal_coverage(&objects, history, size, from, to, &open))
+    }
+
+    async fn coverage_of_listing(
+        &self,
+        history: &TimelineHistory,
+        size: WalSegmentSize,
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<WalCoverage> {
+        let objects = self.list_wal(size).await?;
+        Ok(wal_coverage(&objects, history, size, from, to, &[]))
+    }
 }
 
 #[cfg(test)]
@@ -110,7 +158,7 @@ mod tests {
             OpenSegment { name, raw_bytes }
         });
         let from = Lsn(3 * SIZE.bytes() + 40);
-        match wal_coverage(&objects, &history(), SIZE, from, Lsn(to), open) {
+        match wal_coverage(&objects, &history(), SIZE, from, Lsn(to), open.as_slice()) {
             WalCoverage::Complete => None,
             WalCoverage::Missing { first } => Some(first.to_string()),
         }
