@@ -258,3 +258,71 @@ pub(crate) async fn send_startup(
     wire.queue(|buf| frontend::startup_message(parameters.iter().copied(), buf))?;
     wire.flush(DURING).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login(settings: &ConnectionSettings, private: bool) -> Login<'_> {
+        Login {
+            settings,
+            encrypted: false,
+            private,
+            certificate_hash: None,
+        }
+    }
+
+    /// Against a server that asks for the password over an open network.
+    #[tokio::test]
+    async fn no_password_is_shown_to_the_network() {
+        let settings = ConnectionSettings::parse("postgres://u:pw@db.example.com/d").unwrap();
+        for request in [&[0, 0, 0, 3][..], &[0, 0, 0, 5, 1, 2, 3, 4]] {
+            let (ours, mut theirs) = tokio::io::duplex(1024);
+            let length = u8::try_from(request.len() + 4).unwrap();
+            let frame = [&[b'R', 0, 0, 0, length][..], request].concat();
+            tokio::io::AsyncWriteExt::write_all(&mut theirs, &frame)
+                .await
+                .unwrap();
+            let mut wire = Wire::new(Box::new(ours));
+            let error = login(&settings, false).run(&mut wire).await.unwrap_err();
+            assert!(error.to_string().contains("open network"), "{error}");
+            drop(wire);
+            let mut sent = Vec::new();
+            let _ = tokio::io::AsyncReadExt::read_to_end(&mut theirs, &mut sent)
+                .await
+                .unwrap();
+            assert!(sent.is_empty());
+        }
+    }
+
+    #[test]
+    fn which_mechanism() {
+        let choose = |binding: &str, hash: Option<Vec<u8>>, plain, plus| {
+            let dsn = format!("postgres://u:pw@h/d?channel_binding={binding}");
+            let settings = ConnectionSettings::parse(&dsn).unwrap();
+            let mut login = login(&settings, true);
+            login.certificate_hash = hash;
+            let (mechanism, _, bound) = login.choose(plain, plus).ok()?;
+            assert_eq!(bound, mechanism == SCRAM_SHA_256_PLUS);
+            Some(mechanism)
+        };
+        let hash = || Some(vec![1]);
+        for (binding, hash, plain, plus, expected) in [
+            ("prefer", hash(), true, true, Some(SCRAM_SHA_256_PLUS)),
+            ("require", hash(), true, true, Some(SCRAM_SHA_256_PLUS)),
+            ("disable", hash(), true, true, Some(SCRAM_SHA_256)),
+            ("prefer", hash(), true, false, Some(SCRAM_SHA_256)),
+            ("prefer", None, true, true, Some(SCRAM_SHA_256)),
+            ("require", hash(), true, false, None),
+            ("require", None, true, true, None),
+            ("prefer", None, false, true, None),
+            ("prefer", hash(), false, false, None),
+        ] {
+            assert_eq!(
+                choose(binding, hash, plain, plus),
+                expected,
+                "{binding} {plain} {plus}"
+            );
+        }
+    }
+}

@@ -217,7 +217,8 @@ impl ReplicationConnection {
     }
 
     /// Streams WAL from `start` on, of one timeline. Start at the beginning of a segment, or the
-    /// server sends from the middle of it.
+    /// server sends from the middle of it. A position beyond the server's WAL, or whose WAL is gone
+    /// (SQLSTATE 58P01), is an error of the first [`WalStream::next`] only.
     pub async fn start_replication(
         self,
         slot: Option<&str>,
