@@ -1,6 +1,7 @@
 //! From a repository URL to an object store.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,9 +41,6 @@ pub(crate) fn open(
     }
     // The HTTP client panics without one; a program that wants another has installed it by now.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let named = variables
-        .iter()
-        .map(|(name, value)| (name.to_ascii_lowercase(), value));
     let store: Arc<dyn ObjectStore> = match url.scheme() {
         "file" => {
             let directory = url
@@ -57,14 +55,8 @@ pub(crate) fn open(
         }
         "memory" => Arc::new(InMemory::new()),
         "s3" => {
-            let key = |(name, value): (String, _)| Some((name.parse().ok()?, value));
-            let builder = named.filter_map(key).fold(
-                AmazonS3Builder::from_env(),
-                |builder, (key, value): (AmazonS3ConfigKey, &String)| {
-                    builder.with_config(key, value)
-                },
-            );
-            let builder = builder
+            let builder = AmazonS3Builder::from_env();
+            let builder = with_variables(builder, variables, AmazonS3Builder::with_config)
                 .with_bucket_name(bucket)
                 .with_conditional_put(S3ConditionalPut::ETagMatch)
                 .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), timeout)
@@ -72,24 +64,17 @@ pub(crate) fn open(
             Arc::new(builder.build().map_err(|error| refuse(text, error))?)
         }
         "gs" => {
-            let key = |(name, value): (String, _)| Some((name.parse().ok()?, value));
-            let builder = named.filter_map(key).fold(
-                GoogleCloudStorageBuilder::from_env(),
-                |builder, (key, value): (GoogleConfigKey, &String)| builder.with_config(key, value),
-            );
-            let builder = builder
-                .with_bucket_name(bucket)
-                .with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), timeout)
-                .with_retry(transport_retry());
+            let builder = GoogleCloudStorageBuilder::from_env();
+            let builder =
+                with_variables(builder, variables, GoogleCloudStorageBuilder::with_config)
+                    .with_bucket_name(bucket)
+                    .with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), timeout)
+                    .with_retry(transport_retry());
             Arc::new(builder.build().map_err(|error| refuse(text, error))?)
         }
         "az" => {
-            let key = |(name, value): (String, _)| Some((name.parse().ok()?, value));
-            let builder = named.filter_map(key).fold(
-                MicrosoftAzureBuilder::from_env(),
-                |builder, (key, value): (AzureConfigKey, &String)| builder.with_config(key, value),
-            );
-            let builder = builder
+            let builder = MicrosoftAzureBuilder::from_env();
+            let builder = with_variables(builder, variables, MicrosoftAzureBuilder::with_config)
                 .with_container_name(bucket)
                 .with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), timeout)
                 .with_retry(transport_retry());
@@ -101,6 +86,20 @@ pub(crate) fn open(
         store,
         prefix,
         directory: None,
+    })
+}
+
+/// Sets every variable that the store knows; the others are for something else.
+fn with_variables<B, K: FromStr>(
+    builder: B,
+    variables: &[(String, String)],
+    set: impl Fn(B, K, String) -> B,
+) -> B {
+    variables.iter().fold(builder, |builder, (name, value)| {
+        match name.to_ascii_lowercase().parse() {
+            Ok(key) => set(builder, key, value.clone()),
+            Err(_) => builder,
+        }
     })
 }
 
