@@ -31,3 +31,22 @@ pub use settings::{
 };
 pub use sql::{Row, SqlConnection, quote_identifier, quote_literal};
 pub use wal_stream::{StatusUpdate, WalMessage, WalStream};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn send<T: Send>(_: T) {}
+
+    /// The services spawn tasks around these; nothing here runs.
+    #[test]
+    fn everything_may_move_between_threads() {
+        let _ = |settings: &ConnectionSettings| send(SqlConnection::connect(settings));
+        let _ = |settings: &ConnectionSettings| send(ReplicationConnection::connect(settings));
+        let _ = |connection: &mut SqlConnection| send(connection.query(""));
+        let _ = |stream: &mut WalStream| send(stream.next());
+        let _ = |stream: &mut WalStream, status| send(stream.send_status(status));
+        let _ = |stream: &mut BaseBackupStream| send(stream.next());
+        let _ = |connection: ReplicationConnection, options| send(connection.base_backup(options));
+    }
+}

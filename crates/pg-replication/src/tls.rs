@@ -15,7 +15,9 @@ use rustls::crypto::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -60,19 +62,34 @@ fn handshake_error(settings: &ConnectionSettings, source: io::Error) -> PgError 
         };
     };
     let reason = match refused {
-        rustls::Error::InvalidCertificate(certificate) => format!(
-            "the server's certificate is not accepted with sslmode={}: {certificate}",
-            match settings.sslmode {
-                SslMode::VerifyFull => "verify-full",
-                _ => "verify-ca",
-            }
-        ),
+        rustls::Error::InvalidCertificate(certificate) => {
+            let mode = settings.sslmode.text();
+            let advice = advice(certificate);
+            format!(
+                "sslmode={mode} does not accept the server's certificate: {certificate}{advice}"
+            )
+        }
         other => other.to_string(),
     };
     PgError::Tls {
         host: settings.endpoint(),
         reason,
         source: Some(Box::new(source)),
+    }
+}
+
+fn advice(certificate: &CertificateError) -> &'static str {
+    // webpki's own errors come as `Other`; only their text tells them apart.
+    let unsupported = |error: &CertificateError| {
+        matches!(error, CertificateError::Other(_))
+            && format!("{error:?}").contains("UnsupportedCertVersion")
+    };
+    match certificate {
+        CertificateError::UnknownIssuer => "; name its authority's certificate with sslrootcert",
+        error if unsupported(error) => {
+            "; it is of x.509 version 1: make one of version 3, with the host as subjectAltName"
+        }
+        _ => "",
     }
 }
 
