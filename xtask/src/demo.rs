@@ -68,7 +68,7 @@ fn play(stage: &Stage) -> Result<()> {
 
     say("\n1. A PostgreSQL with changing data");
     let source = Cluster::start(&postgres, stage)?;
-    source.sql(
+    let _ = source.sql(
         "CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
          customer int NOT NULL, total numeric(10,2) NOT NULL, placed_at timestamptz NOT NULL DEFAULT now()); \
          INSERT INTO orders (customer, total) SELECT n % 997, n * 1.17 FROM generate_series(1, 50000) n",
@@ -98,7 +98,7 @@ fn play(stage: &Stage) -> Result<()> {
     ));
 
     say("\n4. More orders, and then a mistake");
-    source.wait_for_orders(200)?;
+    let _ = source.wait_for_orders(200)?;
     source.pause_writing()?;
     let before = source.sql(DIGEST)?;
     let moment = source.sql(

@@ -83,7 +83,7 @@ impl<'a> Cluster<'a> {
             .arg(&password_file)
             .arg("-D")
             .arg(&data);
-        run(&mut initdb)?;
+        let _ = run(&mut initdb)?;
         let mut options = format!("-p {} -c listen_addresses=127.0.0.1", self.port);
         options.push_str(&format!(
             " -c unix_socket_directories={}",
@@ -95,7 +95,7 @@ impl<'a> Cluster<'a> {
             .args(["-w", "-o", &options, "-l"])
             .arg(log)
             .arg("start");
-        run(&mut start)?;
+        let _ = run(&mut start)?;
         let mut stop = self.pg_ctl(&data);
         let _ = stop.args(["-m", "fast", "-w", "stop"]);
         self.stage.ends_with(stop);
