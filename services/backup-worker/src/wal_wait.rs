@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pg_format::{Lsn, TimelineHistory, TimelineId, WalSegmentSize};
-use repository::{BranchReader, RepositoryError, WalCoverage, WalObjectKind, wal_coverage};
+use repository::{BranchReader, RepositoryError, WalCoverage};
 
 use crate::failure::AttemptError;
 use crate::voice::Voice;
@@ -58,23 +58,18 @@ pub(crate) async fn wait(
 }
 
 async fn prove(branch: &BranchReader, needed: NeededWal) -> Result<(), AttemptError> {
-    let objects = branch.list_wal(needed.segment_size).await?;
-    let last = needed.segment_size.segment_ending_at(needed.stop);
-    let partial = objects.iter().find_map(|object| match object.kind {
-        WalObjectKind::Partial(name) if name.timeline == needed.timeline => {
-            (name.number(needed.segment_size) == last).then_some(name)
-        }
-        _ => None,
-    });
-    let open = match partial {
-        // It may have become a full segment between the two looks.
-        Some(name) => RepositoryError::absent_as_none(branch.open_segment(name).await)?,
-        None => None,
-    };
     // Start and stop lie on one timeline, so its ancestors do not matter.
     let history = TimelineHistory::root(needed.timeline);
-    let size = needed.segment_size;
-    match wal_coverage(&objects, &history, size, needed.start, needed.stop, open) {
+    let NeededWal {
+        segment_size,
+        start,
+        stop,
+        ..
+    } = needed;
+    match branch
+        .wal_coverage(&history, segment_size, start, stop)
+        .await?
+    {
         WalCoverage::Complete => Ok(()),
         WalCoverage::Missing { first } => Err(AttemptError::WalMissing { segment: first }),
     }
