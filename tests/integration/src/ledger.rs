@@ -83,10 +83,10 @@ impl Ledger {
             0 => format!("DELETE FROM ledger WHERE id = {other}"),
             _ => format!("UPDATE ledger SET version = version + {number} WHERE id = {other}"),
         };
-        // One simple-protocol message is one transaction, so BEGIN and the reading of the xid stand in it.
+        // The statements of one simple-protocol message are one transaction.
         let sql = format!(
-            "BEGIN; INSERT INTO ledger (id, version, payload) VALUES ({number}, 0, repeat(md5('{number}'), 20)); \
-             {change}; SELECT txid_current()::text; COMMIT"
+            "INSERT INTO ledger (id, version, payload) VALUES ({number}, 0, repeat(md5('{number}'), 20)); \
+             {change}; SELECT txid_current()::text"
         );
         let rows = self.connection.query(&sql).await?;
         let xid = rows
