@@ -14,6 +14,8 @@
 mod bucket;
 mod bus;
 mod config;
+#[cfg(test)]
+mod conformance;
 mod consume;
 mod error;
 mod fence;

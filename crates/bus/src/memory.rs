@@ -229,11 +229,9 @@ impl Reader for MemoryReader {
                     Ok(stream) => &stream.store,
                     Err(error) => return Some(Err(error)),
                 };
-                let mut stored = None;
-                while let (None, Some(sequence)) = (&stored, first.pop_front()) {
-                    stored = store.get(sequence).cloned();
-                }
-                let mut stored = match stored {
+                let waiting = std::iter::from_fn(|| first.pop_front())
+                    .find_map(|sequence| store.get(sequence).cloned());
+                let mut stored = match waiting {
                     Some(stored) => stored,
                     None => {
                         let found = store.find(filters, *next)?.clone();

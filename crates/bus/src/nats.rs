@@ -311,16 +311,4 @@ fn timestamp(at: async_nats::datetime::DateTime) -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::check_version;
-
-    #[test]
-    fn versions() {
-        for good in ["2.12.0", "2.15.1", "3.0.0", "2.12.0-RC.1", "v2.14.0"] {
-            assert!(check_version(good).is_ok(), "{good}");
-        }
-        for bad in ["2.9.10", "2.11.9", "1.20.0", "", "new", "2"] {
-            assert!(check_version(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;
