@@ -71,6 +71,7 @@ impl BranchReader {
     /// # Errors
     /// A directory is not empty or a tablespace has none, something in the repository is absent or
     /// damaged, the store failed, or a file could not be written.
+    #[tracing::instrument(name = "repository.materialise", skip_all, fields(backup = %manifest.summary.backup_id))]
     pub async fn materialise(
         &self,
         manifest: &Manifest,

@@ -114,6 +114,7 @@ impl StoredBackup {
     /// # Errors
     /// The summary does not describe what was stored, the manifest that is there is damaged, or the
     /// store failed, and the manifest may or may not be there.
+    #[tracing::instrument(name = "repository.commit", skip_all, fields(backup = %self.backup))]
     pub async fn commit(&self, summary: BackupSummary) -> Result<CommitOutcome> {
         self.check(&summary)?;
         let manifest = Manifest {

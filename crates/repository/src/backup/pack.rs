@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::manifest::Pack;
 use super::{BackupOptions, StoredChunk};
@@ -198,9 +199,10 @@ impl PackWriter {
             self.join_one().await?;
         }
         let store = self.store.clone();
+        let span = tracing::info_span!("repository.put_pack", key, bytes = bytes.len());
         let _ = self
             .uploads
-            .spawn(async move { store.put(&key, bytes).await });
+            .spawn(async move { store.put(&key, bytes).await }.instrument(span));
         Ok(())
     }
 

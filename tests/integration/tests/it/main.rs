@@ -1,4 +1,8 @@
 //! The stories, each told on real servers. One binary, so that it links once.
 
+mod branches;
 mod exactness;
+mod memory;
+mod rebuild;
 mod survival;
+mod tracing;
