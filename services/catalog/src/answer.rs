@@ -1,0 +1,452 @@
+//! Answers to questions about the rows.
+
+use std::collections::BTreeMap;
+
+use bus::{BusError, QueryError};
+use events::query::{
+    BackupList, BackupShow, BackupView, Backups, BranchList, BranchShow, BranchView, Branches,
+    CatalogStatus, FAILED, INVALID, InstanceDetail, InstanceList, InstanceShow, Instances,
+    NOT_FOUND, Question, Rebuild, RebuildAccepted, RestoreList, RestoreShow, RestoreView, Restores,
+    ScheduleList, ScheduleView, Schedules, Status, StreamProgress, WalGap, WalSummary, WalView,
+};
+use events::{InstanceName, subject};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::projector::Projector;
+use crate::store::rows::{BackupRow, BranchRow, RestoreRow};
+use crate::store::{Page, StoreError};
+
+/// Replicas share the questions.
+const QUEUE_GROUP: &str = "catalog";
+
+type Answer<Q> = Result<<Q as Question>::Answer, QueryError>;
+
+/// Answers until `shutdown`.
+pub(crate) async fn serve(
+    projector: Projector,
+    shutdown: CancellationToken,
+) -> Result<(), BusError> {
+    let bus = projector.bus().clone();
+    let handler = move |asked: String, question: Value| {
+        let projector = projector.clone();
+        async move { Box::pin(answer(&projector, &asked, question)).await }
+    };
+    bus.serve(&subject::catalog_query(">"), QUEUE_GROUP, handler, shutdown)
+        .await
+}
+
+/// The answer to the question on this subject.
+pub(crate) async fn answer(
+    projector: &Projector,
+    asked: &str,
+    question: Value,
+) -> Result<Value, QueryError> {
+    let name = asked
+        .strip_prefix(&subject::catalog_query(""))
+        .unwrap_or(asked);
+    macro_rules! dispatch {
+        ($($question:ty => $handler:ident),+ $(,)?) => {
+            match name {
+                $(<$question>::NAME => {
+                    let question: $question = read(name, question)?;
+                    write(projector.$handler(question).await?)
+                })+
+                _ => Err(QueryError::new(
+                    INVALID,
+                    format!("the catalog has no question {name:?}"),
+                    "use the same version of zektor on both sides",
+                )),
+            }
+        };
+    }
+    dispatch! {
+        InstanceList => instance_list,
+        InstanceShow => instance_show,
+        BranchList => branch_list,
+        BranchShow => branch_show,
+        ScheduleList => schedule_list,
+        BackupList => backup_list,
+        BackupShow => backup_show,
+        RestoreList => restore_list,
+        RestoreShow => restore_show,
+        WalSummary => wal_summary,
+        Status => status,
+        Rebuild => rebuild,
+    }
+}
+
+fn read<Q: Question>(name: &str, question: Value) -> Result<Q, QueryError> {
+    serde_json::from_value(question).map_err(|error| {
+        QueryError::new(
+            INVALID,
+            format!("the question {name} cannot be read: {error}"),
+            "use the same version of zektor on both sides",
+        )
+    })
+}
+
+fn write<A: serde::Serialize>(answer: A) -> Result<Value, QueryError> {
+    serde_json::to_value(answer).map_err(|error| {
+        QueryError::new(
+            FAILED,
+            format!("the answer cannot be written: {error}"),
+            "report this defect",
+        )
+    })
+}
+
+/// A failure of the database is logged where it is answered, and the answer does not hold its details.
+fn failed(error: StoreError) -> QueryError {
+    let text = service::run::chain(&error);
+    tracing::error!(error = text, "a question could not be answered");
+    QueryError::new(
+        FAILED,
+        "the catalog's database failed",
+        "see the catalog's log, and ask again",
+    )
+}
+
+fn unknown_instance(instance: &InstanceName) -> QueryError {
+    QueryError::new(
+        NOT_FOUND,
+        format!("there is no instance {instance}"),
+        "zektor instance list shows what there is",
+    )
+}
+
+impl Projector {
+    async fn instance_list(&self, _: InstanceList) -> Answer<InstanceList> {
+        let instances = self.store().instances(None).await.map_err(failed)?;
+        Ok(Instances { instances })
+    }
+
+    async fn instance_show(&self, question: InstanceShow) -> Answer<InstanceShow> {
+        let instance = question.instance;
+        let found = self
+            .store()
+            .instances(Some(&instance))
+            .await
+            .map_err(failed)?;
+        let Some(view) = found.into_iter().next() else {
+            return Err(unknown_instance(&instance));
+        };
+        Ok(InstanceDetail {
+            instance: view,
+            branch_list: self.branch_views(&instance, None).await?,
+            schedules: self.schedule_views(&instance).await?,
+        })
+    }
+
+    async fn branch_list(&self, question: BranchList) -> Answer<BranchList> {
+        self.require_instance(&question.instance).await?;
+        let branches = self.branch_views(&question.instance, None).await?;
+        Ok(Branches { branches })
+    }
+
+    async fn branch_show(&self, question: BranchShow) -> Answer<BranchShow> {
+        let BranchShow { instance, branch } = question;
+        self.require_instance(&instance).await?;
+        let found = self.branch_views(&instance, Some(&branch)).await?;
+        found.into_iter().next().ok_or_else(|| {
+            QueryError::new(
+                NOT_FOUND,
+                format!("instance {instance} has no branch {branch}"),
+                format!("zektor branch list {instance} shows what there is"),
+            )
+        })
+    }
+
+    async fn schedule_list(&self, question: ScheduleList) -> Answer<ScheduleList> {
+        self.require_instance(&question.instance).await?;
+        let schedules = self.schedule_views(&question.instance).await?;
+        Ok(Schedules { schedules })
+    }
+
+    async fn backup_list(&self, question: BackupList) -> Answer<BackupList> {
+        let page = Page::new(question.limit, question.offset);
+        let (instance, branch) = (question.instance.as_ref(), question.branch.as_ref());
+        let rows = self
+            .store()
+            .backups(instance, branch, question.status, page)
+            .await;
+        let rows = rows.map_err(failed)?;
+        // Backups outlive their instance, so only an empty list asks whether there is one.
+        if let (true, Some(instance)) = (rows.is_empty(), instance) {
+            self.require_instance(instance).await?;
+        }
+        Ok(Backups {
+            backups: rows.into_iter().map(backup_view).collect(),
+        })
+    }
+
+    async fn backup_show(&self, question: BackupShow) -> Answer<BackupShow> {
+        let BackupShow { instance, id } = question;
+        let row = self
+            .store()
+            .backup(instance.as_ref(), id)
+            .await
+            .map_err(failed)?;
+        row.map(backup_view).ok_or_else(|| {
+            let instance = instance.map_or("INSTANCE".to_owned(), |name| name.to_string());
+            QueryError::new(
+                NOT_FOUND,
+                format!("there is no backup {id}"),
+                format!("zektor backup list {instance} shows what there is"),
+            )
+        })
+    }
+
+    async fn restore_list(&self, question: RestoreList) -> Answer<RestoreList> {
+        let page = Page::new(question.limit, question.offset);
+        let rows = self
+            .store()
+            .restores(question.instance.as_ref(), page)
+            .await;
+        let restores = rows
+            .map_err(failed)?
+            .into_iter()
+            .map(restore_view)
+            .collect();
+        Ok(Restores { restores })
+    }
+
+    async fn restore_show(&self, question: RestoreShow) -> Answer<RestoreShow> {
+        let row = self.store().restore(question.id).await.map_err(failed)?;
+        row.map(restore_view).ok_or_else(|| {
+            QueryError::new(
+                NOT_FOUND,
+                format!("there is no restore {}", question.id),
+                "zektor events --type restore.requested shows what there was",
+            )
+        })
+    }
+
+    async fn wal_summary(&self, question: WalSummary) -> Answer<WalSummary> {
+        let WalSummary { instance, branch } = question;
+        let store = self.store();
+        let totals = store.wal_totals(&instance, &branch).await.map_err(failed)?;
+        let ends = store.wal_ends(&instance, &branch).await.map_err(failed)?;
+        if ends.is_none() {
+            let _ = self
+                .branch_show(BranchShow {
+                    instance: instance.clone(),
+                    branch: branch.clone(),
+                })
+                .await?;
+        }
+        let (first, last) = ends.unzip();
+        Ok(WalView {
+            timeline: last.as_ref().map(|last| last.timeline),
+            first_segment: first.map(|first| first.segment),
+            archived_lsn: last.as_ref().map(|last| last.end_lsn),
+            archived_at: last.as_ref().map(|last| last.archived_at),
+            last_segment: last.map(|last| last.segment),
+            stored_bytes: totals.stored_bytes,
+            segments: totals.segments,
+            gaps: self.gaps(&instance, &branch).await.map_err(failed)?,
+            instance,
+            branch,
+        })
+    }
+
+    /// Announced gaps, and holes between segments that no announced gap overlaps.
+    async fn gaps(
+        &self,
+        instance: &InstanceName,
+        branch: &events::BranchName,
+    ) -> Result<Vec<WalGap>, StoreError> {
+        let announced = self.store().wal_gaps(instance, branch).await?;
+        let mut gaps: Vec<WalGap> = announced
+            .into_iter()
+            .map(|gap| WalGap {
+                timeline: gap.timeline,
+                from_lsn: gap.from_lsn,
+                to_lsn: gap.to_lsn,
+                cause: Some(gap.cause),
+                detected_at: Some(gap.detected_at),
+            })
+            .collect();
+        for hole in self.store().wal_holes(instance, branch).await? {
+            let overlaps = |gap: &WalGap| {
+                gap.timeline == hole.timeline
+                    && gap.from_lsn < hole.to_lsn
+                    && hole.from_lsn < gap.to_lsn
+            };
+            if !gaps.iter().any(overlaps) {
+                gaps.push(WalGap {
+                    timeline: hole.timeline,
+                    from_lsn: hole.from_lsn,
+                    to_lsn: hole.to_lsn,
+                    cause: None,
+                    detected_at: None,
+                });
+            }
+        }
+        gaps.sort_by_key(|gap| (gap.timeline, gap.from_lsn));
+        Ok(gaps)
+    }
+
+    async fn status(&self, _: Status) -> Answer<Status> {
+        let mut streams = BTreeMap::new();
+        for (stream, position) in self.store().positions().await.map_err(failed)? {
+            let state = self.bus().stream_state(&stream).await.ok();
+            let progress = StreamProgress {
+                created: position.created,
+                applied_sequence: position.applied,
+                lag: state.map(|state| state.last.0.saturating_sub(position.applied)),
+            };
+            let _ = streams.insert(stream, progress);
+        }
+        let rebuild = self.store().rebuild_state().await.map_err(failed)?;
+        Ok(CatalogStatus {
+            backend: self.store().backend().name().to_owned(),
+            streams,
+            rebuilding: rebuild.wanted,
+            rebuild_error: rebuild.error,
+            rebuilt_from: rebuild.rebuilt_from,
+            rebuilt_at: rebuild.rebuilt_at,
+        })
+    }
+
+    async fn rebuild(&self, question: Rebuild) -> Answer<Rebuild> {
+        self.ask_rebuild(question.from).await.map_err(failed)?;
+        Ok(RebuildAccepted {
+            from: question.from,
+        })
+    }
+
+    async fn require_instance(&self, instance: &InstanceName) -> Result<(), QueryError> {
+        let found = self
+            .store()
+            .instances(Some(instance))
+            .await
+            .map_err(failed)?;
+        match found.is_empty() {
+            false => Ok(()),
+            true => Err(unknown_instance(instance)),
+        }
+    }
+
+    async fn branch_views(
+        &self,
+        instance: &InstanceName,
+        branch: Option<&events::BranchName>,
+    ) -> Result<Vec<BranchView>, QueryError> {
+        let rows = self
+            .store()
+            .branches(instance, branch)
+            .await
+            .map_err(failed)?;
+        let mut views = Vec::with_capacity(rows.len());
+        for row in rows {
+            let last = self.store().last_backup_at(instance, &row.branch).await;
+            views.push(branch_view(row, last.map_err(failed)?));
+        }
+        Ok(views)
+    }
+
+    async fn schedule_views(
+        &self,
+        instance: &InstanceName,
+    ) -> Result<Vec<ScheduleView>, QueryError> {
+        let rows = self.store().schedules(instance).await.map_err(failed)?;
+        let mut views = Vec::with_capacity(rows.len());
+        for row in rows {
+            let last_at = self.store().last_request_of(instance, row.id).await;
+            views.push(ScheduleView {
+                id: row.id,
+                instance: row.instance,
+                name: row.name,
+                cron: row.cron,
+                timezone: row.timezone,
+                retention: row.retention,
+                branch: row.branch,
+                created_at: row.created_at,
+                last_at: last_at.map_err(failed)?,
+            });
+        }
+        Ok(views)
+    }
+}
+
+fn branch_view(row: BranchRow, last_backup_at: Option<events::Timestamp>) -> BranchView {
+    BranchView {
+        instance: row.instance,
+        name: row.branch,
+        state: row.state,
+        source_branch: row.source_branch,
+        restore_id: row.restore_id,
+        backup_id: row.backup_id,
+        fork_lsn: row.fork_lsn,
+        fork_timeline: row.fork_timeline,
+        timeline: row.timeline,
+        system_identifier: row.system_identifier,
+        server_version: row.server_version,
+        wal_segment_size: row.wal_segment_size,
+        size: row.size,
+        created_at: row.created_at,
+        last_backup_at,
+    }
+}
+
+fn backup_view(row: BackupRow) -> BackupView {
+    let duration = row.started_at.zip(row.backed_up_at);
+    // The two ends are by two clocks.
+    let duration_ms =
+        duration.map(|(from, to)| u64::try_from((to - from).num_milliseconds()).unwrap_or(0));
+    BackupView {
+        id: row.id,
+        name: row.name,
+        instance: row.instance,
+        branch: row.branch,
+        backup_type: row.backup_type,
+        status: row.status,
+        backed_up_at: row.backed_up_at,
+        size_bytes: row.size_bytes,
+        logical_bytes: row.logical_bytes,
+        start_lsn: row.start_lsn,
+        stop_lsn: row.stop_lsn,
+        timeline: row.timeline,
+        trigger: row.triggered_by,
+        schedule_id: row.schedule_id,
+        expires_at: row.expires_at,
+        error: row.error,
+        hint: row.hint,
+        damaged_pages: row.damaged_pages,
+        requested_at: row.requested_at,
+        started_at: row.started_at,
+        duration_ms,
+        files: row.files,
+        server_version: row.server_version,
+        worker: row.worker,
+        done_bytes: row.done_bytes,
+        total_bytes: row.total_bytes,
+    }
+}
+
+fn restore_view(row: RestoreRow) -> RestoreView {
+    RestoreView {
+        id: row.id,
+        status: row.status,
+        instance: row.instance,
+        branch: row.branch,
+        source_branch: row.source_branch,
+        target: row.target,
+        size: row.size,
+        backup_id: row.backup_id,
+        stop_lsn: row.stop_lsn,
+        timeline: row.timeline,
+        last_commit_at: row.last_commit_at,
+        host: row.host,
+        port: row.port,
+        duration_ms: row.duration_ms,
+        phases: row.phases,
+        extensions: row.extensions,
+        requested_at: row.requested_at,
+        started_at: row.started_at,
+        completed_at: row.completed_at,
+        error: row.error,
+        hint: row.hint,
+    }
+}

@@ -1,0 +1,221 @@
+//! Building the rows anew: from what the streams still hold, or from a listing of the repository and what
+//! the streams hold over it.
+//!
+//! The repository knows instances, branches, schedules, completed backups and WAL, from their beginning;
+//! running and failed backups, restores and gaps are only in the streams, which forget (events after a year,
+//! WAL after thirty days). All of it is one transaction: readers see the old rows until the new ones are
+//! complete, and a rebuild that was killed has changed nothing but the note that it is wanted.
+
+use bus::{Bus, BusError, Sequence};
+use events::document::Branch;
+use events::event::{RegisteredBranch, WalObjectKind as EventKind};
+use events::query::{BranchState, RebuildSource};
+use events::{BranchName, InstanceDocument, InstanceName, topology};
+use futures::StreamExt;
+use pg_format::{Lsn, WalSegmentSize};
+use repository::{BranchReader, Repository, RepositoryError, WalObject, WalObjectKind};
+use service::Clock;
+
+use crate::projection::{Change, completed_backup, project, put_branch, put_schedule};
+use crate::store::rows::{InstanceRow, WalSegmentRow};
+use crate::store::{Store, StoreError, Writing};
+
+/// The streams that are projected.
+pub(crate) const STREAMS: [&str; 2] = [topology::EVENTS, topology::WAL];
+
+/// A rebuild failed; the rows are as before.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RebuildError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the repository cannot be listed; check ZEKTOR_REPOSITORY_URL")]
+    Repository(#[from] RepositoryError),
+    #[error("the streams cannot be read")]
+    Bus(#[from] BusError),
+}
+
+/// Everything that `stream` captures.
+pub(crate) fn subjects_of(stream: &str) -> Vec<String> {
+    let spec = topology::streams()
+        .into_iter()
+        .find(|spec| spec.name == stream);
+    spec.map(|spec| spec.subjects).unwrap_or_default()
+}
+
+/// Replaces all rows, in one transaction.
+pub(crate) async fn rebuild(
+    store: &Store,
+    repository: &Repository,
+    bus: &Bus,
+    clock: &dyn Clock,
+    source: RebuildSource,
+) -> Result<(), RebuildError> {
+    let mut writing = store.begin().await?;
+    writing.clear().await?;
+    if source == RebuildSource::Repository {
+        list_repository(repository, &mut writing).await?;
+    }
+    for stream in STREAMS {
+        match replay(bus, stream, &mut writing).await {
+            Ok(()) => {}
+            // The repository's rows are right without the bus; what it has is applied when it is back.
+            Err(RebuildError::Bus(error))
+                if source == RebuildSource::Repository && error.is_transient() =>
+            {
+                tracing::warn!(
+                    stream,
+                    error = &error as &dyn std::error::Error,
+                    "rebuilt without what the stream holds"
+                );
+                writing.set_position(stream, None, 0).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    writing.rebuilt(source, clock.now()).await?;
+    let counts = writing.counts().await?;
+    writing.commit().await?;
+    tracing::info!(?source, ?counts, "the rows were built anew");
+    Ok(())
+}
+
+/// Applies what a stream holds now.
+async fn replay(bus: &Bus, stream: &str, writing: &mut Writing) -> Result<(), RebuildError> {
+    let state = bus.stream_state(stream).await?;
+    let mut reached = state.last.0;
+    let mut history = bus
+        .history(subjects_of(stream), Sequence(1), stream)
+        .await?;
+    while let Some(item) = history.next().await {
+        match item {
+            Ok(stored) => {
+                for change in project(&stored.envelope.message) {
+                    writing.change(change).await?;
+                }
+                reached = reached.max(stored.sequence.0);
+            }
+            Err(BusError::Undecodable { sequence, source }) => {
+                tracing::warn!(stream, %sequence, error = &source as &dyn std::error::Error, "passed over a message");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    writing
+        .set_position(stream, Some(state.created), reached)
+        .await?;
+    Ok(())
+}
+
+/// The rows of everything the repository has.
+async fn list_repository(
+    repository: &Repository,
+    writing: &mut Writing,
+) -> Result<(), RebuildError> {
+    for document in repository.instances().await? {
+        for change in of_document(&document) {
+            writing.change(change).await?;
+        }
+    }
+    for (instance, branch) in repository.list_branches().await? {
+        let reader = repository.reader(&instance, &branch);
+        for id in reader.list_backups().await? {
+            // One backup that cannot be read must not hide the others.
+            if let Some(manifest) = readable(reader.manifest(id).await)? {
+                writing.change(completed_backup(&manifest.summary)).await?;
+            }
+        }
+        if let Some(record) = readable(reader.record().await)? {
+            list_wal(&reader, record.wal_segment_size, writing).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Absent, damaged or too new objects are passed over; a store that does not answer is an error.
+fn readable<T>(read: repository::Result<T>) -> Result<Option<T>, RebuildError> {
+    use repository::ErrorClass::{Absent, Transient};
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.class() == Absent => Ok(None),
+        Err(error) if error.class() == Transient => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "passed over an object"
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// What an instance's events would have said.
+fn of_document(document: &InstanceDocument) -> Vec<Change> {
+    let instance = &document.instance;
+    let mut changes = vec![Change::PutInstance(InstanceRow {
+        instance: instance.clone(),
+        created_at: document.created_at,
+    })];
+    for (name, branch) in &document.branches {
+        let (active, state) = match branch {
+            Branch::Restoring { .. } => continue,
+            Branch::Active(active) => (active, BranchState::Active),
+            Branch::Deleting(active) => (active, BranchState::Deleting),
+        };
+        let registered = RegisteredBranch::from(active);
+        changes.push(put_branch(instance, name, &registered, state));
+    }
+    changes.extend(document.schedules.iter().map(|s| put_schedule(instance, s)));
+    changes
+}
+
+async fn list_wal(
+    reader: &BranchReader,
+    size: WalSegmentSize,
+    writing: &mut Writing,
+) -> Result<(), RebuildError> {
+    let objects = reader.list_wal(size).await?;
+    let newest = objects.iter().map(|object| object.timeline).max();
+    for object in &objects {
+        let end = match object.kind {
+            WalObjectKind::Segment(name) => name.end(size),
+            WalObjectKind::History => Lsn(0),
+            // The open segment of the newest timeline is not announced; the ends of older ones are.
+            WalObjectKind::Partial(_) if Some(object.timeline) == newest => continue,
+            WalObjectKind::Partial(name) => match readable(reader.open_segment(name).await)? {
+                Some(open) => name.start(size).saturating_add(open.raw_bytes),
+                None => continue,
+            },
+        };
+        let row = segment_row(reader.instance(), reader.branch(), object, size, end);
+        writing.change(Change::PutSegment(row)).await?;
+    }
+    Ok(())
+}
+
+fn segment_row(
+    instance: &InstanceName,
+    branch: &BranchName,
+    object: &WalObject,
+    size: WalSegmentSize,
+    end_lsn: Lsn,
+) -> WalSegmentRow {
+    let (kind, segment, start_lsn) = match object.kind {
+        WalObjectKind::Segment(name) => (EventKind::Segment, name.to_string(), name.start(size)),
+        WalObjectKind::Partial(name) => (EventKind::Partial, name.to_string(), name.start(size)),
+        WalObjectKind::History => {
+            let file = object.timeline.history_file_name();
+            (EventKind::History, file, Lsn(0))
+        }
+    };
+    WalSegmentRow {
+        instance: instance.clone(),
+        branch: branch.clone(),
+        timeline: object.timeline,
+        kind,
+        segment,
+        start_lsn,
+        end_lsn,
+        stored_bytes: object.stored_bytes,
+        archived_at: object.last_modified,
+    }
+}

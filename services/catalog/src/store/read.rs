@@ -1,0 +1,322 @@
+//! Reading rows, as the questions need them.
+
+use events::query::{BackupStatus, InstanceView};
+use events::{BackupId, BranchName, InstanceName, RestoreId, ScheduleId, Timestamp};
+use pg_format::{Lsn, TimelineId};
+use sqlx::any::AnyRow;
+
+use super::column::{Column, SqlValue};
+use super::rows::{BackupRow, BranchRow, RestoreRow, Row, ScheduleRow, WalGapRow, WalSegmentRow};
+use super::write::bound;
+use super::{Result, Store, cannot};
+
+/// The most rows that one answer has.
+const LONGEST_PAGE: u32 = 1000;
+const USUAL_PAGE: u32 = 100;
+
+/// Which part of a list is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Page {
+    limit: u32,
+    offset: u32,
+}
+
+impl Page {
+    pub(crate) fn new(limit: Option<u32>, offset: u32) -> Self {
+        Page {
+            limit: limit.unwrap_or(USUAL_PAGE).min(LONGEST_PAGE),
+            offset,
+        }
+    }
+
+    fn sql(self) -> String {
+        format!(" LIMIT {} OFFSET {}", self.limit, self.offset)
+    }
+}
+
+/// Conditions that must all hold.
+#[derive(Default)]
+struct Filter {
+    conditions: Vec<String>,
+    values: Vec<SqlValue>,
+}
+
+impl Filter {
+    fn equal<T: Column>(mut self, column: &str, value: Option<&T>) -> Self {
+        if let Some(value) = value {
+            self.values.push(value.to_sql());
+            self.conditions
+                .push(format!("{column} = ${}", self.values.len()));
+        }
+        self
+    }
+
+    fn of_branch(instance: &InstanceName, branch: &BranchName) -> Self {
+        Filter::default()
+            .equal("instance", Some(instance))
+            .equal("branch", Some(branch))
+    }
+
+    fn sql(&self) -> String {
+        if self.conditions.is_empty() {
+            return String::new();
+        }
+        format!(" WHERE {}", self.conditions.join(" AND "))
+    }
+}
+
+/// Missing WAL between two segments of a timeline.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Hole {
+    pub(crate) timeline: TimelineId,
+    pub(crate) from_lsn: Lsn,
+    pub(crate) to_lsn: Lsn,
+}
+
+/// What the segments of a branch add up to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct WalTotals {
+    pub(crate) stored_bytes: u64,
+    pub(crate) segments: u64,
+}
+
+impl Store {
+    async fn rows(&self, sql: String, values: Vec<SqlValue>) -> Result<Vec<AnyRow>> {
+        let rows = bound(sql, values).fetch_all(&self.reader).await;
+        rows.map_err(cannot("answer from its rows"))
+    }
+
+    async fn select<R: Row>(&self, filter: Filter, rest: &str) -> Result<Vec<R>> {
+        let columns = R::COLUMNS.join(", ");
+        let sql = format!("SELECT {columns} FROM {}{} {rest}", R::TABLE, filter.sql());
+        let rows = self.rows(sql, filter.values).await?;
+        let rows: sqlx::Result<Vec<R>> = rows.iter().map(R::read).collect();
+        rows.map_err(cannot("answer from its rows"))
+    }
+
+    /// Every row of a table, by key.
+    #[cfg(test)]
+    pub(crate) async fn all<R: Row>(&self) -> Result<Vec<R>> {
+        let order = format!("ORDER BY {}", R::COLUMNS[..R::KEYS].join(", "));
+        self.select(Filter::default(), &order).await
+    }
+
+    /// Instances, by name.
+    pub(crate) async fn instances(
+        &self,
+        instance: Option<&InstanceName>,
+    ) -> Result<Vec<InstanceView>> {
+        let filter = Filter::default().equal("i.instance", instance);
+        let completed = "FROM backups b WHERE b.instance = i.instance AND b.status = 'completed'";
+        let sql = format!(
+            "SELECT i.instance, i.created_at, \
+             (SELECT COUNT(*) FROM branches r WHERE r.instance = i.instance) AS branches, \
+             (SELECT COUNT(*) {completed}) AS backups, \
+             (SELECT CAST(COALESCE(SUM(b.size_bytes), 0) AS BIGINT) {completed}) AS stored_bytes, \
+             (SELECT MAX(b.backed_up_at) {completed}) AS last_backup_at \
+             FROM instances i{}",
+            filter.sql()
+        );
+        let rows = self.rows(sql, filter.values).await?;
+        let views: sqlx::Result<Vec<InstanceView>> = rows.iter().map(instance_view).collect();
+        let mut views = views.map_err(cannot("answer from its rows"))?;
+        // Sorted here: the collations of the databases differ.
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(views)
+    }
+
+    /// Branches of an instance, by name.
+    pub(crate) async fn branches(
+        &self,
+        instance: &InstanceName,
+        branch: Option<&BranchName>,
+    ) -> Result<Vec<BranchRow>> {
+        let filter = Filter::default()
+            .equal("instance", Some(instance))
+            .equal("branch", branch);
+        let mut rows: Vec<BranchRow> = self.select(filter, "").await?;
+        rows.sort_by(|a, b| a.branch.cmp(&b.branch));
+        Ok(rows)
+    }
+
+    /// Schedules of an instance, by name.
+    pub(crate) async fn schedules(&self, instance: &InstanceName) -> Result<Vec<ScheduleRow>> {
+        let filter = Filter::default().equal("instance", Some(instance));
+        let mut rows: Vec<ScheduleRow> = self.select(filter, "").await?;
+        rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        Ok(rows)
+    }
+
+    /// When a branch was last backed up.
+    pub(crate) async fn last_backup_at(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<Option<Timestamp>> {
+        let filter =
+            Filter::of_branch(instance, branch).equal("status", Some(&BackupStatus::Completed));
+        self.latest("backed_up_at", filter).await
+    }
+
+    /// When a schedule last asked for a backup.
+    pub(crate) async fn last_request_of(
+        &self,
+        instance: &InstanceName,
+        schedule: ScheduleId,
+    ) -> Result<Option<Timestamp>> {
+        let filter = Filter::default()
+            .equal("instance", Some(instance))
+            .equal("schedule_id", Some(&schedule));
+        self.latest("requested_at", filter).await
+    }
+
+    async fn latest(&self, column: &str, filter: Filter) -> Result<Option<Timestamp>> {
+        let sql = format!(
+            "SELECT MAX({column}) AS latest FROM backups{}",
+            filter.sql()
+        );
+        let rows = self.rows(sql, filter.values).await?;
+        let latest = rows
+            .first()
+            .map(|row| Column::read(row, "latest"))
+            .transpose();
+        Ok(latest.map_err(cannot("answer from its rows"))?.flatten())
+    }
+
+    /// Backups, newest first.
+    pub(crate) async fn backups(
+        &self,
+        instance: Option<&InstanceName>,
+        branch: Option<&BranchName>,
+        status: Option<BackupStatus>,
+        page: Page,
+    ) -> Result<Vec<BackupRow>> {
+        let filter = Filter::default()
+            .equal("instance", instance)
+            .equal("branch", branch)
+            .equal("status", status.as_ref());
+        let order = "ORDER BY COALESCE(requested_at, started_at, 0) DESC, id DESC";
+        self.select(filter, &format!("{order}{}", page.sql())).await
+    }
+
+    /// A backup by its id.
+    pub(crate) async fn backup(
+        &self,
+        instance: Option<&InstanceName>,
+        id: BackupId,
+    ) -> Result<Option<BackupRow>> {
+        let filter = Filter::default()
+            .equal("instance", instance)
+            .equal("id", Some(&id));
+        Ok(self.select(filter, "LIMIT 1").await?.pop())
+    }
+
+    /// Restores, newest first.
+    pub(crate) async fn restores(
+        &self,
+        instance: Option<&InstanceName>,
+        page: Page,
+    ) -> Result<Vec<RestoreRow>> {
+        let filter = Filter::default().equal("instance", instance);
+        let order = "ORDER BY COALESCE(requested_at, started_at, completed_at, 0) DESC, id DESC";
+        self.select(filter, &format!("{order}{}", page.sql())).await
+    }
+
+    /// A restore by its id.
+    pub(crate) async fn restore(&self, id: RestoreId) -> Result<Option<RestoreRow>> {
+        let filter = Filter::default().equal("id", Some(&id));
+        Ok(self.select(filter, "LIMIT 1").await?.pop())
+    }
+
+    /// What a branch's WAL adds up to.
+    pub(crate) async fn wal_totals(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<WalTotals> {
+        let filter = Filter::of_branch(instance, branch);
+        let sql = format!(
+            "SELECT CAST(COALESCE(SUM(stored_bytes), 0) AS BIGINT) AS stored_bytes, \
+             CAST(COALESCE(SUM(CASE WHEN kind = 'segment' THEN 1 ELSE 0 END), 0) AS BIGINT) AS segments \
+             FROM wal_segments{}",
+            filter.sql()
+        );
+        let rows = self.rows(sql, filter.values).await?;
+        let totals = rows.first().map(|row| {
+            Ok(WalTotals {
+                stored_bytes: Column::read(row, "stored_bytes")?,
+                segments: Column::read(row, "segments")?,
+            })
+        });
+        let totals: sqlx::Result<_> = totals.transpose();
+        Ok(totals
+            .map_err(cannot("answer from its rows"))?
+            .unwrap_or_default())
+    }
+
+    /// A branch's oldest complete segment, and the newest one of its newest timeline.
+    pub(crate) async fn wal_ends(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<Option<(WalSegmentRow, WalSegmentRow)>> {
+        let filter = || {
+            Filter::of_branch(instance, branch)
+                .equal("kind", Some(&events::event::WalObjectKind::Segment))
+        };
+        let oldest = "ORDER BY timeline, start_lsn LIMIT 1";
+        let newest = "ORDER BY timeline DESC, start_lsn DESC LIMIT 1";
+        let first: Vec<WalSegmentRow> = self.select(filter(), oldest).await?;
+        let last: Vec<WalSegmentRow> = self.select(filter(), newest).await?;
+        Ok(first.into_iter().next().zip(last.into_iter().next()))
+    }
+
+    /// Places between two complete segments of one timeline where segments are missing.
+    pub(crate) async fn wal_holes(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<Vec<Hole>> {
+        let filter = Filter::of_branch(instance, branch)
+            .equal("kind", Some(&events::event::WalObjectKind::Segment));
+        let sql = format!(
+            "SELECT timeline, from_lsn, to_lsn FROM (\
+             SELECT timeline, start_lsn AS to_lsn, \
+             LAG(end_lsn) OVER (PARTITION BY timeline ORDER BY start_lsn) AS from_lsn \
+             FROM wal_segments{}) AS pairs \
+             WHERE from_lsn IS NOT NULL AND from_lsn < to_lsn ORDER BY timeline, from_lsn",
+            filter.sql()
+        );
+        let rows = self.rows(sql, filter.values).await?;
+        let hole = |row: &AnyRow| {
+            Ok(Hole {
+                timeline: Column::read(row, "timeline")?,
+                from_lsn: Column::read(row, "from_lsn")?,
+                to_lsn: Column::read(row, "to_lsn")?,
+            })
+        };
+        let holes: sqlx::Result<Vec<Hole>> = rows.iter().map(hole).collect();
+        holes.map_err(cannot("answer from its rows"))
+    }
+
+    /// Gaps of a branch that the archiver announced.
+    pub(crate) async fn wal_gaps(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<Vec<WalGapRow>> {
+        let filter = Filter::of_branch(instance, branch);
+        self.select(filter, "ORDER BY timeline, from_lsn").await
+    }
+}
+
+fn instance_view(row: &AnyRow) -> sqlx::Result<InstanceView> {
+    Ok(InstanceView {
+        name: Column::read(row, "instance")?,
+        created_at: Column::read(row, "created_at")?,
+        branches: Column::read(row, "branches")?,
+        backups: Column::read(row, "backups")?,
+        stored_bytes: Column::read(row, "stored_bytes")?,
+        last_backup_at: Column::read(row, "last_backup_at")?,
+    })
+}
