@@ -5,8 +5,22 @@
 //! beyond the plan's end; nobody can connect before the source's passwords are gone; a restore that failed
 //! leaves nothing behind.
 
+pub mod archive;
+pub mod attempt;
+pub mod branches;
+pub mod compute;
+pub mod config;
 pub mod control;
+pub mod error;
+pub mod fetch;
+pub mod handlers;
+pub mod opening;
+pub mod outcome;
 pub mod plan;
+pub mod recovery;
+pub mod restorer;
 pub mod served;
+pub mod server_sql;
 pub mod settings;
 pub mod site;
+pub mod voice;

@@ -1,2 +1,82 @@
-//! (being written)
-fn main() {}
+//! The restorer's process.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use bus::{Bus, BusConfig};
+use events::plan::{RestoreAnswer, RestoreQuestion};
+use repository::{Repository, RetryPolicy};
+use restorer::compute::{LocalCompute, compute_account, compute_directory};
+use restorer::config::RestorerConfig;
+use restorer::handlers::{Jobs, Orders};
+use restorer::plan::Policy;
+use restorer::restorer::Restorer;
+use service::{Context, MasterKey, ServiceInfo};
+
+fn main() -> ExitCode {
+    let info = ServiceInfo {
+        name: "restorer",
+        version: env!("CARGO_PKG_VERSION"),
+        about: "Builds branches at a point in time and runs them",
+    };
+    service::run(info, work)
+}
+
+async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
+    let (common, config) = (&context.common, &context.config);
+    let account = compute_account(&config.compute_user)?;
+    let directory = compute_directory(config.compute_dir.clone(), &common.home, account);
+    tracing::info!(directory = %directory.display(), "branches are kept here");
+    let compute = LocalCompute::new(directory, account, config.bin_directories());
+    let bus = Bus::connect(BusConfig::new(&common.nats_url, "zektor-restorer")).await?;
+    bus.apply_topology().await?;
+    let checked = bus.clone();
+    context.health.check("bus", move || {
+        checked.state().map_err(|error| error.to_string())
+    });
+
+    let restorer = Arc::new(Restorer {
+        bus: bus.clone(),
+        repository: Repository::open(&common.repository_url, RetryPolicy::default())?,
+        compute: Arc::new(compute),
+        key: Arc::new(MasterKey::load(&common.master_key_file)?),
+        clock: Arc::clone(&context.clock),
+        policy: Policy {
+            min_target_age: config.restore_min_target_age,
+        },
+        name: common.worker_name.clone(),
+        parallelism: config.restore_parallelism.max(1),
+        drain: context.shutdown.clone(),
+    });
+    restorer.reconcile().await?;
+
+    let jobs = events::topology::restore_jobs();
+    let orders = events::topology::restorer_commands();
+    let question = events::subject::restorer_plan();
+    let (asked, concurrency) = (Arc::clone(&restorer), config.restore_concurrency.max(1));
+    let ended = tokio::try_join!(
+        bus.consume(
+            &jobs,
+            concurrency,
+            Arc::new(Jobs(Arc::clone(&restorer))),
+            context.shutdown.clone()
+        ),
+        bus.consume(
+            &orders,
+            4,
+            Arc::new(Orders(Arc::clone(&restorer))),
+            context.shutdown.clone()
+        ),
+        bus.serve::<RestoreQuestion, RestoreAnswer, _, _>(
+            &question,
+            "restorer",
+            move |_, question| {
+                let restorer = Arc::clone(&asked);
+                async move { Ok(restorer.answer(question).await) }
+            },
+            context.shutdown.clone(),
+        ),
+    );
+    restorer.stop_servers(config.stop_branches_on_drain).await?;
+    Ok(ended.map(drop)?)
+}

@@ -413,14 +413,8 @@ fn covered(
     end: Lsn,
 ) -> Option<Lsn> {
     let size = base.wal_segment_size;
-    let served = ServedWal::new(history.clone(), size, base.start_lsn, end);
-    let last = served.segment(served.last());
-    let open = archive
-        .open
-        .iter()
-        .copied()
-        .find(|open| Some(open.name) == last);
-    match wal_coverage(&archive.objects, history, size, base.start_lsn, end, open) {
+    let (objects, open) = (&archive.objects, &archive.open);
+    match wal_coverage(objects, history, size, base.start_lsn, end, open) {
         WalCoverage::Complete => None,
         WalCoverage::Missing { first } => Some(first.start(size).max(base.start_lsn)),
     }

@@ -73,21 +73,22 @@ impl ServedWal {
         self.size.segment_ending_at(self.end)
     }
 
-    /// The file that recovery asks for in place `number`: of the newest timeline of the path that has begun
-    /// by then (`XLogFileReadAnyTLI`, PostgreSQL `src/backend/access/transam/xlogrecovery.c`). `None` outside
-    /// the plan.
+    /// The files that can hold place `number`, in the order in which recovery asks for them: the newest
+    /// timeline of the path that has begun by then, and older ones that hold every byte that is wanted there
+    /// (`XLogFileReadAnyTLI`, PostgreSQL `src/backend/access/transam/xlogrecovery.c`). Empty outside the plan.
     #[must_use]
-    pub fn segment(&self, number: SegmentNumber) -> Option<SegmentName> {
+    pub fn segments(&self, number: SegmentNumber) -> Vec<SegmentName> {
         if number < self.first() || number > self.last() || self.end <= self.start {
-            return None;
+            return Vec::new();
         }
+        let wanted = self.end.min(self.size.start_of(number + 1));
         let path = self.history.path();
-        let begun = path
-            .iter()
+        path.iter()
             .rev()
-            .find(|range| self.size.segment_of(range.start) <= number);
-        let timeline = begun.map_or(self.history.timeline(), |range| range.timeline);
-        Some(SegmentName::new(timeline, number, self.size))
+            .filter(|range| self.size.segment_of(range.start) <= number)
+            .filter(|range| range.end.is_none_or(|end| end >= wanted))
+            .map(|range| SegmentName::new(range.timeline, number, self.size))
+            .collect()
     }
 
     /// What the file of this name is to the plan.
@@ -103,7 +104,9 @@ impl ServedWal {
             };
         }
         match SegmentName::parse(file, self.size) {
-            Ok(name) if self.segment(name.number(self.size)) == Some(name) => Wanted::Segment(name),
+            Ok(name) if self.segments(name.number(self.size)).contains(&name) => {
+                Wanted::Segment(name)
+            }
             _ => Wanted::Absent,
         }
     }
@@ -156,9 +159,20 @@ mod tests {
         check("00000003.history", false);
         check("000000010000000000000003.partial", false);
         check("../data/PG_VERSION", false);
-        let last = served.segment(6).unwrap();
-        assert_eq!(served.valid_bytes(last), 10);
-        assert_eq!(served.valid_bytes(served.segment(5).unwrap()), SIZE.bytes());
+        assert_eq!(served.valid_bytes(served.segments(6)[0]), 10);
+        assert_eq!(served.valid_bytes(served.segments(5)[0]), SIZE.bytes());
+    }
+
+    #[test]
+    fn before_a_switch_the_older_timelines_segment_will_do() {
+        let end = Lsn(5 * SIZE.bytes() + 50);
+        let served = ServedWal::new(served().history, SIZE, Lsn(5 * SIZE.bytes()), end);
+        let timelines: Vec<u32> = served
+            .segments(5)
+            .iter()
+            .map(|name| name.timeline.0)
+            .collect();
+        assert_eq!(timelines, [2, 1]);
     }
 
     #[test]
@@ -166,8 +180,8 @@ mod tests {
         let history = TimelineHistory::root(TimelineId(1));
         let end = Lsn(4 * SIZE.bytes());
         let served = ServedWal::new(history, SIZE, Lsn(3 * SIZE.bytes()), end);
-        assert!(served.segment(4).is_none());
-        assert_eq!(served.valid_bytes(served.segment(3).unwrap()), SIZE.bytes());
+        assert!(served.segments(4).is_empty());
+        assert_eq!(served.valid_bytes(served.segments(3)[0]), SIZE.bytes());
     }
 
     proptest! {
@@ -176,7 +190,7 @@ mod tests {
             let history = TimelineHistory::root(TimelineId(1));
             let end = Lsn(start + length);
             let served = ServedWal::new(history, SIZE, Lsn(start), end);
-            if let Some(name) = served.segment(number) {
+            for name in served.segments(number) {
                 let given = name.start(SIZE).saturating_add(served.valid_bytes(name));
                 prop_assert!(given <= end && name.start(SIZE) < end);
                 prop_assert!(name.end(SIZE) > Lsn(start));

@@ -13,6 +13,7 @@ use events::{ClusterSize, Timestamp};
 use pg_format::TimelineId;
 
 use crate::control::Minimums;
+use crate::fetch::restore_command;
 use crate::plan::Stop;
 use crate::site::Site;
 
@@ -84,10 +85,10 @@ pub fn tier(size: ClusterSize) -> Tier {
 #[must_use]
 pub fn recovering(server: &Server<'_>, timeline: TimelineId, stop: Option<&Stop>) -> String {
     let mut conf = locked(server);
-    let script = shell_quoted(server.site.fetch_script().as_path());
-    // In this setting % begins an escape.
-    let script = script.replace('%', "%%");
-    conf.set("restore_command", &format!("/bin/sh {script} %f %p"));
+    conf.set(
+        "restore_command",
+        &restore_command(&server.site.fetch_script()),
+    );
     conf.set("hot_standby", "on");
     conf.set("recovery_target_timeline", &timeline.to_string());
     conf.set("recovery_target_action", "pause");

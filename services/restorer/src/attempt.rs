@@ -1,0 +1,281 @@
+//! One attempt at a restore: from the request to an open branch, or to nothing.
+
+mod build;
+
+use bus::{Progress, Sequence};
+use events::command::BranchRegister;
+use events::event::{Event, Refused, RestoreFailed, RestoreRequested};
+use events::{Command, CommandId, MessageId};
+use uuid::Uuid;
+
+use crate::error::{Reaction, RestoreError};
+use crate::outcome::FinishedBranch;
+use crate::plan::Refusal;
+use crate::restorer::Restorer;
+use crate::voice::{self, Voice};
+
+use self::build::Build;
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// What there is to say is said.
+    Done,
+    /// It must be tried again.
+    Again {
+        /// Not before.
+        after: std::time::Duration,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Restorer {
+    /// Handles a request; may run any number of times for the same one.
+    pub async fn handle(
+        &self,
+        request: &RestoreRequested,
+        progress: &Progress,
+        last_attempt: bool,
+    ) -> Ending {
+        let fence = voice::fence_of(request);
+        let last = match self.bus.last_on(&fence).await {
+            Ok(last) => last,
+            Err(error) => {
+                return again(
+                    &error.into(),
+                    Reaction::Retry(std::time::Duration::from_secs(5)),
+                );
+            }
+        };
+        let token = last.as_ref().map_or(Sequence::NONE, |last| last.sequence);
+        let ended = last.is_some_and(|last| {
+            matches!(
+                last.envelope.message,
+                Event::RestoreCompleted(_) | Event::RestoreFailed(_) | Event::RestoreRefused(_)
+            )
+        });
+        if ended {
+            return Ending::Done;
+        }
+        let mut voice = None;
+        let attempt = Box::pin(self.attempt(request, token, progress, &mut voice));
+        let result = tokio::select! {
+            result = attempt => result,
+            () = self.drain.cancelled() => Err(RestoreError::Draining),
+        };
+        match result {
+            Ok(()) => Ending::Done,
+            Err(error) => {
+                self.conclude(request, token, voice, error, last_attempt)
+                    .await
+            }
+        }
+    }
+
+    async fn attempt<'a>(
+        &'a self,
+        request: &'a RestoreRequested,
+        token: Sequence,
+        progress: &Progress,
+        said: &mut Option<Voice<'a>>,
+    ) -> Result<(), RestoreError> {
+        let site = self.compute.site(&request.instance, &request.branch);
+        if let Some(finished) = self.finished(request, &site)? {
+            self.register(&finished).await?;
+            let event = voice::completed(request, finished.summary);
+            let event = voice::outgoing(request, event, self.clock.now());
+            let fence = voice::fence_of(request);
+            let _ = self.bus.publish_expecting(event, &fence, token).await?;
+            return Ok(());
+        }
+        let (id, source) = (request.restore_id, &request.source_branch);
+        let prepared = self.prepare(id, &site, source, &request.target).await?;
+        let voice = said.insert(
+            Voice::begin(
+                &self.bus,
+                request,
+                &prepared.plan,
+                token,
+                &self.name,
+                &*self.clock,
+                progress.clone(),
+            )
+            .await?,
+        );
+        // An attempt that we have just fenced off may still be at it.
+        let _lock = self.compute.lock(&site).await?;
+        let finished = match self.finished(request, &site)? {
+            Some(finished) => finished,
+            None => {
+                tracing::info!(
+                    instance = %request.instance,
+                    branch = %request.branch,
+                    restore = %request.restore_id,
+                    backup = %prepared.plan.backup.backup_id,
+                    end = %prepared.plan.end_lsn,
+                    "restoring"
+                );
+                let build = Build {
+                    restorer: self,
+                    request,
+                    site: &site,
+                    prepared: &prepared,
+                };
+                let built = Box::pin(build.run(voice)).await;
+                if built.is_err() {
+                    // Before the lock is given back, so that nothing of it meets the next attempt.
+                    self.clean(&site).await;
+                }
+                built?
+            }
+        };
+        self.register(&finished).await?;
+        voice.completed(finished.summary).await?;
+        tracing::info!(branch = %request.branch, "the branch is open");
+        Ok(())
+    }
+
+    /// The branch that this restore has finished before. Another restore's branch keeps its name.
+    fn finished(
+        &self,
+        request: &RestoreRequested,
+        site: &crate::site::Site,
+    ) -> Result<Option<FinishedBranch>, RestoreError> {
+        match FinishedBranch::at(site)? {
+            Some(finished) if finished.restore_id != request.restore_id => {
+                Err(Refusal::name_used(&request.branch).into())
+            }
+            finished => Ok(finished),
+        }
+    }
+
+    /// Asks the scheduler to make the branch part of its instance. The id is the restore's doing, so a
+    /// repetition is the same command.
+    async fn register(&self, finished: &FinishedBranch) -> Result<(), RestoreError> {
+        let register: BranchRegister = finished.register.clone();
+        let id = Uuid::new_v5(&finished.restore_id.0, b"branch.register");
+        let command = bus::Outgoing::new(
+            Command::BranchRegister(register),
+            MessageId::new(id.to_string()),
+            self.clock.now(),
+        );
+        let command = command
+            .correlated(finished.restore_id)
+            .caused_by(finished.restore_id);
+        let _ = self.bus.send(command).await?;
+        Ok(())
+    }
+
+    /// A failed restore leaves nothing behind.
+    async fn clean(&self, site: &crate::site::Site) {
+        if let Err(error) = self.compute.remove(site).await {
+            tracing::error!(
+                site = %site.root().display(),
+                error = &error as &dyn std::error::Error,
+                "the remains of a restore cannot be removed; the next start of the restorer tries again"
+            );
+        }
+    }
+
+    async fn conclude(
+        &self,
+        request: &RestoreRequested,
+        token: Sequence,
+        voice: Option<Voice<'_>>,
+        error: RestoreError,
+        last_attempt: bool,
+    ) -> Ending {
+        let mut reaction = error.reaction();
+        let draining = matches!(error, RestoreError::Draining);
+        if draining {
+            let site = self.compute.site(&request.instance, &request.branch);
+            if FinishedBranch::at(&site).is_ok_and(|finished| finished.is_none()) {
+                self.clean(&site).await;
+            }
+        }
+        if last_attempt && !draining && matches!(reaction, Reaction::Retry(_)) {
+            reaction = error.failure();
+        }
+        let said = match &reaction {
+            Reaction::Refuse(refusal) => self.refuse(request, token, refusal).await,
+            Reaction::Fail { cause, hint } => {
+                let failed = RestoreFailed {
+                    restore_id: request.restore_id,
+                    instance: request.instance.clone(),
+                    branch: request.branch.clone(),
+                    cause: *cause,
+                    message: service::run::chain(&error),
+                    hint: (*hint).to_owned(),
+                    failed_at: self.clock.now(),
+                };
+                tracing::error!(
+                    restore = %request.restore_id,
+                    error = failed.message,
+                    "the restore failed"
+                );
+                self.fail(request, token, voice, failed).await
+            }
+            Reaction::Yield => {
+                tracing::info!(restore = %request.restore_id, "another attempt has taken over");
+                Ok(())
+            }
+            Reaction::Retry(_) => return again(&error, reaction),
+        };
+        match said {
+            Ok(()) => Ending::Done,
+            Err(error) => match error.reaction() {
+                Reaction::Yield => Ending::Done,
+                _ => again(&error, Reaction::Retry(std::time::Duration::from_secs(5))),
+            },
+        }
+    }
+
+    async fn refuse(
+        &self,
+        request: &RestoreRequested,
+        token: Sequence,
+        refusal: &Refusal,
+    ) -> Result<(), RestoreError> {
+        tracing::info!(restore = %request.restore_id, reason = refusal.message, "refused");
+        let event = Event::RestoreRefused(Refused {
+            instance: request.instance.clone(),
+            branch: request.branch.clone(),
+            command_id: CommandId(request.restore_id.0),
+            code: refusal.code,
+            message: refusal.message.clone(),
+            hint: refusal.hint.clone(),
+        });
+        let event = voice::outgoing(request, event, self.clock.now());
+        let fence = voice::fence_of(request);
+        let _ = self.bus.publish_expecting(event, &fence, token).await?;
+        Ok(())
+    }
+
+    async fn fail(
+        &self,
+        request: &RestoreRequested,
+        token: Sequence,
+        voice: Option<Voice<'_>>,
+        failed: RestoreFailed,
+    ) -> Result<(), RestoreError> {
+        if let Some(mut voice) = voice {
+            return Ok(voice.failed(failed).await?);
+        }
+        let event = voice::outgoing(request, Event::RestoreFailed(failed), self.clock.now());
+        let fence = voice::fence_of(request);
+        let _ = self.bus.publish_expecting(event, &fence, token).await?;
+        Ok(())
+    }
+}
+
+fn again(error: &RestoreError, reaction: Reaction) -> Ending {
+    let after = match reaction {
+        Reaction::Retry(after) => after,
+        _ => std::time::Duration::from_secs(5),
+    };
+    Ending::Again {
+        after,
+        reason: service::run::chain(error),
+    }
+}

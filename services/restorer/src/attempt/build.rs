@@ -1,0 +1,460 @@
+//! Builds a branch: files, recovery, credentials, opening. Every step may be cut short; the next attempt begins
+//! with empty directories.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use events::RestoreSummary;
+use events::command::{BranchOrigin, BranchRegister};
+use events::event::{ExtensionCheck, RestorePhase, RestoreRequested};
+use pg_replication::{ConnectionSettings, SqlConnection};
+use repository::{BranchRecord, Manifest, ParentBranch, RepositoryError, Target};
+use service::seal::dsn_context;
+use tokio::time::Instant;
+
+use crate::compute::{ComputeError, Stopping, log_end};
+use crate::control::Minimums;
+use crate::error::RestoreError;
+use crate::fetch::{self, WalService};
+use crate::opening::{self, Fork};
+use crate::outcome::{self, FinishedBranch};
+use crate::plan::StoredPlan;
+use crate::recovery::Recovery;
+use crate::restorer::{Prepared, Restorer};
+use crate::server_sql;
+use crate::settings::{self, Server, carried};
+use crate::site::Site;
+use crate::voice::Voice;
+
+/// A fast answer after a start.
+const READY: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_millis(500);
+/// More tablespaces than anybody has.
+const MOST_TABLESPACES: usize = 10_000;
+
+/// One branch being built.
+pub(super) struct Build<'a> {
+    pub(super) restorer: &'a Restorer,
+    pub(super) request: &'a RestoreRequested,
+    pub(super) site: &'a Site,
+    pub(super) prepared: &'a Prepared,
+}
+
+/// What the locked server told before it was opened.
+struct Readied {
+    superuser: String,
+    password: String,
+    database: String,
+    fork: Fork,
+    extensions: Vec<ExtensionCheck>,
+}
+
+impl Build<'_> {
+    pub(super) async fn run(&self, voice: &mut Voice<'_>) -> Result<FinishedBranch, RestoreError> {
+        let begin = Instant::now();
+        let mut phases = BTreeMap::new();
+        let compute = &*self.restorer.compute;
+        compute.remove(self.site).await?;
+        compute.create(self.site).await?;
+        let stored = StoredPlan::new(self.request.restore_id, &self.prepared.plan);
+        outcome::store_plan(self.site, &stored)?;
+
+        self.materialise(voice).await?;
+        let port = compute.free_port(&self.taken_ports().await?).await?;
+        let carried = self.carried().await?;
+        let minimums = self.minimums().await?;
+        self.prepare_files().await?;
+        let _ = phases.insert("materialise".to_owned(), millis(begin));
+
+        let recovering = Instant::now();
+        let server = Server {
+            site: self.site,
+            major: self.prepared.programs.version.major(),
+            port,
+            minimums: &minimums,
+            carried: &carried,
+            size: self.request.size,
+        };
+        let last_commit_at = self.recover(server, voice).await?;
+        let _ = phases.insert("recover".to_owned(), millis(recovering));
+
+        let opening = Instant::now();
+        voice.progressed(RestorePhase::Open, 0, 0).await?;
+        let readied = self.ready(port).await?;
+        self.open(&server, &readied, voice).await?;
+        self.claim(&readied.fork).await?;
+        let _ = phases.insert("open".to_owned(), millis(opening));
+
+        let summary = RestoreSummary {
+            source_branch: self.request.source_branch.clone(),
+            target: self.request.target.clone(),
+            backup_id: self.prepared.plan.backup.backup_id,
+            size: self.request.size,
+            stop_lsn: readied.fork.at,
+            fork_timeline: readied.fork.from,
+            timeline: readied.fork.to,
+            last_commit_at,
+            host: "127.0.0.1".to_owned(),
+            port,
+            duration_ms: millis(begin),
+            phases,
+            extensions: readied.extensions.clone(),
+            completed_at: self.restorer.clock.now(),
+        };
+        self.finish(summary, port, &readied)
+    }
+
+    async fn materialise(&self, voice: &mut Voice<'_>) -> Result<(), RestoreError> {
+        let request = self.request;
+        let repository = &self.restorer.repository;
+        let reader = repository.reader(&request.instance, &request.source_branch);
+        let manifest = reader.manifest(self.prepared.plan.backup.backup_id).await?;
+        let done = AtomicU64::new(0);
+        let total = manifest.totals.logical_bytes;
+        let mut work = Box::pin(self.write_files(&reader, &manifest, &done));
+        loop {
+            voice
+                .progressed(
+                    RestorePhase::Materialise,
+                    done.load(Ordering::Relaxed),
+                    total,
+                )
+                .await?;
+            tokio::select! {
+                written = &mut work => return written,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Writes the files. Which tablespaces there are is only in the index, which begins with their links: the
+    /// repository asks for one directory after the other.
+    async fn write_files(
+        &self,
+        reader: &repository::BranchReader,
+        manifest: &Manifest,
+        done: &AtomicU64,
+    ) -> Result<(), RestoreError> {
+        let mut target = Target {
+            data_directory: self.site.data(),
+            tablespaces: BTreeMap::new(),
+            owner: self.restorer.compute.owner(),
+        };
+        let progress =
+            |progress: repository::Progress| done.store(progress.bytes, Ordering::Relaxed);
+        let parallelism = self.restorer.parallelism;
+        loop {
+            let written = reader
+                .materialise(manifest, &target, parallelism, &progress)
+                .await;
+            let error = match written {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            match missing_tablespace(&error) {
+                Some(oid) if target.tablespaces.len() < MOST_TABLESPACES => {
+                    let _ = target.tablespaces.insert(oid, self.site.tablespace(oid));
+                    for directory in [self.site.data(), self.site.tablespaces()] {
+                        empty(&directory)?;
+                    }
+                }
+                _ => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Ports of the other branches here, those of stopped ones too.
+    async fn taken_ports(&self) -> Result<BTreeSet<u16>, RestoreError> {
+        let mut taken = BTreeSet::new();
+        for site in self.restorer.compute.sites().await? {
+            taken.extend(FinishedBranch::at(&site)?.map(|finished| finished.port));
+        }
+        Ok(taken)
+    }
+
+    /// What is carried over, if the server understands it: a locale or time zone may be unknown here.
+    async fn carried(&self) -> Result<Vec<(String, String)>, RestoreError> {
+        let data = self.site.data();
+        let mut settings = Vec::new();
+        for file in ["postgresql.conf", "postgresql.auto.conf"] {
+            let text = fs::read(data.join(file)).unwrap_or_default();
+            settings.extend(carried::parse(&String::from_utf8_lossy(&text)));
+        }
+        let merged: BTreeMap<String, String> = settings.into_iter().collect();
+        let merged: Vec<(String, String)> = merged.into_iter().collect();
+        let bin = &self.prepared.programs.bin;
+        let mut carried = carried::select(&merged, |name| carried::library_exists(bin, name));
+        // The file that is tried lies where the server may read it, and has nothing else in it.
+        let conf = self.site.conf().join("carried.conf");
+        let mut understood = Vec::new();
+        for (name, value) in carried.drain(..) {
+            let line = format!(
+                "{name} = '{}'\n",
+                value.replace('\\', r"\\").replace('\'', "''")
+            );
+            self.restorer.compute.write(&conf, line.as_bytes()).await?;
+            let data = data.display().to_string();
+            let file = format!("config_file={}", conf.display());
+            let arguments = ["-D", &data, "-c", &file, "-C", &name];
+            let postgres = self.prepared.programs.program("postgres");
+            match self.restorer.compute.run(&postgres, &arguments).await {
+                Ok(_) => understood.push((name, value)),
+                Err(error) => {
+                    tracing::warn!(setting = name, %error, "a setting is not carried over");
+                }
+            }
+        }
+        let _ = fs::remove_file(&conf);
+        Ok(understood)
+    }
+
+    /// From `pg_control`, where the installation has the program that shows it; what is too low is learnt
+    /// from the server's log otherwise.
+    async fn minimums(&self) -> Result<Minimums, RestoreError> {
+        let program = self.prepared.programs.program("pg_controldata");
+        if !program.is_file() {
+            return Ok(Minimums::default());
+        }
+        let data = self.site.data().display().to_string();
+        let printed = self.restorer.compute.run(&program, &[&data]).await?;
+        Ok(Minimums::from_controldata(&printed))
+    }
+
+    /// Makes the copy a cluster that recovers, under our configuration. `backup_label` stays as it is.
+    async fn prepare_files(&self) -> Result<(), RestoreError> {
+        let (site, compute, data) = (self.site, &*self.restorer.compute, self.site.data());
+        let automatic = data.join("postgresql.auto.conf");
+        if automatic.exists() {
+            let kept = data.join("postgresql.auto.conf.source");
+            fs::rename(&automatic, &kept).map_err(ComputeError::file("rename", &automatic))?;
+        }
+        compute.write(&automatic, b"").await?;
+        // The links are restored as links; with this file the server would make the source's anew.
+        for leftover in ["standby.signal", "tablespace_map", "postmaster.pid"] {
+            forget(&data.join(leftover))?;
+        }
+        compute.write(&data.join("recovery.signal"), b"").await?;
+        compute
+            .write(&site.hba_file(), settings::LOCKED_HBA.as_bytes())
+            .await?;
+        compute.write(&site.ident_file(), b"").await?;
+        let script = fetch::script(&site.spool());
+        compute
+            .write(&site.fetch_script(), script.as_bytes())
+            .await?;
+        Ok(())
+    }
+
+    async fn recover(
+        &self,
+        server: Server<'_>,
+        voice: &mut Voice<'_>,
+    ) -> Result<Option<events::Timestamp>, RestoreError> {
+        let (request, restorer) = (self.request, self.restorer);
+        let reader = restorer
+            .repository
+            .reader(&request.instance, &request.source_branch);
+        let served = self.prepared.plan.served();
+        let owner = restorer.compute.owner();
+        let service = WalService::new(reader, served, self.site.spool(), owner);
+        let recovery = Recovery {
+            compute: &*restorer.compute,
+            site: self.site,
+            programs: &self.prepared.programs,
+            plan: &self.prepared.plan,
+            names: &self.prepared.names,
+            server,
+        };
+        recovery.run(service, voice).await
+    }
+
+    /// Everything that is done while nobody else can connect.
+    async fn ready(&self, port: u16) -> Result<Readied, RestoreError> {
+        let fork = opening::fork(&self.site.data(), self.prepared.plan.history.timeline())?;
+        let names = &self.prepared.names;
+        let (mut connection, superuser) =
+            server_sql::superuser(self.site, port, names, READY).await?;
+        let slot = events::document::slot_name(&self.request.instance, &self.request.branch);
+        opening::create_slot(&mut connection, &slot).await?;
+        let password = opening::new_password();
+        opening::replace_passwords(&mut connection, &superuser, &password).await?;
+        let extensions =
+            opening::check_extensions(&mut connection, self.site, port, &superuser).await?;
+        let wanted = pg_replication::quote_literal(&names.database);
+        let there = format!(
+            "SELECT 1 FROM pg_catalog.pg_database WHERE datallowconn AND datname = {wanted}"
+        );
+        // At the restored moment the source's database may not have existed yet.
+        let there = !connection.query(&there).await?.is_empty();
+        let database = if there {
+            names.database.clone()
+        } else {
+            "postgres".to_owned()
+        };
+        connection.close().await;
+        Ok(Readied {
+            superuser,
+            password,
+            database,
+            fork,
+            extensions,
+        })
+    }
+
+    /// Starts it again with its own limits and for everybody who has the new password.
+    async fn open(
+        &self,
+        server: &Server<'_>,
+        readied: &Readied,
+        voice: &Voice<'_>,
+    ) -> Result<(), RestoreError> {
+        let (site, compute) = (self.site, &*self.restorer.compute);
+        compute.stop(site, Stopping::Fast).await?;
+        voice.alive();
+        compute
+            .write(&site.config_file(), settings::open(server).as_bytes())
+            .await?;
+        compute
+            .write(&site.hba_file(), settings::OPEN_HBA.as_bytes())
+            .await?;
+        forget(&site.fetch_script())?;
+        let spool = site.spool();
+        fs::remove_dir_all(&spool).map_err(ComputeError::file("remove", &spool))?;
+        self.restorer
+            .start_server(site, &self.prepared.programs, server.port)
+            .await?;
+        let settings = ConnectionSettings::parse(&self.uri(server.port, readied))?;
+        let mut connection = SqlConnection::connect(&settings).await?;
+        let rows = connection.query("SELECT pg_is_in_recovery()").await?;
+        connection.close().await;
+        if rows.first().and_then(|row| row.get(0)) == Some("f") {
+            return Ok(());
+        }
+        let log = log_end(&site.log_file());
+        Err(ComputeError::ServerEnded {
+            during: "opening",
+            log,
+        }
+        .into())
+    }
+
+    /// From here on the branch's prefix of the repository is this cluster's. Last, because it cannot be undone.
+    async fn claim(&self, fork: &Fork) -> Result<(), RestoreError> {
+        let (request, backup) = (self.request, &self.prepared.plan.backup);
+        let record = BranchRecord {
+            instance: request.instance.clone(),
+            branch: request.branch.clone(),
+            system_identifier: backup.system_identifier,
+            server_version: self.prepared.programs.version.0,
+            wal_segment_size: backup.wal_segment_size,
+            parent: Some(ParentBranch {
+                branch: request.source_branch.clone(),
+                backup_id: backup.backup_id,
+                fork_timeline: fork.from,
+                fork_lsn: fork.at,
+            }),
+            created_at: self.restorer.clock.now(),
+        };
+        let writer = self
+            .restorer
+            .repository
+            .writer(&request.instance, &request.branch);
+        let _ = writer.claim_branch(&record).await?;
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        summary: RestoreSummary,
+        port: u16,
+        readied: &Readied,
+    ) -> Result<FinishedBranch, RestoreError> {
+        let (request, backup) = (self.request, &self.prepared.plan.backup);
+        let context = dsn_context(&request.instance, &request.branch);
+        let dsn = self.restorer.key.seal(&self.uri(port, readied), &context)?;
+        let register = BranchRegister {
+            instance: request.instance.clone(),
+            branch: request.branch.clone(),
+            origin: BranchOrigin {
+                branch: request.source_branch.clone(),
+                restore_id: request.restore_id,
+                backup_id: backup.backup_id,
+                fork_timeline: readied.fork.from,
+                fork_lsn: readied.fork.at,
+            },
+            timeline: readied.fork.to,
+            system_identifier: backup.system_identifier,
+            server_version: self.prepared.programs.version.0,
+            wal_segment_size: backup.wal_segment_size,
+            size: request.size,
+            dsn,
+            created_at: summary.completed_at,
+        };
+        let finished = FinishedBranch {
+            restore_id: request.restore_id,
+            major: self.prepared.programs.version.major(),
+            port,
+            summary,
+            register,
+        };
+        finished.store(self.site)?;
+        // The outcome counts from here on; the plan is of no more use.
+        forget(&self.site.plan_file())?;
+        Ok(finished)
+    }
+
+    fn uri(&self, port: u16, readied: &Readied) -> String {
+        let encoded = server_sql::percent_encoded;
+        format!(
+            "postgres://{}:{}@127.0.0.1:{port}/{}",
+            encoded(&readied.superuser),
+            encoded(&readied.password),
+            encoded(&readied.database)
+        )
+    }
+}
+
+/// The tablespace that the repository wants a directory for.
+fn missing_tablespace(error: &RepositoryError) -> Option<u32> {
+    let RepositoryError::Refused { what } = error else {
+        return None;
+    };
+    let oid = what.strip_prefix("name a directory to restore tablespace ")?;
+    oid.split_whitespace().next()?.parse().ok()
+}
+
+fn empty(directory: &Path) -> Result<(), ComputeError> {
+    let failed = |error| ComputeError::file("empty", directory)(error);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let removed = if path.is_dir() && !path.is_symlink() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        removed.map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn forget(path: &Path) -> Result<(), ComputeError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(ComputeError::file("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

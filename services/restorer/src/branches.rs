@@ -1,0 +1,222 @@
+//! The branches that run here: started, stopped, removed, and brought back after a restart of the restorer.
+
+use std::fs;
+use std::time::Duration;
+
+use events::command::{BranchStart, BranchStop};
+use events::document::Branch;
+use events::event::{BranchDeleted, BranchStarted, BranchStopped, Event, RefusalCode, Refused};
+use events::{BranchName, CommandId, InstanceName, MessageId};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::compute::{ComputeError, Programs, ServerState, Stopping, log_end};
+use crate::error::RestoreError;
+use crate::outcome::{self, FinishedBranch};
+use crate::restorer::Restorer;
+use crate::site::Site;
+
+/// A branch may have to recover from a crash first.
+const READY: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_millis(50);
+
+impl Restorer {
+    /// Starts a server and returns when it accepts connections.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start_server(
+        &self,
+        site: &Site,
+        programs: &Programs,
+        port: u16,
+    ) -> Result<(), ComputeError> {
+        self.compute.start(site, programs, port).await?;
+        let deadline = Instant::now() + READY;
+        loop {
+            match self.compute.state(site).await? {
+                ServerState::Ready => return Ok(()),
+                ServerState::Down => {
+                    let log = log_end(&site.log_file());
+                    return Err(ComputeError::ServerEnded {
+                        during: "starting",
+                        log,
+                    });
+                }
+                ServerState::Busy | ServerState::Standby => {}
+            }
+            if Instant::now() >= deadline {
+                return Err(ComputeError::Timeout {
+                    what: "start",
+                    seconds: READY.as_secs(),
+                });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn start_branch(&self, site: &Site, branch: &FinishedBranch) -> Result<(), ComputeError> {
+        let programs = self.compute.programs(branch.major).await?;
+        self.start_server(site, &programs, branch.port).await
+    }
+
+    /// Stops a branch's server and keeps its files.
+    ///
+    /// # Errors
+    /// It does not stop, or the bus failed.
+    pub async fn stop(&self, order: &BranchStop, id: &MessageId) -> Result<(), RestoreError> {
+        let site = self.compute.site(&order.instance, &order.branch);
+        let _lock = self.compute.lock(&site).await?;
+        if FinishedBranch::at(&site)?.is_none() {
+            return self.not_ours(&order.instance, &order.branch, id).await;
+        }
+        let mark = site.stopped_file();
+        fs::write(&mark, b"").map_err(ComputeError::file("write", &mark))?;
+        self.compute.stop(&site, Stopping::Fast).await?;
+        let (instance, branch) = (order.instance.clone(), order.branch.clone());
+        self.say(Event::BranchStopped(BranchStopped { instance, branch }), id)
+            .await
+    }
+
+    /// Starts a branch's server again.
+    ///
+    /// # Errors
+    /// It does not start, or the bus failed.
+    pub async fn start(&self, order: &BranchStart, id: &MessageId) -> Result<(), RestoreError> {
+        let site = self.compute.site(&order.instance, &order.branch);
+        let _lock = self.compute.lock(&site).await?;
+        let Some(finished) = FinishedBranch::at(&site)? else {
+            return self.not_ours(&order.instance, &order.branch, id).await;
+        };
+        self.start_branch(&site, &finished).await?;
+        let mark = site.stopped_file();
+        if mark.exists() {
+            fs::remove_file(&mark).map_err(ComputeError::file("remove", &mark))?;
+        }
+        let (instance, branch) = (order.instance.clone(), order.branch.clone());
+        self.say(Event::BranchStarted(BranchStarted { instance, branch }), id)
+            .await
+    }
+
+    /// Removes a branch's server and files; one that is gone already is only announced.
+    ///
+    /// # Errors
+    /// It cannot be removed, or the bus failed.
+    pub async fn delete(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        id: &MessageId,
+    ) -> Result<(), RestoreError> {
+        let site = self.compute.site(instance, branch);
+        let _lock = self.compute.lock(&site).await?;
+        self.compute.remove(&site).await?;
+        let (instance, branch) = (instance.clone(), branch.clone());
+        self.say(Event::BranchDeleted(BranchDeleted { instance, branch }), id)
+            .await
+    }
+
+    async fn not_ours(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        id: &MessageId,
+    ) -> Result<(), RestoreError> {
+        let refused = Refused {
+            instance: instance.clone(),
+            branch: branch.clone(),
+            command_id: CommandId(id.as_str().parse().unwrap_or_default()),
+            code: RefusalCode::NotFound,
+            message: format!("branch {branch} of instance {instance} does not run under zektor"),
+            hint: "only restored branches can be stopped and started; see `zektor branch list`"
+                .to_owned(),
+        };
+        self.say(Event::BranchRefused(refused), id).await
+    }
+
+    /// The same cause has the same effect under the same id.
+    async fn say(&self, event: Event, cause: &MessageId) -> Result<(), RestoreError> {
+        let name = format!("{cause}/{}", event.type_name());
+        let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes());
+        let outgoing = bus::Outgoing::new(event, MessageId::new(id.to_string()), self.clock.now());
+        let _ = self
+            .bus
+            .publish(outgoing.caused_by(cause).correlated(cause))
+            .await?;
+        Ok(())
+    }
+
+    /// Brings every branch here to where it should be: servers that should run are started, the remains of
+    /// restores that are over are removed. A branch that cannot be started is logged, and does not keep the
+    /// others from it.
+    ///
+    /// # Errors
+    /// The sites cannot be listed.
+    pub async fn reconcile(&self) -> Result<(), RestoreError> {
+        for site in self.compute.sites().await? {
+            if let Err(error) = self.reconcile_site(&site).await {
+                tracing::error!(
+                    instance = %site.instance,
+                    branch = %site.branch,
+                    error = service::run::chain(&error),
+                    "a branch cannot be brought back"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn reconcile_site(&self, site: &Site) -> Result<(), RestoreError> {
+        let _lock = self.compute.lock(site).await?;
+        if let Some(finished) = FinishedBranch::at(site)? {
+            let stopped = site.stopped_file().exists();
+            if !stopped && self.compute.state(site).await? == ServerState::Down {
+                tracing::info!(instance = %site.instance, branch = %site.branch, "starting a branch");
+                self.start_branch(site, &finished).await?;
+            }
+            return Ok(());
+        }
+        // A directory without our plan is not ours to remove.
+        let Some(plan) = outcome::stored_plan(site)? else {
+            return Ok(());
+        };
+        let document = self.bus.instances().get(&site.instance).await?;
+        let branch = document.and_then(|(mut document, _)| document.branches.remove(&site.branch));
+        let goes_on = matches!(
+            branch,
+            Some(Branch::Restoring { restore_id }) if restore_id == plan.restore_id
+        );
+        if !goes_on {
+            tracing::info!(site = %site.root().display(), "removing the remains of a restore");
+            self.compute.remove(site).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops every server here: those of unfinished restores in any case, of branches if `branches`.
+    ///
+    /// # Errors
+    /// The sites cannot be listed.
+    pub async fn stop_servers(&self, branches: bool) -> Result<(), RestoreError> {
+        let sites = self.compute.sites().await?;
+        let stops = sites.iter().map(async |site| {
+            let finished = FinishedBranch::at(site).ok().flatten().is_some();
+            let how = if finished {
+                Stopping::Fast
+            } else {
+                Stopping::Immediate
+            };
+            if (branches || !finished)
+                && let Err(error) = self.compute.stop(site, how).await
+            {
+                tracing::error!(
+                    site = %site.root().display(),
+                    error = &error as &dyn std::error::Error,
+                    "a server cannot be stopped"
+                );
+            }
+        });
+        let _ = futures::future::join_all(stops).await;
+        Ok(())
+    }
+}

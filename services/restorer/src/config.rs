@@ -1,0 +1,53 @@
+//! The restorer's settings beyond the common ones.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The restorer's own settings.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RestorerConfig {
+    /// A target time must be at least so old (`ZEKTOR_RESTORE_MIN_TARGET_AGE`).
+    #[serde(with = "humantime_serde")]
+    pub restore_min_target_age: Duration,
+    /// Restores at once.
+    pub restore_concurrency: usize,
+    /// Reads of the object store at once, for each restore; each holds up to 8 MiB.
+    pub restore_parallelism: usize,
+    /// Where branches are kept; by default `compute` in the home directory, or for root with a home that the
+    /// server's user cannot reach, a directory below `/var/lib/zektor`.
+    pub compute_dir: Option<PathBuf>,
+    /// The user that runs branches when we are root.
+    pub compute_user: String,
+    /// Folders with PostgreSQL's programs to look into first, separated by colons.
+    pub postgres_bin_dirs: String,
+    /// Whether branches are stopped when the restorer drains, as `zektor down` wants it.
+    pub stop_branches_on_drain: bool,
+}
+
+impl Default for RestorerConfig {
+    fn default() -> Self {
+        RestorerConfig {
+            restore_min_target_age: Duration::from_secs(120),
+            restore_concurrency: 2,
+            restore_parallelism: 8,
+            compute_dir: None,
+            compute_user: "postgres".to_owned(),
+            postgres_bin_dirs: String::new(),
+            stop_branches_on_drain: false,
+        }
+    }
+}
+
+impl RestorerConfig {
+    /// [`Self::postgres_bin_dirs`] as paths.
+    #[must_use]
+    pub fn bin_directories(&self) -> Vec<PathBuf> {
+        let folders = self
+            .postgres_bin_dirs
+            .split(':')
+            .filter(|folder| !folder.is_empty());
+        folders.map(PathBuf::from).collect()
+    }
+}

@@ -1,0 +1,150 @@
+//! What can go wrong with a restore, and the one table from error to what is done about it.
+
+use std::time::Duration;
+
+use bus::{BusError, FenceError};
+use events::event::FailureCause;
+use pg_replication::{DsnError, PgError};
+use repository::{ErrorClass, RepositoryError};
+use service::seal::SealError;
+
+use crate::compute::ComputeError;
+use crate::fetch::FetchError;
+use crate::plan::Refusal;
+
+/// A restore did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// A rule forbids it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Another attempt has the fence, or the bus failed under it.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+    /// The bus failed.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The repository failed.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// Compute failed.
+    #[error(transparent)]
+    Compute(#[from] ComputeError),
+    /// Recovery could not be given its WAL.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The branch's server failed.
+    #[error("the branch's server cannot be asked")]
+    Server(#[from] PgError),
+    /// Recovery ended other than planned.
+    #[error("{0}")]
+    Recovery(String),
+    /// Credentials could not be sealed or opened.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The source's connection URI makes no sense.
+    #[error("the connection uri of the source branch cannot be used")]
+    Dsn(#[from] DsnError),
+    /// A file of the restore itself is damaged.
+    #[error("{what} cannot be read")]
+    Stored {
+        /// Which.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The restorer drains.
+    #[error("the restorer is shutting down")]
+    Draining,
+}
+
+/// What is done about an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reaction {
+    /// Say so with `restore.refused`.
+    Refuse(Refusal),
+    /// Another attempt goes on; be silent.
+    Yield,
+    /// Try again.
+    Retry(Duration),
+    /// Say so with `restore.failed`.
+    Fail {
+        /// The likely cause.
+        cause: FailureCause,
+        /// What can be done.
+        hint: &'static str,
+    },
+}
+
+const SOON: Duration = Duration::from_secs(1);
+const LATER: Duration = Duration::from_secs(10);
+
+impl RestoreError {
+    /// The reaction, when there are deliveries left.
+    #[must_use]
+    pub fn reaction(&self) -> Reaction {
+        match self {
+            RestoreError::Refused(refusal) => Reaction::Refuse(refusal.clone()),
+            RestoreError::Fence(FenceError::Lost { .. }) => Reaction::Yield,
+            RestoreError::Fence(FenceError::Bus(error)) | RestoreError::Bus(error)
+                if error.is_transient() =>
+            {
+                Reaction::Retry(LATER)
+            }
+            RestoreError::Draining => Reaction::Retry(SOON),
+            RestoreError::Repository(error) if error.class() == ErrorClass::Transient => {
+                Reaction::Retry(LATER)
+            }
+            other => other.failure(),
+        }
+    }
+
+    /// What is said when it is given up.
+    #[must_use]
+    pub fn failure(&self) -> Reaction {
+        let (cause, hint) = match self {
+            RestoreError::Repository(RepositoryError::BranchTaken { .. }) => (
+                FailureCause::Storage,
+                "the name was used before; choose another name for the branch",
+            ),
+            RestoreError::Repository(RepositoryError::Target { .. }) => (
+                FailureCause::Compute,
+                "check space and rights of the restorer's compute directory",
+            ),
+            RestoreError::Repository(_) => (
+                FailureCause::Storage,
+                "check the object store; `zektor backup verify` names damage",
+            ),
+            RestoreError::Fetch(FetchError::Spool { .. }) => (
+                FailureCause::Compute,
+                "check space and rights of the restorer's compute directory",
+            ),
+            RestoreError::Fetch(_) => (
+                FailureCause::Wal,
+                "see `zektor window` for what can be restored",
+            ),
+            RestoreError::Recovery(_) => (
+                FailureCause::Wal,
+                "see `zektor window`, and choose another target",
+            ),
+            RestoreError::Compute(_) => (
+                FailureCause::Compute,
+                "see the restorer's log; mend the machine and restore again",
+            ),
+            RestoreError::Server(_) => (
+                FailureCause::Compute,
+                "see the restorer's log, and restore again",
+            ),
+            RestoreError::Seal(_) => (
+                FailureCause::Compute,
+                "give the restorer the same master key file as the other services",
+            ),
+            _ => (
+                FailureCause::Internal,
+                "see the restorer's log; this is a defect of zektor",
+            ),
+        };
+        Reaction::Fail { cause, hint }
+    }
+}

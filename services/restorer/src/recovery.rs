@@ -1,0 +1,301 @@
+//! Follows a recovery from its start to the promotion.
+//!
+//! Three ends are planned: paused at the target, at the end of the served WAL without a target, and "ended
+//! before the target was reached". The last is what PostgreSQL says when nothing in the archive lies beyond the
+//! target; the plan has proven the archive complete up to it, so all that is served is exactly the target's
+//! content, and recovery is started again without the target.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use events::Timestamp;
+use events::event::RestorePhase;
+use pg_format::Lsn;
+use pg_replication::{PgError, SqlConnection};
+
+use crate::compute::{Compute, ComputeError, Programs, ServerState, log_bytes, log_end};
+use crate::control::Minimums;
+use crate::error::RestoreError;
+use crate::fetch::{WalService, taken_bytes};
+use crate::plan::{Plan, Stop};
+use crate::server_sql::{self, Names};
+use crate::settings::{self, Server};
+use crate::site::Site;
+use crate::voice::Voice;
+
+const LOOK: Duration = Duration::from_millis(100);
+/// `PerformWalRecovery`, PostgreSQL `src/backend/access/transam/xlogrecovery.c`, 13 and later.
+const NOT_REACHED: &str = "recovery ended before configured recovery target was reached";
+/// The same place; in the server's `log_timezone`, which is UTC while it is locked.
+const LAST_TRANSACTION: &str = "last completed transaction was at log time ";
+/// The server was changed below what its WAL demands this often.
+const MOST_RESTARTS: u32 = 8;
+
+/// One recovery.
+pub struct Recovery<'a> {
+    /// Where it runs.
+    pub compute: &'a dyn Compute,
+    /// Its files.
+    pub site: &'a Site,
+    /// Its programs.
+    pub programs: &'a Programs,
+    /// What it is to do.
+    pub plan: &'a Plan,
+    /// Who may log in.
+    pub names: &'a Names,
+    /// Its configuration, without a target.
+    pub server: Server<'a>,
+}
+
+/// What a look at a server that recovers shows.
+enum Look {
+    /// It goes on.
+    Working,
+    /// It stands at its target, or for another reason.
+    Paused,
+    /// It has left recovery.
+    Promoted,
+    /// It is gone.
+    Down,
+}
+
+impl Recovery<'_> {
+    /// Runs it; returns the time of the last transaction it replayed, if any.
+    ///
+    /// # Errors
+    /// The server or the archive failed, or the target is not there. The server may still run.
+    pub async fn run(
+        &self,
+        service: WalService,
+        voice: &mut Voice<'_>,
+    ) -> Result<Option<Timestamp>, RestoreError> {
+        let taken = service.taken();
+        tokio::select! {
+            ended = service.run() => match ended {
+                Ok(never) => match never {},
+                Err(error) => Err(error.into()),
+            },
+            followed = Box::pin(self.follow(&taken, voice)) => followed,
+        }
+    }
+
+    async fn follow(
+        &self,
+        taken: &Arc<AtomicU64>,
+        voice: &mut Voice<'_>,
+    ) -> Result<Option<Timestamp>, RestoreError> {
+        let mut minimums = *self.server.minimums;
+        let mut stop = Some(&self.plan.stop);
+        let mut restarts = 0;
+        let mut begun = self.start(&minimums, stop).await?;
+        let mut connection: Option<SqlConnection> = None;
+        let mut phase = RestorePhase::Recover;
+        let served = self.plan.served();
+        let mut done = 0;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let (look, replayed) = self.look(&mut connection).await?;
+            voice.alive();
+            done = done.max(taken_bytes(taken, &served));
+            if let Some(replayed) = replayed {
+                done = done.max(replayed.min(served.end()).bytes_since(served.start()));
+            }
+            voice
+                .progressed(phase, done, self.plan.wal_bytes().max(done))
+                .await?;
+            match look {
+                Look::Working => {}
+                Look::Promoted => return self.last_transaction(&mut connection).await,
+                Look::Down => {
+                    connection = None;
+                    let log = self.log_since(begun);
+                    if log.contains(NOT_REACHED) && stop.is_some() {
+                        self.may_end_before_target()?;
+                        tracing::info!(
+                            "nothing in the archive is beyond the target; recovering to its end"
+                        );
+                        stop = None;
+                    } else if !minimums.raise_from_log(&log) || restarts >= MOST_RESTARTS {
+                        let log = log_end(&self.site.log_file());
+                        return Err(ComputeError::ServerEnded {
+                            during: "recovering",
+                            log,
+                        }
+                        .into());
+                    }
+                    restarts += 1;
+                    begun = self.start(&minimums, stop).await?;
+                }
+                Look::Paused => {
+                    // It pauses as well when the source raised a setting that this server has lower.
+                    if minimums.raise_from_log(&self.log_since(begun)) && restarts < MOST_RESTARTS {
+                        connection = None;
+                        self.compute
+                            .stop(self.site, crate::compute::Stopping::Fast)
+                            .await?;
+                        restarts += 1;
+                        begun = self.start(&minimums, stop).await?;
+                        continue;
+                    }
+                    phase = RestorePhase::Promote;
+                    voice.progressed(phase, done, done).await?;
+                    if let Some(open) = &mut connection
+                        && let Err(error) = open.query("SELECT pg_wal_replay_resume()").await
+                    {
+                        // It may just have left recovery; the next look tells.
+                        tracing::debug!(error = &error as &dyn std::error::Error, "not resumed");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the configuration and starts the server; where its log will go on.
+    async fn start(&self, minimums: &Minimums, stop: Option<&Stop>) -> Result<u64, RestoreError> {
+        let server = Server {
+            minimums,
+            ..self.server
+        };
+        let timeline = self.plan.history.timeline();
+        let conf = settings::recovering(&server, timeline, stop);
+        self.compute
+            .write(&self.site.config_file(), conf.as_bytes())
+            .await?;
+        let begun = std::fs::metadata(self.site.log_file()).map_or(0, |log| log.len());
+        self.compute
+            .start(self.site, self.programs, self.server.port)
+            .await?;
+        Ok(begun)
+    }
+
+    /// Looks at the server; also how far it has replayed, once it says so.
+    async fn look(
+        &self,
+        connection: &mut Option<SqlConnection>,
+    ) -> Result<(Look, Option<Lsn>), RestoreError> {
+        match self.compute.state(self.site).await? {
+            ServerState::Down => return Ok((Look::Down, None)),
+            ServerState::Busy => return Ok((Look::Working, None)),
+            ServerState::Standby | ServerState::Ready => {}
+        }
+        let open = match connection {
+            Some(open) => open,
+            None => {
+                let patience = Duration::from_secs(10);
+                let connected =
+                    server_sql::superuser(self.site, self.server.port, self.names, patience).await;
+                match connected {
+                    Ok((connected, _)) => connection.insert(connected),
+                    Err(RestoreError::Server(error)) if error.is_transient() => {
+                        return Ok((Look::Working, None));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        match ask(open, self.server.major).await {
+            Ok(answer) => Ok(answer),
+            Err(error) if error.is_transient() => {
+                *connection = None;
+                Ok((Look::Working, None))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the end of the served WAL is as good as the target.
+    fn may_end_before_target(&self) -> Result<(), RestoreError> {
+        if !self.plan.must_reach {
+            return Ok(());
+        }
+        Err(RestoreError::Recovery(match &self.plan.stop {
+            Stop::RestorePoint(name) => {
+                format!("there is no restore point {name:?} in the archived wal")
+            }
+            Stop::Consistency => {
+                "the archived wal ends before the backup becomes consistent".to_owned()
+            }
+            _ => format!(
+                "the target lies in a gap of the archived wal that begins at {}",
+                self.plan.end_lsn
+            ),
+        }))
+    }
+
+    fn log_since(&self, begun: u64) -> String {
+        let bytes = log_bytes(&self.site.log_file());
+        let length = std::fs::metadata(self.site.log_file()).map_or(0, |log| log.len());
+        let new = usize::try_from(length.saturating_sub(begun)).unwrap_or(usize::MAX);
+        let from = bytes.len().saturating_sub(new);
+        String::from_utf8_lossy(&bytes[from..]).into_owned()
+    }
+
+    /// From the server, else from its log: a server that was started again in between may have replayed
+    /// nothing since.
+    async fn last_transaction(
+        &self,
+        connection: &mut Option<SqlConnection>,
+    ) -> Result<Option<Timestamp>, RestoreError> {
+        let mut last = None;
+        if let Some(connection) = connection {
+            let rows = connection
+                .query("SELECT pg_last_xact_replay_timestamp()")
+                .await?;
+            last = rows.first().and_then(|row| row.get(0)).and_then(parse_time);
+        }
+        let log = String::from_utf8_lossy(&log_bytes(&self.site.log_file())).into_owned();
+        let logged = log.lines().rev().find_map(|line| {
+            let (_, time) = line.split_once(LAST_TRANSACTION)?;
+            parse_time(&time.replace(" UTC", "+00"))
+        });
+        Ok(last.max(logged))
+    }
+}
+
+async fn ask(connection: &mut SqlConnection, major: u32) -> Result<(Look, Option<Lsn>), PgError> {
+    let paused = if major >= 14 {
+        "pg_get_wal_replay_pause_state() = 'paused'"
+    } else {
+        "pg_is_wal_replay_paused()"
+    };
+    // Those functions raise an error outside of recovery; CASE keeps them from being called there.
+    let sql = format!(
+        "SELECT CASE WHEN pg_is_in_recovery() THEN CASE WHEN {paused} THEN 'paused' ELSE 'working' END \
+         ELSE 'promoted' END, pg_last_wal_replay_lsn()"
+    );
+    let rows = connection.query(&sql).await?;
+    let row = rows.first();
+    let look = match row.and_then(|row| row.get(0)) {
+        Some("promoted") => Look::Promoted,
+        Some("paused") => Look::Paused,
+        _ => Look::Working,
+    };
+    let replayed = row
+        .and_then(|row| row.get(1))
+        .and_then(|lsn| lsn.parse().ok());
+    Ok((look, replayed))
+}
+
+/// PostgreSQL's text of a `timestamptz` in UTC.
+fn parse_time(text: &str) -> Option<Timestamp> {
+    let text = text.trim();
+    let time = chrono::DateTime::parse_from_str(&format!("{text}00"), "%Y-%m-%d %H:%M:%S%.f%z");
+    time.ok().map(|time| time.with_timezone(&chrono::Utc))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_time;
+
+    #[test]
+    fn reads_what_postgres_prints() {
+        let time = parse_time("2026-11-22 15:00:00.123456+00").unwrap();
+        assert_eq!(
+            events::envelope::rfc3339(time),
+            "2026-11-22T15:00:00.123456Z"
+        );
+        assert!(parse_time("2026-11-22 15:00:00+00").is_some());
+        assert!(parse_time("never").is_none());
+    }
+}

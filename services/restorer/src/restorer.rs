@@ -1,0 +1,214 @@
+//! What every part of the service holds, and the decisions that need the repository but no compute.
+
+use std::sync::Arc;
+
+use bus::Bus;
+use events::document::Branch;
+use events::event::RefusalCode;
+use events::plan::{RestoreAnswer, RestorePreview, RestoreQuestion, RestoreRefusal};
+use events::{BranchName, InstanceName, RestoreId, RestoreTarget};
+use pg_replication::ConnectionSettings;
+use repository::{Repository, RepositoryError};
+use service::seal::{ExposeSecret as _, dsn_context};
+use service::{Clock, MasterKey};
+use tokio_util::sync::CancellationToken;
+
+use crate::archive;
+use crate::compute::{Compute, ComputeError, Programs};
+use crate::error::RestoreError;
+use crate::outcome;
+use crate::plan::{self, Plan, Policy, Refusal};
+use crate::server_sql::Names;
+use crate::site::Site;
+
+/// The oldest major version with `recovery.signal` and everything else that is relied on.
+const OLDEST_MAJOR: u32 = 13;
+
+/// The service.
+pub struct Restorer {
+    /// The bus.
+    pub bus: Bus,
+    /// The repository.
+    pub repository: Repository,
+    /// Where branches run.
+    pub compute: Arc<dyn Compute>,
+    /// Seals and opens credentials.
+    pub key: Arc<MasterKey>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The operator's rules.
+    pub policy: Policy,
+    /// This restorer's name among its replicas.
+    pub name: String,
+    /// Reads of packs at once, for each restore.
+    pub parallelism: usize,
+    /// Cancelled when the service is to end.
+    pub drain: CancellationToken,
+}
+
+/// A plan and all that must be known before anything is started.
+pub struct Prepared {
+    /// The plan.
+    pub plan: Plan,
+    /// The server's programs.
+    pub programs: Programs,
+    /// Who can log in on the source, hopefully.
+    pub names: Names,
+}
+
+impl Restorer {
+    /// The plan of a restore: the one that an earlier attempt followed here, or a new one. Everything that
+    /// can be refused is refused here.
+    ///
+    /// # Errors
+    /// [`RestoreError::Refused`], or the repository or the bus failed.
+    pub async fn prepare(
+        &self,
+        restore_id: RestoreId,
+        site: &Site,
+        source: &BranchName,
+        target: &RestoreTarget,
+    ) -> Result<Prepared, RestoreError> {
+        let stored = outcome::stored_plan(site)?.filter(|stored| stored.restore_id == restore_id);
+        let plan = match stored {
+            Some(stored) => stored.plan().map_err(|source| RestoreError::Stored {
+                what: site.plan_file().display().to_string(),
+                source: Box::new(source),
+            })?,
+            None => {
+                self.check_name(&site.instance, &site.branch).await?;
+                self.plan(&site.instance, source, target).await?
+            }
+        };
+        let programs = self.programs(&plan).await?;
+        let names = self.names(&site.instance, source).await?;
+        Ok(Prepared {
+            plan,
+            programs,
+            names,
+        })
+    }
+
+    async fn plan(
+        &self,
+        instance: &InstanceName,
+        source: &BranchName,
+        target: &RestoreTarget,
+    ) -> Result<Plan, RestoreError> {
+        let archive = archive::read(&self.repository.reader(instance, source)).await?;
+        Ok(plan::plan(&archive, target, self.clock.now(), self.policy)?)
+    }
+
+    /// A branch writes to a prefix of its own: one that was used before is not ours.
+    async fn check_name(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<(), RestoreError> {
+        let record = self.repository.reader(instance, branch).record().await;
+        match RepositoryError::absent_as_none(record)? {
+            None => Ok(()),
+            Some(_) => Err(Refusal::name_used(branch).into()),
+        }
+    }
+
+    async fn programs(&self, plan: &Plan) -> Result<Programs, RestoreError> {
+        let major = plan.backup.server_version / 10_000;
+        if major < OLDEST_MAJOR {
+            let message = format!("postgresql {major} cannot be restored");
+            let hint = format!("{OLDEST_MAJOR} and newer can");
+            return Err(Refusal::new(RefusalCode::UnsuitableSource, message, hint).into());
+        }
+        match self.compute.programs(major).await {
+            Ok(programs) => Ok(programs),
+            Err(error @ ComputeError::NoPrograms { .. }) => {
+                let hint = format!(
+                    "install postgresql {major} there, or name its programs' folder in \
+                     ZEKTOR_POSTGRES_BIN_DIRS"
+                );
+                Err(Refusal::new(RefusalCode::Invalid, error.to_string(), hint).into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The user and database of the source's connection URI.
+    async fn names(
+        &self,
+        instance: &InstanceName,
+        source: &BranchName,
+    ) -> Result<Names, RestoreError> {
+        let document = self.bus.instances().get(instance).await?;
+        let unknown = || {
+            let message = format!("instance {instance} has no active branch {source}");
+            Refusal::new(RefusalCode::NotFound, message, "see `zektor branch list`")
+        };
+        let (document, _) = document.ok_or_else(unknown)?;
+        let branch = document.branches.get(source).and_then(Branch::active);
+        let sealed = &branch.ok_or_else(unknown)?.dsn;
+        let dsn = self.key.open(sealed, &dsn_context(instance, source))?;
+        let settings = ConnectionSettings::parse(dsn.expose_secret())?;
+        Ok(Names {
+            user: settings.user().to_owned(),
+            database: settings.dbname().to_owned(),
+        })
+    }
+
+    /// Answers what a restore would do.
+    pub async fn answer(&self, question: RestoreQuestion) -> RestoreAnswer {
+        match self.preview(&question).await {
+            Ok(preview) => RestoreAnswer::Possible(preview),
+            Err(RestoreError::Refused(Refusal {
+                code,
+                message,
+                hint,
+            })) => RestoreAnswer::Refused(RestoreRefusal {
+                code,
+                message,
+                hint,
+            }),
+            Err(error) => {
+                let text = service::run::chain(&error);
+                tracing::warn!(error = text, "a dry run failed");
+                let hint = "check the object store, and try again".to_owned();
+                RestoreAnswer::Unknown {
+                    message: text,
+                    hint,
+                }
+            }
+        }
+    }
+
+    async fn preview(&self, question: &RestoreQuestion) -> Result<RestorePreview, RestoreError> {
+        let RestoreQuestion {
+            instance,
+            source_branch,
+            ..
+        } = question;
+        let archive = archive::read(&self.repository.reader(instance, source_branch)).await?;
+        let now = self.clock.now();
+        let plan = plan::plan(&archive, &question.target, now, self.policy)?;
+        let programs = self.programs(&plan).await?;
+        let mut checks = plan.checks();
+        let programs = format!(
+            "postgresql {} in {}",
+            programs.version,
+            programs.bin.display()
+        );
+        checks.push(plan::passed("programs", programs));
+        if let Some(branch) = &question.branch {
+            self.check_name(instance, branch).await?;
+            checks.push(plan::passed(
+                "branch_name",
+                format!("{branch} was not used before"),
+            ));
+        }
+        Ok(RestorePreview {
+            target: question.target.clone(),
+            plan: plan.summary(),
+            estimated_ms: plan.estimated_ms(),
+            checks,
+            latest: plan::latest_restorable(&archive, now, self.policy),
+        })
+    }
+}
