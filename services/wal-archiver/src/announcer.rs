@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bus::{Bus, BusError, Outgoing};
 use events::event::{Event, WalGapDetected, WalObjectKind as EventKind, WalSegmentArchived};
-use events::{MessageId, Timestamp, subject};
+use events::{MessageId, Timestamp, subject, topology};
 use pg_format::{Lsn, SegmentName, TimelineId, WalSegmentSize};
 use repository::{BranchReader, RepositoryError, WalObject, WalObjectKind};
 use service::Clock;
@@ -97,6 +97,7 @@ impl Announcer {
             bus,
             clock,
             last: BTreeMap::new(),
+            stream: None,
         };
         let mut pause = FIRST_PAUSE;
         loop {
@@ -149,8 +150,9 @@ impl Announcer {
 struct Speaker {
     bus: Bus,
     clock: Arc<dyn Clock>,
-    /// What was announced last of each branch.
+    /// What was announced last of each branch, in the stream made at `stream`.
     last: BTreeMap<BranchKey, Option<Place>>,
+    stream: Option<Timestamp>,
 }
 
 impl Speaker {
@@ -195,6 +197,12 @@ impl Speaker {
         place: &Announced,
         chain_end: ChainEnd,
     ) -> Result<(), AnnounceError> {
+        let stream = Some(self.bus.stream_state(topology::WAL).await?.created);
+        if self.stream != stream {
+            // Another stream knows nothing of what was announced in the one before.
+            self.last.clear();
+            self.stream = stream;
+        }
         let mut last = match self.last.get(key) {
             Some(last) => *last,
             None => self.last_announced(key, place.size).await?,

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::error::ArchiveError;
-use crate::session::{self, BranchContext, Missing};
+use crate::session::{self, BranchContext, Missing, Trouble};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -19,10 +19,10 @@ pub(crate) async fn run(branch: BranchContext, cancel: CancellationToken) {
 
 async fn archive(branch: BranchContext, cancel: CancellationToken) {
     let mut pause = FIRST_PAUSE;
-    let mut missing = None;
+    let mut trouble = Trouble::default();
     while !cancel.is_cancelled() {
         let before = branch.status.observed().archived_lsn;
-        let session = Box::pin(session::run(&branch, missing, &cancel));
+        let session = Box::pin(session::run(&branch, &mut trouble, &cancel));
         let outcome = tokio::select! {
             outcome = session => outcome,
             () = cancel.cancelled() => Ok(()),
@@ -30,16 +30,14 @@ async fn archive(branch: BranchContext, cancel: CancellationToken) {
         let Err(error) = outcome else { continue };
         if branch.status.observed().archived_lsn != before {
             pause = FIRST_PAUSE;
+            trouble.slot_was_lost = false;
         }
-        missing = match &error {
-            ArchiveError::WalRemoved { timeline, from, .. } => Some(Missing {
+        if let ArchiveError::WalRemoved { timeline, from, .. } = &error {
+            trouble.missing = Some(Missing {
                 timeline: *timeline,
                 from: *from,
-            }),
-            // Until it was found that streaming goes on, the gap is still to be told.
-            _ if branch.status.observed().archived_lsn == before => missing,
-            _ => None,
-        };
+            });
+        }
         report(&branch, &error, pause);
         tokio::select! {
             () = cancel.cancelled() => {}

@@ -88,6 +88,9 @@ pub(crate) enum ArchiveError {
     /// Nothing came for too long, though a sign of life was asked for.
     #[error("the server was silent for {0:?}")]
     Silent(std::time::Duration),
+    /// The server waits, most likely to shut down, for a confirmation that the store does not allow.
+    #[error("the server waits for its wal to be stored, which takes too long; it is not held up")]
+    ServerWaits,
     /// The open segment cannot be kept on disk.
     #[error("the spool in {directory} failed; check its free space")]
     Spool {
@@ -110,7 +113,7 @@ impl ArchiveError {
             // 55006: another archiver still streams over the slot.
             Self::Postgres(error) => error.is_transient() || error.sqlstate() == Some("55006"),
             Self::Repository(error) => error.class() == repository::ErrorClass::Transient,
-            Self::Silent(_) | Self::WalRemoved { .. } => true,
+            Self::Silent(_) | Self::ServerWaits | Self::WalRemoved { .. } => true,
             _ => false,
         }
     }

@@ -28,6 +28,7 @@ async fn archive(context: Context<ArchiverConfig>) -> anyhow::Result<()> {
         .with_context(|| format!("the spool {} cannot be made", spool_directory.display()))?;
     // Not awaited: archiving begins with the bus down.
     let bus = Bus::connect_lazily(BusConfig::new(common.nats_url.clone(), "wal-archiver"));
+    drop(tokio::spawn(apply_topology(bus.clone())));
     let seen = bus.clone();
     context.health.check("bus", move || {
         seen.state().map_err(|error| error.to_string())
@@ -44,4 +45,16 @@ async fn archive(context: Context<ArchiverConfig>) -> anyhow::Result<()> {
     };
     archiver.run(context.shutdown.clone()).await;
     Ok(())
+}
+
+/// Makes sure that there is a stream to announce in, whichever service comes first.
+async fn apply_topology(bus: Bus) {
+    const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+    while let Err(error) = bus.apply_topology().await {
+        if !error.is_transient() {
+            tracing::error!(%error, "the topology of the bus cannot be applied");
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::error::ArchiveError;
 use crate::proof::{Claim, Proof};
 use crate::session::BranchContext;
-use crate::start_point::StartPoint;
+use crate::start_point::{StartPoint, StartReason};
 use crate::status::moment;
 
 /// What the position object is to say.
@@ -65,14 +65,14 @@ impl PositionKeeper {
         &mut self,
         start: Lsn,
         timeline: TimelineId,
-        after_gap: bool,
+        reason: StartReason,
     ) -> Result<(), ArchiveError> {
         (self.durable, self.timeline) = (start, timeline);
-        if after_gap {
-            self.floor = None;
-        } else if self.written.is_some() {
+        if reason == StartReason::Archive && self.written.is_some() {
             return Ok(());
         }
+        // A new chain, after a gap too: what was stored before is no part of it.
+        self.floor = None;
         let position = self.wanted();
         let uploader = &self.branch.uploader;
         uploader

@@ -39,6 +39,10 @@ use task::{Done, Task};
 /// PostgreSQL's `wal_sender_timeout` is a minute by default.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
+const PING_PAUSE: Duration = Duration::from_millis(100);
+/// About five seconds.
+const PINGS_UNCONFIRMED: u32 = 50;
+
 /// How a stream ended without a failure.
 pub(crate) enum ReceiverEnd {
     /// The branch is not ours any more, or the process drains.
@@ -88,6 +92,9 @@ pub(crate) struct Receiver<'a> {
     position_running: bool,
     probe: Probe,
     last_message: Instant,
+    last_ping: Option<Instant>,
+    /// Times in a row that the server wanted an answer at once.
+    pings: u32,
     server_end: Lsn,
     /// Takes "streaming" back when the stream is left.
     _streaming: Streaming,
@@ -153,6 +160,8 @@ impl<'a> Receiver<'a> {
             position_running: false,
             probe: Probe::default(),
             last_message: Instant::now(),
+            last_ping: None,
+            pings: 0,
             server_end: Lsn::INVALID,
             _streaming: Streaming::begin(&branch.status),
         })
@@ -220,9 +229,7 @@ impl<'a> Receiver<'a> {
             } => {
                 self.heard(server_end, server_time);
                 if reply_requested {
-                    // A server that shuts down waits until all it sent is confirmed.
-                    self.begin_partial();
-                    self.send_status(false).await?;
+                    self.pinged().await?;
                 }
                 server_time
             }
@@ -232,6 +239,24 @@ impl<'a> Receiver<'a> {
             self.begin_probe(time);
         }
         Ok(())
+    }
+
+    /// The server wants an answer at once. One that shuts down waits until all it sent is confirmed, and
+    /// asks again after every answer: it is neither answered in a hot loop nor held up for ever.
+    async fn pinged(&mut self) -> Result<(), ArchiveError> {
+        let again = self
+            .last_ping
+            .is_some_and(|last| last.elapsed() < PING_PAUSE * 10);
+        self.pings = if again { self.pings + 1 } else { 1 };
+        if self.pings > PINGS_UNCONFIRMED && self.ledger.durable_end() < self.next {
+            return Err(ArchiveError::ServerWaits);
+        }
+        self.begin_partial();
+        if again {
+            tokio::time::sleep(PING_PAUSE).await;
+        }
+        self.last_ping = Some(Instant::now());
+        self.send_status(false).await
     }
 
     fn heard(&mut self, server_end: Lsn, server_time: PgTimestamp) {

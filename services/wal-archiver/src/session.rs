@@ -63,6 +63,15 @@ pub(crate) struct Missing {
     pub(crate) from: Lsn,
 }
 
+/// What went wrong before, until it is dealt with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Trouble {
+    /// WAL that could not be had.
+    pub(crate) missing: Option<Missing>,
+    /// The slot was gone, and had to be made again.
+    pub(crate) slot_was_lost: bool,
+}
+
 /// What the repository and the server said at the beginning.
 struct Findings {
     identity: SystemIdentity,
@@ -74,23 +83,26 @@ struct Findings {
     slot_was_lost: bool,
 }
 
-/// Archives until cancelled.
+/// Archives until cancelled. What is `missing` is taken away once the gap is recorded.
 ///
 /// # Errors
 /// Whatever ended it; a new session goes on where this one was durable.
 pub(crate) async fn run(
     branch: &BranchContext,
-    missing: Option<Missing>,
+    trouble: &mut Trouble,
     cancel: &CancellationToken,
 ) -> Result<(), ArchiveError> {
     let settings = connection_settings(branch)?;
     let mut connection = ReplicationConnection::connect(&settings).await?;
     let findings = look(branch, &mut connection).await?;
-    let start = begin_at(branch, &findings, missing)?;
+    trouble.slot_was_lost |= findings.slot_was_lost;
+    let start = begin_at(branch, &findings, *trouble);
     let mut position = PositionKeeper::new(branch, findings.position.clone(), &start);
     position
-        .record_start(start.lsn, start.timeline, missing.is_some())
+        .record_start(start.lsn, start.timeline, start.reason)
         .await?;
+    // Recorded: streaming now begins beyond it, after a crash too.
+    trouble.missing = None;
     let (mut timeline, mut lsn) = (start.timeline, start.lsn);
     let mut history = findings.history.clone();
     tracing::info!(%timeline, %lsn, reason = ?start.reason, "archiving begins");
@@ -186,11 +198,7 @@ async fn look(
     let objects = uploader
         .patiently(|| uploader.writer().list_wal(size))
         .await?;
-    let position = uploader
-        .patiently(|| async {
-            RepositoryError::absent_as_none(uploader.writer().wal_position().await)
-        })
-        .await?;
+    let position = stored_position(uploader).await?;
     let history = archive_histories(branch, connection, identity.timeline).await?;
     let (archived, partials) = sort_objects(&objects);
     for superseded in partials.intersection(&archived) {
@@ -208,11 +216,7 @@ async fn look(
 }
 
 /// Where to begin, after the announcement of a gap if the session before met one.
-fn begin_at(
-    branch: &BranchContext,
-    findings: &Findings,
-    missing: Option<Missing>,
-) -> Result<StartPoint, ArchiveError> {
+fn begin_at(branch: &BranchContext, findings: &Findings, trouble: Trouble) -> StartPoint {
     let size = branch.branch.wal_segment_size;
     let position = findings.position.as_ref().and_then(|position| {
         let first_segment = SegmentName::parse(&position.first_segment, size).ok()?;
@@ -235,13 +239,13 @@ fn begin_at(
         slot_restart: findings.slot_restart,
         server_flush: findings.identity.flush_lsn,
     };
-    let Some(Missing { timeline, from }) = missing else {
-        return Ok(start_point(&evidence));
+    let Some(Missing { timeline, from }) = trouble.missing else {
+        return start_point(&evidence);
     };
     let Some(start) = after_gap(&evidence, from) else {
-        return Ok(start_point(&evidence));
+        return start_point(&evidence);
     };
-    let cause = if findings.slot_was_lost {
+    let cause = if trouble.slot_was_lost {
         GapCause::SlotLost
     } else {
         GapCause::RemovedByServer
@@ -259,7 +263,7 @@ fn begin_at(
         cause,
         detected_at: branch.clock.now(),
     });
-    Ok(start)
+    start
 }
 
 /// Where the slot holds WAL back, and whether it had to be made again.
@@ -342,6 +346,20 @@ async fn stored_partial(
     let call =
         || async { RepositoryError::absent_as_none(uploader.writer().open_segment(name).await) };
     Ok(uploader.patiently(call).await?)
+}
+
+/// The stored position. A damaged one is as good as none: the segments themselves are still there.
+async fn stored_position(uploader: &Uploader) -> Result<Option<WalPosition>, ArchiveError> {
+    let position = uploader
+        .patiently(|| uploader.writer().wal_position())
+        .await;
+    match RepositoryError::absent_as_none(position) {
+        Err(error @ RepositoryError::Corrupt { .. }) => {
+            tracing::error!(%error, "the position is worked out from the segments");
+            Ok(None)
+        }
+        position => Ok(position?),
+    }
 }
 
 fn sort_objects(objects: &[WalObject]) -> (BTreeSet<SegmentName>, BTreeSet<SegmentName>) {

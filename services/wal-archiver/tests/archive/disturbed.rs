@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use pg_format::TimelineId;
-use testkit::postgres::{PgVersion, Postgres};
+use testkit::postgres::{PgVersion, Postgres, StopMode};
+use testkit::proxy::TcpProxy;
 use testkit::wait_until;
 use tokio::sync::RwLock;
 
+use crate::damage::DamagingProxy;
 use crate::world::{PATIENCE, Registered, World, Writer};
 
 async fn loaded_server(version: PgVersion) -> Postgres {
@@ -79,7 +81,10 @@ async fn an_orderly_stop_of_postgresql_waits_for_the_archive() {
     let mut server = loaded_server(PgVersion::V18).await;
     let registered = world.register("shop", &server).await;
     let _archiver = world.archiver("one").await;
-    let _ = server.psql("CREATE TABLE t AS SELECT 1 AS n").await.unwrap();
+    let _ = server
+        .psql("CREATE TABLE t AS SELECT 1 AS n")
+        .await
+        .unwrap();
     let _ = registered.caught_up(&server).await;
     server.restart().await.unwrap();
     let _ = server.psql("INSERT INTO t VALUES (2)").await.unwrap();
@@ -97,7 +102,11 @@ async fn the_bus_is_down_at_the_start_and_later() {
     let fill = "CREATE TABLE t AS SELECT n, repeat('x', 500) FROM generate_series(1, 6000) n";
     let _ = server.psql(fill).await.unwrap();
     let _ = registered.caught_up(&server).await;
-    assert!(archiver.log().contains("those in the repository"), "{}", archiver.log());
+    assert!(
+        archiver.log().contains("those in the repository"),
+        "{}",
+        archiver.log()
+    );
 
     world.nats.start_again().await.unwrap();
     let _ = world.all_announced(&registered).await;
@@ -121,10 +130,16 @@ async fn the_store_is_away_for_a_while() {
     let writer = Writer::start(&server).await;
     let _archiver = world.archiver("one").await;
     more_segments(&registered, 3).await;
-    let (here, away) = (world.repository_directory(), world.repository_directory().join("../away"));
+    let (here, away) = (
+        world.repository_directory(),
+        world.repository_directory().with_extension("away"),
+    );
     std::fs::rename(&here, &away).unwrap();
     wait_until("the archiver to say so", PATIENCE, async || {
-        world.ask(&registered).await.is_some_and(|answer| answer.error.is_some())
+        world
+            .ask(&registered)
+            .await
+            .is_some_and(|answer| answer.error.is_some())
     })
     .await
     .unwrap();
@@ -145,4 +160,91 @@ async fn the_store_is_away_for_a_while() {
     let end = registered.caught_up(&server).await;
     registered.check_chain(&server, TimelineId(1), end).await;
     let _ = world.all_announced(&registered).await;
+}
+
+#[tokio::test]
+async fn a_server_that_stops_is_not_held_up_by_a_store_that_is_away() {
+    let world = World::new().await;
+    let mut server = loaded_server(PgVersion::V18).await;
+    let registered = world.register("shop", &server).await;
+    let _archiver = world.archiver("one").await;
+    let _ = registered.caught_up(&server).await;
+    let (here, away) = (
+        world.repository_directory(),
+        world.repository_directory().with_extension("away"),
+    );
+    std::fs::rename(&here, &away).unwrap();
+    let _ = server
+        .psql("CREATE TABLE t AS SELECT 1 AS n")
+        .await
+        .unwrap();
+    // Fails after a minute.
+    server.stop(StopMode::Fast).await.unwrap();
+    std::fs::rename(&away, &here).unwrap();
+    server.start_again().await.unwrap();
+    let end = registered.caught_up(&server).await;
+    registered.check_chain(&server, TimelineId(1), end).await;
+}
+
+#[tokio::test]
+async fn wal_damaged_on_its_way_is_refused_and_fetched_again() {
+    let world = World::new().await;
+    let server = loaded_server(PgVersion::V18).await;
+    let damage = DamagingProxy::start(server.port(), b"the-marked-row").await;
+    let registered = world.register_behind("shop", &server, damage.port()).await;
+    let archiver = world.archiver("one").await;
+    let _ = registered.caught_up(&server).await;
+    let _ = server
+        .psql("CREATE TABLE t AS SELECT 'first'")
+        .await
+        .unwrap();
+    let before = registered.caught_up(&server).await;
+    damage.begin();
+    let _ = server
+        .psql("INSERT INTO t VALUES ('the-marked-row')")
+        .await
+        .unwrap();
+    wait_until("the refusal", PATIENCE, async || {
+        archiver
+            .log()
+            .contains("damaged or foreign; it was refused")
+    })
+    .await
+    .unwrap();
+    let position = registered.position().await.unwrap();
+    assert!(position.lsn >= before);
+    registered
+        .check_chain(&server, TimelineId(1), position.lsn)
+        .await;
+    damage.end();
+    let end = registered.caught_up(&server).await;
+    registered.check_chain(&server, TimelineId(1), end).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_has_died_in_silence_is_made_anew() {
+    let world = World::new().await;
+    let server = loaded_server(PgVersion::V18).await;
+    let proxy = TcpProxy::start(&format!("127.0.0.1:{}", server.port()))
+        .await
+        .unwrap();
+    let registered = world.register_behind("shop", &server, proxy.port()).await;
+    let builder = world
+        .builder("one")
+        .env("ZEKTOR_WAL_RECEIVER_TIMEOUT", "3s");
+    let archiver = builder.start().await.unwrap();
+    let _ = registered.caught_up(&server).await;
+    proxy.stall();
+    wait_until("the silence to be noticed", PATIENCE, async || {
+        archiver.log().contains("was silent")
+    })
+    .await
+    .unwrap();
+    proxy.resume();
+    let _ = server
+        .psql("CREATE TABLE t AS SELECT 1 AS n")
+        .await
+        .unwrap();
+    let end = registered.caught_up(&server).await;
+    registered.check_chain(&server, TimelineId(1), end).await;
 }

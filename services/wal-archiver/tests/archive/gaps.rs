@@ -1,6 +1,6 @@
 //! What cannot be archived is said.
 
-use events::event::Event;
+use events::event::{Event, GapCause};
 use pg_format::{SegmentName, TimelineId};
 use testkit::postgres::Postgres;
 use testkit::wait_until;
@@ -24,12 +24,15 @@ async fn wal_that_the_server_removed_is_a_gap_that_is_told() {
     let _ = archiver.kill9().await.unwrap();
     let drop_slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots";
     let free = "SELECT count(*) FROM pg_replication_slots WHERE active";
-    wait_until("the slot to be free", PATIENCE, async || server.psql(free).await.unwrap() == "0")
-        .await
-        .unwrap();
+    wait_until("the slot to be free", PATIENCE, async || {
+        server.psql(free).await.unwrap() == "0"
+    })
+    .await
+    .unwrap();
     let _ = server.psql(drop_slot).await.unwrap();
     for _ in 0..4 {
-        let fill = "INSERT INTO t SELECT generate_series(1, 40000); SELECT pg_switch_wal(); CHECKPOINT";
+        let fill =
+            "INSERT INTO t SELECT generate_series(1, 40000); SELECT pg_switch_wal(); CHECKPOINT";
         let _ = server.psql(fill).await.unwrap();
     }
     archiver.start_again().await.unwrap();
@@ -54,12 +57,66 @@ async fn wal_that_the_server_removed_is_a_gap_that_is_told() {
     // A restart goes on beyond the gap and does not tell it again.
     let _ = archiver.kill9().await.unwrap();
     archiver.start_again().await.unwrap();
-    let _ = server.psql("INSERT INTO t VALUES (1); SELECT pg_switch_wal()").await.unwrap();
+    let _ = server
+        .psql("INSERT INTO t VALUES (1); SELECT pg_switch_wal()")
+        .await
+        .unwrap();
     let _ = registered.caught_up(&server).await;
     let _ = world.all_announced(&registered).await;
     let gaps = world.events(&registered).await;
-    let gaps = gaps.iter().filter(|event| matches!(event, Event::WalGapDetected(_)));
+    let gaps = gaps
+        .iter()
+        .filter(|event| matches!(event, Event::WalGapDetected(_)));
     assert_eq!(gaps.count(), 1);
+}
+
+#[tokio::test]
+async fn a_slot_that_the_server_invalidated_is_made_again_and_the_gap_is_told() {
+    let world = World::new().await;
+    let server = Postgres::builder()
+        .wal_segment_size_mib(1)
+        .setting("min_wal_size", "2MB")
+        .setting("max_wal_size", "4MB")
+        .setting("max_slot_wal_keep_size", "2MB")
+        .setting("autovacuum", "off")
+        .start()
+        .await
+        .unwrap();
+    let registered = world.register("shop", &server).await;
+    let mut archiver = world.archiver("one").await;
+    let _ = server.psql("CREATE TABLE t (n int)").await.unwrap();
+    let _ = registered.caught_up(&server).await;
+    let _ = archiver.kill9().await.unwrap();
+    for _ in 0..4 {
+        let fill =
+            "INSERT INTO t SELECT generate_series(1, 40000); SELECT pg_switch_wal(); CHECKPOINT";
+        let _ = server.psql(fill).await.unwrap();
+    }
+    assert_eq!(
+        server
+            .psql("SELECT wal_status FROM pg_replication_slots")
+            .await
+            .unwrap(),
+        "lost"
+    );
+    archiver.start_again().await.unwrap();
+    let _ = registered.caught_up(&server).await;
+    wait_until("the gap to be told", PATIENCE, async || {
+        let events = world.events(&registered).await;
+        events.iter().any(|event| match event {
+            Event::WalGapDetected(gap) => gap.cause == GapCause::SlotLost,
+            _ => false,
+        })
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        server
+            .psql("SELECT active FROM pg_replication_slots")
+            .await
+            .unwrap(),
+        "t"
+    );
 }
 
 #[tokio::test]
@@ -67,8 +124,13 @@ async fn another_cluster_behind_the_address_is_refused() {
     let world = World::new().await;
     let server = Postgres::builder().start().await.unwrap();
     let registered = world.registered("shop", &server).await;
-    let (mut document, _) =
-        world.bus.instances().get(&registered.instance).await.unwrap().unwrap();
+    let (mut document, _) = world
+        .bus
+        .instances()
+        .get(&registered.instance)
+        .await
+        .unwrap()
+        .unwrap();
     for branch in document.branches.values_mut() {
         if let events::document::Branch::Active(active) = branch {
             active.system_identifier.0 += 1;
@@ -78,10 +140,25 @@ async fn another_cluster_behind_the_address_is_refused() {
     let _archiver = world.archiver("one").await;
     wait_until("the refusal", PATIENCE, async || {
         let answer = world.ask(&registered).await;
-        answer.and_then(|answer| answer.error).is_some_and(|error| error.contains("the cluster"))
+        answer
+            .and_then(|answer| answer.error)
+            .is_some_and(|error| error.contains("the cluster"))
     })
     .await
     .unwrap();
-    assert!(registered.reader.list_wal(registered.size).await.unwrap().is_empty());
-    assert_eq!(server.psql("SELECT count(*) FROM pg_replication_slots").await.unwrap(), "0");
+    assert!(
+        registered
+            .reader
+            .list_wal(registered.size)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        server
+            .psql("SELECT count(*) FROM pg_replication_slots")
+            .await
+            .unwrap(),
+        "0"
+    );
 }

@@ -1,5 +1,8 @@
 //! The archiver as a process, with a real PostgreSQL, a real NATS and a repository in a directory.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod damage;
 mod disturbed;
 mod gaps;
 mod plain;

@@ -28,14 +28,21 @@ async fn a_branch_is_archived_from_its_slot_to_its_end() {
         assert!(registered.segments().await.len() > 5);
 
         let announced = world.all_announced(&registered).await;
-        let archived: Vec<String> =
-            registered.segments().await.iter().map(ToString::to_string).collect();
+        let archived: Vec<String> = registered
+            .segments()
+            .await
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(announced, archived, "each once, and in order");
 
         let answer = world.ask(&registered).await.unwrap();
         assert!(answer.streaming && answer.error.is_none(), "{answer:?}");
         assert_eq!(answer.timeline, Some(TimelineId(1)));
-        assert!(answer.archived_lsn >= Some(end) && answer.lag_bytes == Some(0), "{answer:?}");
+        assert!(
+            answer.archived_lsn >= Some(end) && answer.lag_bytes == Some(0),
+            "{answer:?}"
+        );
         drop(archiver);
     }
 }
@@ -43,17 +50,26 @@ async fn a_branch_is_archived_from_its_slot_to_its_end() {
 #[tokio::test]
 async fn events_say_what_the_listing_says() {
     let world = World::new().await;
-    let server = Postgres::builder().wal_segment_size_mib(1).start().await.unwrap();
+    let server = Postgres::builder()
+        .wal_segment_size_mib(1)
+        .start()
+        .await
+        .unwrap();
     let registered = world.register("shop", &server).await;
     let _archiver = world.archiver("one").await;
-    let _ = server.psql("CREATE TABLE t (n int); SELECT pg_switch_wal()").await.unwrap();
+    let _ = server
+        .psql("CREATE TABLE t (n int); SELECT pg_switch_wal()")
+        .await
+        .unwrap();
     let _ = registered.caught_up(&server).await;
     let _ = world.all_announced(&registered).await;
     let objects = registered.reader.list_wal(registered.size).await.unwrap();
     let events = world.events(&registered).await;
     assert!(!names(&events).is_empty());
     for event in events {
-        let Event::WalSegmentArchived(archived) = event else { panic!("{event:?}") };
+        let Event::WalSegmentArchived(archived) = event else {
+            panic!("{event:?}")
+        };
         assert_eq!(archived.kind, WalObjectKind::Segment);
         let same = objects.iter().any(|object| {
             object.last_modified == archived.archived_at
@@ -70,7 +86,10 @@ async fn an_idle_database_is_proven_complete_again_and_again() {
     let registered = world.register("shop", &server).await;
     let archiver = world.archiver("one").await;
     let _ = server.psql("CREATE TABLE t (n int)").await.unwrap();
-    let committed = server.psql("SELECT clock_timestamp()::timestamptz(6)").await.unwrap();
+    let committed = server
+        .psql("SELECT clock_timestamp()::timestamptz(6)")
+        .await
+        .unwrap();
     let _ = registered.caught_up(&server).await;
     let mut last = None;
     for _ in 0..3 {
@@ -83,7 +102,10 @@ async fn an_idle_database_is_proven_complete_again_and_again() {
         .await
         .unwrap();
     }
-    let after = format!("SELECT '{}' > timestamptz '{committed}'", last.unwrap().to_rfc3339());
+    let after = format!(
+        "SELECT '{}' > timestamptz '{committed}'",
+        last.unwrap().to_rfc3339()
+    );
     wait_until("a proof after the commit", PATIENCE, async || {
         let proven = registered.position().await.unwrap().proven_at.to_rfc3339();
         let after = after.replace(&last.unwrap().to_rfc3339(), &proven);
@@ -92,22 +114,38 @@ async fn an_idle_database_is_proven_complete_again_and_again() {
     .await
     .unwrap();
     let log = archiver.log();
-    assert!(!log.contains("interrupted"), "an idle stream is left alone: {log}");
+    assert!(
+        !log.contains("interrupted"),
+        "an idle stream is left alone: {log}"
+    );
 }
 
 #[tokio::test]
 async fn two_archivers_share_and_take_over() {
     let world = World::new().await;
-    let server = Postgres::builder().wal_segment_size_mib(1).start().await.unwrap();
+    let server = Postgres::builder()
+        .wal_segment_size_mib(1)
+        .start()
+        .await
+        .unwrap();
     let registered = world.register("shop", &server).await;
     let mut first = world.archiver("one").await;
     let _ = registered.caught_up(&server).await;
     let second = world.archiver("two").await;
-    let _ = server.psql("CREATE TABLE t (n int); SELECT pg_switch_wal()").await.unwrap();
+    let _ = server
+        .psql("CREATE TABLE t (n int); SELECT pg_switch_wal()")
+        .await
+        .unwrap();
     let _ = registered.caught_up(&server).await;
-    assert!(!second.log().contains("archiving begins"), "the first one has the lease");
+    assert!(
+        !second.log().contains("archiving begins"),
+        "the first one has the lease"
+    );
     let _ = first.kill9().await.unwrap();
-    let _ = server.psql("INSERT INTO t VALUES (1); SELECT pg_switch_wal()").await.unwrap();
+    let _ = server
+        .psql("INSERT INTO t VALUES (1); SELECT pg_switch_wal()")
+        .await
+        .unwrap();
     let _ = registered.caught_up(&server).await;
     assert!(second.log().contains("archiving begins"));
 }
@@ -120,10 +158,19 @@ async fn a_branch_that_is_removed_leaves_its_slot_free() {
     let _archiver = world.archiver("one").await;
     let active = "SELECT bool_or(active) FROM pg_replication_slots";
     let is = async |state: &str| server.psql(active).await.unwrap() == state;
-    wait_until("streaming", PATIENCE, async || is("t").await).await.unwrap();
-    let (mut document, _) =
-        world.bus.instances().get(&registered.instance).await.unwrap().unwrap();
+    wait_until("streaming", PATIENCE, async || is("t").await)
+        .await
+        .unwrap();
+    let (mut document, _) = world
+        .bus
+        .instances()
+        .get(&registered.instance)
+        .await
+        .unwrap()
+        .unwrap();
     document.removing = true;
     world.put(document).await;
-    wait_until("the slot to be free", PATIENCE, async || is("f").await).await.unwrap();
+    wait_until("the slot to be free", PATIENCE, async || is("f").await)
+        .await
+        .unwrap();
 }

@@ -16,7 +16,11 @@ async fn pair(version: PgVersion) -> (Postgres, Postgres) {
         .await
         .unwrap();
     let _ = primary.psql("CREATE TABLE t (n int)").await.unwrap();
-    let standby = Postgres::builder().standby_of(&primary).start().await.unwrap();
+    let standby = Postgres::builder()
+        .standby_of(&primary)
+        .start()
+        .await
+        .unwrap();
     (primary, standby)
 }
 
@@ -34,7 +38,10 @@ async fn fill(primary: &Postgres, standby: &Postgres) {
 }
 
 async fn check_promoted(world: &World, registered: &Registered, server: &Postgres) {
-    let _ = server.psql("INSERT INTO t SELECT generate_series(1, 30000)").await.unwrap();
+    let _ = server
+        .psql("INSERT INTO t SELECT generate_series(1, 30000)")
+        .await
+        .unwrap();
     let end = registered.caught_up(server).await;
     let position = registered.position().await.unwrap();
     assert_eq!(position.timeline, TimelineId(2));
@@ -47,22 +54,45 @@ async fn check_promoted(world: &World, registered: &Registered, server: &Postgre
     let size = registered.size;
     let ended = SegmentName::containing(TimelineId(1), switch, size);
     let partial = registered.reader.get_partial(ended).await.unwrap();
-    assert_eq!(partial.len() as u64, size.offset_in_segment(switch), "all the old timeline has");
+    assert_eq!(
+        partial.len() as u64,
+        size.offset_in_segment(switch),
+        "all the old timeline has"
+    );
     let objects = registered.reader.list_wal(size).await.unwrap();
     let open = SegmentName::containing(TimelineId(2), end, size);
-    let open = registered.reader.open_segment(open).await.ok().into_iter().collect::<Vec<_>>();
-    let first = SegmentName::parse(&position.first_segment, size).unwrap().start(size);
+    let open = registered
+        .reader
+        .open_segment(open)
+        .await
+        .ok()
+        .into_iter()
+        .collect::<Vec<_>>();
+    let first = SegmentName::parse(&position.first_segment, size)
+        .unwrap()
+        .start(size);
     let coverage = wal_coverage(&objects, &history, size, first, end, &open);
     assert_eq!(coverage, WalCoverage::Complete);
     for object in &objects {
-        let WalObjectKind::Segment(name) = object.kind else { continue };
+        let WalObjectKind::Segment(name) = object.kind else {
+            continue;
+        };
         let original = std::fs::read(server.data_directory().join(format!("pg_wal/{name}")));
         let Ok(original) = original else { continue };
-        assert!(registered.reader.get_segment(name).await.unwrap() == original, "{name}");
+        assert!(
+            registered.reader.get_segment(name).await.unwrap() == original,
+            "{name}"
+        );
     }
     let announced = world.all_announced(registered).await;
-    assert!(announced.contains(&format!("{ended}.partial")), "{announced:?}");
-    assert!(announced.contains(&"00000002.history".to_owned()), "{announced:?}");
+    assert!(
+        announced.contains(&format!("{ended}.partial")),
+        "{announced:?}"
+    );
+    assert!(
+        announced.contains(&"00000002.history".to_owned()),
+        "{announced:?}"
+    );
     assert_eq!(names(&world.events(registered).await), announced);
 }
 
@@ -101,4 +131,39 @@ async fn a_promotion_while_the_archiver_is_away_is_caught_up() {
     standby.promote().await.unwrap();
     archiver.start_again().await.unwrap();
     check_promoted(&world, &registered, &standby).await;
+}
+
+#[tokio::test]
+async fn a_restored_branch_is_archived_from_its_fork() {
+    let world = World::new().await;
+    let (primary, restored) = pair(PgVersion::V18).await;
+    fill(&primary, &restored).await;
+    restored.promote().await.unwrap();
+    let history =
+        std::fs::read_to_string(restored.data_directory().join("pg_wal/00000002.history")).unwrap();
+    let history = TimelineHistory::parse(TimelineId(2), &history).unwrap();
+    let fork_lsn = history.switches()[0].switch_point;
+    let registered = world.register_restored("shop", &restored, fork_lsn).await;
+    let _archiver = world.archiver("one").await;
+    let _ = restored
+        .psql("INSERT INTO t SELECT generate_series(1, 30000)")
+        .await
+        .unwrap();
+    let end = registered.caught_up(&restored).await;
+    let position = registered.position().await.unwrap();
+    let first = SegmentName::containing(TimelineId(2), fork_lsn, registered.size);
+    assert_eq!(position.first_segment, first.to_string());
+    registered.check_chain(&restored, TimelineId(2), end).await;
+    let announced = world.all_announced(&registered).await;
+    assert_eq!(
+        announced.first().map(String::as_str),
+        Some("00000002.history")
+    );
+    let objects = registered.reader.list_wal(registered.size).await.unwrap();
+    assert!(
+        objects
+            .iter()
+            .all(|object| object.timeline == TimelineId(2)),
+        "{objects:?}"
+    );
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Bus, BusConfig, Decision};
+use events::command::BranchOrigin;
 use events::document::{ActiveBranch, Branch, slot_name};
 use events::event::Event;
 use events::position::{ArchiverPosition, PositionQuestion};
@@ -43,13 +44,21 @@ pub(crate) struct Registered {
 impl World {
     pub(crate) async fn new() -> World {
         let nats = NatsServer::start().await.unwrap();
-        let bus = Bus::connect(BusConfig::new(nats.url(), "test")).await.unwrap();
+        let bus = Bus::connect(BusConfig::new(nats.url(), "test"))
+            .await
+            .unwrap();
         bus.apply_topology().await.unwrap();
         let place = tempfile::tempdir().unwrap();
         let key = MasterKey::generate_file(&place.path().join("master.key")).unwrap();
         let url = format!("file://{}", place.path().join("repository").display());
         let repository = Repository::open(&url, RetryPolicy::default()).unwrap();
-        World { nats, bus, repository, key, place }
+        World {
+            nats,
+            bus,
+            repository,
+            key,
+            place,
+        }
     }
 
     pub(crate) fn repository_directory(&self) -> PathBuf {
@@ -57,13 +66,19 @@ impl World {
     }
 
     /// An archiver that has not been started.
-    fn builder(&self, name: &str) -> testkit::process::Builder {
+    pub(crate) fn builder(&self, name: &str) -> testkit::process::Builder {
         let home = self.place.path();
         let mut builder = Service::builder("zektor-wal-archiver");
         for (variable, value) in [
             ("ZEKTOR_NATS_URL", self.nats.url()),
-            ("ZEKTOR_REPOSITORY_URL", format!("file://{}", self.repository_directory().display())),
-            ("ZEKTOR_MASTER_KEY_FILE", home.join("master.key").display().to_string()),
+            (
+                "ZEKTOR_REPOSITORY_URL",
+                format!("file://{}", self.repository_directory().display()),
+            ),
+            (
+                "ZEKTOR_MASTER_KEY_FILE",
+                home.join("master.key").display().to_string(),
+            ),
             ("ZEKTOR_HOME", home.display().to_string()),
             ("ZEKTOR_WORKER_NAME", name.to_owned()),
             ("ZEKTOR_WAL_FLUSH_INTERVAL", "300ms".to_owned()),
@@ -91,6 +106,65 @@ impl World {
         registered
     }
 
+    /// A branch that was restored from another one and left it at `fork_lsn`, on timeline 2.
+    pub(crate) async fn register_restored(
+        &self,
+        name: &str,
+        server: &Postgres,
+        fork_lsn: Lsn,
+    ) -> Registered {
+        let registered = self.register(name, server).await;
+        let (mut document, _) = self
+            .bus
+            .instances()
+            .get(&registered.instance)
+            .await
+            .unwrap()
+            .unwrap();
+        for state in document.branches.values_mut() {
+            if let Branch::Active(active) = state {
+                active.timeline = TimelineId(2);
+                active.origin = Some(BranchOrigin {
+                    branch: BranchName::new("elsewhere").unwrap(),
+                    restore_id: "0192d6a0-0000-7000-8000-000000000002".parse().unwrap(),
+                    backup_id: "0192d6a0-0000-7000-8000-000000000003".parse().unwrap(),
+                    fork_timeline: TimelineId(1),
+                    fork_lsn,
+                });
+            }
+        }
+        self.put(document).await;
+        registered
+    }
+
+    /// The same; the archiver reaches the server through another port.
+    pub(crate) async fn register_behind(
+        &self,
+        name: &str,
+        server: &Postgres,
+        port: u16,
+    ) -> Registered {
+        let registered = self.register(name, server).await;
+        let dsn = server
+            .dsn()
+            .replace(&format!(":{}/", server.port()), &format!(":{port}/"));
+        let (mut document, _) = self
+            .bus
+            .instances()
+            .get(&registered.instance)
+            .await
+            .unwrap()
+            .unwrap();
+        for (branch, state) in &mut document.branches {
+            if let Branch::Active(active) = state {
+                let context = dsn_context(&registered.instance, branch);
+                active.dsn = self.key.seal(&dsn, &context).unwrap();
+            }
+        }
+        self.put(document).await;
+        registered
+    }
+
     /// The same without a slot.
     pub(crate) async fn registered(&self, name: &str, server: &Postgres) -> Registered {
         let instance = InstanceName::new(name).unwrap();
@@ -100,13 +174,22 @@ impl World {
         let document = self.document(&instance, &branch, server, size).await;
         self.put(document).await;
         let reader = self.repository.reader(&instance, &branch);
-        Registered { instance, branch, size, reader }
+        Registered {
+            instance,
+            branch,
+            size,
+            reader,
+        }
     }
 
     pub(crate) async fn put(&self, document: InstanceDocument) {
         self.repository.put_instance(&document).await.unwrap();
         let put = |_: Option<&InstanceDocument>| Decision::Put(Box::new(document.clone()), ());
-        self.bus.instances().update(&document.instance, put).await.unwrap();
+        self.bus
+            .instances()
+            .update(&document.instance, put)
+            .await
+            .unwrap();
     }
 
     async fn document(
@@ -118,10 +201,18 @@ impl World {
     ) -> InstanceDocument {
         let ask = "SELECT system_identifier FROM pg_control_system()";
         let system_identifier = server.psql(ask).await.unwrap().parse().unwrap();
-        let version = server.psql("SHOW server_version_num").await.unwrap().parse().unwrap();
+        let version = server
+            .psql("SHOW server_version_num")
+            .await
+            .unwrap()
+            .parse()
+            .unwrap();
         let created_at = SystemClock.now();
         let active = ActiveBranch {
-            dsn: self.key.seal(&server.dsn(), &dsn_context(instance, branch)).unwrap(),
+            dsn: self
+                .key
+                .seal(&server.dsn(), &dsn_context(instance, branch))
+                .unwrap(),
             system_identifier,
             timeline: TimelineId(1),
             server_version: version,
@@ -133,7 +224,9 @@ impl World {
         InstanceDocument {
             version: 1,
             instance: instance.clone(),
-            registration: "0192d6a0-0000-7000-8000-000000000001".parse::<CommandId>().unwrap(),
+            registration: "0192d6a0-0000-7000-8000-000000000001"
+                .parse::<CommandId>()
+                .unwrap(),
             created_at,
             removing: false,
             branches: BTreeMap::from([(branch.clone(), Branch::Active(active))]),
@@ -144,7 +237,10 @@ impl World {
     pub(crate) async fn ask(&self, registered: &Registered) -> Option<ArchiverPosition> {
         let subject = subject::archiver_position(&registered.instance, &registered.branch);
         let wait = Duration::from_secs(2);
-        self.bus.request(&subject, &PositionQuestion {}, wait).await.ok()
+        self.bus
+            .request(&subject, &PositionQuestion {}, wait)
+            .await
+            .ok()
     }
 
     /// Every WAL event of the branch so far.
@@ -156,7 +252,12 @@ impl World {
         for _ in 0..state.messages {
             let stored = stream.next().await.unwrap().unwrap();
             let event: Event = stored.envelope.message;
-            if event.address() == [registered.instance.to_string(), registered.branch.to_string()] {
+            if event.address()
+                == [
+                    registered.instance.to_string(),
+                    registered.branch.to_string(),
+                ]
+            {
                 events.push(event);
             }
         }
@@ -168,7 +269,11 @@ impl World {
         let mut announced = Vec::new();
         wait_until("every segment to be announced", PATIENCE, async || {
             announced = names(&self.events(registered).await);
-            registered.segments().await.iter().all(|name| announced.contains(&name.to_string()))
+            registered
+                .segments()
+                .await
+                .iter()
+                .all(|name| announced.contains(&name.to_string()))
         })
         .await
         .unwrap();
@@ -191,7 +296,10 @@ impl Registered {
             WalObjectKind::Segment(name) => Some(name),
             _ => None,
         };
-        objects.into_iter().filter_map(|object| segment(object.kind)).collect()
+        objects
+            .into_iter()
+            .filter_map(|object| segment(object.kind))
+            .collect()
     }
 
     pub(crate) async fn position(&self) -> Option<WalPosition> {
@@ -228,8 +336,14 @@ impl Registered {
             };
             let original = std::fs::read(pg_wal.join(name.to_string())).unwrap();
             let complete = bytes.len() as u64 == self.size.bytes();
-            assert!(complete || number == self.size.segment_ending_at(to), "{name} is cut");
-            assert!(original[..bytes.len()] == bytes[..], "{name} differs from the server's");
+            assert!(
+                complete || number == self.size.segment_ending_at(to),
+                "{name} is cut"
+            );
+            assert!(
+                original[..bytes.len()] == bytes[..],
+                "{name} differs from the server's"
+            );
             let mut padded = bytes.to_vec();
             padded.resize(original.len(), 0);
             let path = directory.join(name.to_string());
@@ -240,7 +354,13 @@ impl Registered {
 }
 
 /// Reads the chain with PostgreSQL's own eyes.
-fn waldump(server: &Postgres, directory: &std::path::Path, timeline: TimelineId, from: Lsn, to: Lsn) {
+fn waldump(
+    server: &Postgres,
+    directory: &std::path::Path,
+    timeline: TimelineId,
+    from: Lsn,
+    to: Lsn,
+) {
     let mut command = std::process::Command::new(server.bin("pg_waldump").unwrap());
     let output = command
         .args(["--quiet", "--timeline", &timeline.to_string(), "--path"])
@@ -248,11 +368,20 @@ fn waldump(server: &Postgres, directory: &std::path::Path, timeline: TimelineId,
         .args(["--start", &from.to_string(), "--end", &to.to_string()])
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 pub(crate) async fn flush_lsn(server: &Postgres) -> Lsn {
-    server.psql("SELECT pg_current_wal_flush_lsn()").await.unwrap().parse().unwrap()
+    server
+        .psql("SELECT pg_current_wal_flush_lsn()")
+        .await
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 /// Writes without pause until it is told to stop; rows that were refused do not count.
