@@ -42,7 +42,7 @@ pub struct Delivery<M> {
     pub envelope: Envelope<M>,
     /// Its place in its stream.
     pub sequence: Sequence,
-    /// The how manieth delivery this is, from 1.
+    /// The number of this delivery of the message, from 1. A shutdown that gave it back counts too.
     pub attempt: u64,
     /// Whether the server will not deliver it again: a retry now ends in the dead letters.
     pub last_attempt: bool,

@@ -109,11 +109,16 @@ impl Bus {
         let span = trace::publish_span(&subject, message.id.as_str());
         async {
             let raw = self.encode(message)?;
-            let receipt = self.store(&raw).await.map_err(|error| match error {
-                PublishError::Bus(error) => error,
-                PublishError::Unexpected => BusError::NoStream { subject },
-            })?;
-            Ok(receipt.sequence)
+            match self.store(&raw).await {
+                Ok(receipt) => Ok(receipt.sequence),
+                Err(PublishError::Bus(error)) => Err(error),
+                Err(PublishError::Unexpected) => Err(BusError::Server {
+                    what: format!("publish on {subject}"),
+                    status: 400,
+                    code: 10071,
+                    description: "wrong last sequence, though none was expected".to_owned(),
+                }),
+            }
         }
         .instrument(span)
         .await

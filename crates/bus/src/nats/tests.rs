@@ -297,7 +297,11 @@ async fn followers_watchers_and_services_survive_a_restart() {
                 .await
         }
     });
-    let mut follow = bus.follow(vec![subject::events_of("backup.>")], From::New, EVENTS);
+    let mut follow = bus.follow(
+        vec![subject::events_of("backup.requested")],
+        From::New,
+        EVENTS,
+    );
     let mut watch = bus.bucket(INSTANCES).watch();
     let bucket = bus.bucket(INSTANCES);
     let mut published = Vec::new();
