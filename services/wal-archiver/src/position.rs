@@ -82,9 +82,11 @@ impl PositionKeeper {
         Ok(())
     }
 
-    /// Streaming goes on with another timeline.
-    pub(crate) fn follow(&mut self, timeline: TimelineId, start: Lsn) {
-        (self.timeline, self.durable) = (timeline, start);
+    /// Everything before `switch_lsn` is stored, and streaming goes on with the timeline that begins there.
+    pub(crate) fn follow(&mut self, timeline: TimelineId, switch_lsn: Lsn) {
+        (self.timeline, self.durable) = (timeline, switch_lsn);
+        // The segment that both share is streamed again from its beginning.
+        self.floor = Some((timeline, switch_lsn));
         // Claims were made about the timeline before.
         self.proof = Proof::default();
     }

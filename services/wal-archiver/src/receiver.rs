@@ -10,30 +10,25 @@
 //!   PostgreSQL keeps the rest. Status updates go on all the while.
 //! - Everything slow runs beside the stream, in [`Task`]s; the loop itself only decides.
 
+mod pipeline;
 mod task;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use pg_format::wal::{WalBlockSize, WalReader, WalReaderConfig};
 use pg_format::{Lsn, PgTimestamp, SegmentName, TimelineId, WalSegmentSize};
 use pg_replication::{
     ConnectionSettings, PgError, ReplicationConnection, StatusUpdate, WalMessage, WalStream,
 };
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::confirm::Ledger;
 use crate::error::ArchiveError;
 use crate::position::PositionKeeper;
 use crate::proof::Claim;
-use crate::segment_spool::SegmentSpool;
 use crate::session::{BranchContext, Opening, is_removed};
 use crate::status::{BranchStatus, ChainEnd};
-use crate::uploader::Superseded;
+use pipeline::Pipeline;
 use task::{Done, Task};
 
 /// PostgreSQL's `wal_sender_timeout` is a minute by default.
@@ -58,37 +53,15 @@ pub(crate) enum ReceiverEnd {
     },
 }
 
-/// A segment in the spool, and whether its own object has replaced its `.partial`.
-#[derive(Clone)]
-pub(crate) struct OpenFile {
-    pub(crate) spool: SegmentSpool,
-    pub(crate) superseded: Superseded,
-}
-
 /// Receives one timeline of one branch.
 pub(crate) struct Receiver<'a> {
     branch: &'a BranchContext,
     position: &'a mut PositionKeeper,
     settings: &'a ConnectionSettings,
-    archived: &'a BTreeSet<SegmentName>,
-    /// Segments that have, or may have, a `.partial`.
-    partials: BTreeSet<SegmentName>,
-    /// What is stored of the first segment is not replaced by less.
-    partial_floor: Lsn,
     timeline: TimelineId,
     size: WalSegmentSize,
     stream: WalStream,
-    reader: WalReader,
-    ledger: Ledger,
-    /// The first byte that has not come.
-    next: Lsn,
-    open: Option<OpenFile>,
-    /// Complete, but the record across its end is not.
-    held: Option<OpenFile>,
-    tasks: JoinSet<Result<Done, ArchiveError>>,
-    partial_running: bool,
-    /// How far a `.partial` was begun to be stored.
-    partial_begun: Lsn,
+    pipeline: Pipeline,
     position_running: bool,
     probe: Probe,
     last_message: Instant,
@@ -122,41 +95,22 @@ impl<'a> Receiver<'a> {
         position: &'a mut PositionKeeper,
     ) -> Result<Receiver<'a>, ArchiveError> {
         let size = branch.branch.wal_segment_size;
-        let Opening {
-            timeline, start, ..
-        } = opening;
-        let reader = WalReader::new(WalReaderConfig {
-            start,
-            history: opening.own_history,
-            system_identifier: branch.branch.system_identifier,
-            segment_size: size,
-            block_size: WalBlockSize::DEFAULT,
-            server_major: connection.server_version().major(),
-        })?;
+        let (timeline, start) = (opening.timeline, opening.start);
+        let server_major = connection.server_version().major();
+        let pipeline = Pipeline::new(branch, &opening, server_major)?;
         let slot = events::document::slot_name(&branch.key.instance, &branch.key.branch);
         let stream = connection
             .start_replication(Some(&slot), start, timeline)
             .await
             .map_err(|error| stream_error(error, timeline, start))?;
-        let stored = opening.stored_partial.map_or(0, |stored| stored.raw_bytes);
         Ok(Receiver {
             branch,
             position,
             settings: opening.settings,
-            archived: opening.archived,
-            partials: opening.partials.clone(),
-            partial_floor: start.saturating_add(stored),
             timeline,
             size,
             stream,
-            reader,
-            ledger: Ledger::new(size, start),
-            next: start,
-            open: None,
-            held: None,
-            tasks: JoinSet::new(),
-            partial_running: false,
-            partial_begun: start,
+            pipeline,
             position_running: false,
             probe: Probe::default(),
             last_message: Instant::now(),
@@ -188,13 +142,13 @@ impl<'a> Receiver<'a> {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(ReceiverEnd::Cancelled),
-                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                Some(done) = self.pipeline.tasks.join_next(), if !self.pipeline.tasks.is_empty() => {
                     self.done(done??).await?;
                 }
                 _ = flush.tick() => self.flush_tick().await?,
                 _ = status.tick() => self.status_tick().await?,
                 message = self.stream.next(), if reading => {
-                    let failed = |error| stream_error(error, self.timeline, self.ledger.durable_end());
+                    let failed = |error| stream_error(error, self.timeline, self.pipeline.ledger.durable_end());
                     let message = message.map_err(failed)?;
                     if let WalMessage::EndOfTimeline { next_timeline, switch_lsn } = message {
                         return self.finish(next_timeline, switch_lsn, cancel).await;
@@ -206,7 +160,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn may_read(&self) -> bool {
-        self.ledger.uploading() < self.branch.config.wal_segments_in_flight.max(1)
+        self.pipeline.ledger.uploading() < self.branch.config.wal_segments_in_flight.max(1)
     }
 
     async fn message(&mut self, message: WalMessage) -> Result<(), ArchiveError> {
@@ -219,7 +173,7 @@ impl<'a> Receiver<'a> {
                 bytes,
             } => {
                 self.heard(server_end, server_time);
-                self.receive(start, bytes).await?;
+                self.pipeline.receive(start, bytes).await?;
                 server_time
             }
             WalMessage::Keepalive {
@@ -248,10 +202,12 @@ impl<'a> Receiver<'a> {
             .last_ping
             .is_some_and(|last| last.elapsed() < PING_PAUSE * 10);
         self.pings = if again { self.pings + 1 } else { 1 };
-        if self.pings > PINGS_UNCONFIRMED && self.ledger.durable_end() < self.next {
+        if self.pings > PINGS_UNCONFIRMED
+            && self.pipeline.ledger.durable_end() < self.pipeline.next()
+        {
             return Err(ArchiveError::ServerWaits);
         }
-        self.begin_partial();
+        self.pipeline.begin_partial_now();
         if again {
             tokio::time::sleep(PING_PAUSE).await;
         }
@@ -268,91 +224,6 @@ impl<'a> Receiver<'a> {
         });
     }
 
-    async fn receive(&mut self, start: Lsn, mut bytes: Bytes) -> Result<(), ArchiveError> {
-        if start != self.next {
-            return Err(ArchiveError::Discontinuous {
-                found: start,
-                expected: self.next,
-            });
-        }
-        while !bytes.is_empty() {
-            let missing = self.size.bytes() - self.size.offset_in_segment(self.next);
-            let length = usize::try_from(missing)
-                .unwrap_or(usize::MAX)
-                .min(bytes.len());
-            let piece = bytes.split_to(length);
-            self.reader.feed(&piece)?;
-            let open = match &mut self.open {
-                Some(open) => open,
-                empty => {
-                    let name = SegmentName::containing(self.timeline, self.next, self.size);
-                    let directory = &self.branch.spool_directory;
-                    let spool = SegmentSpool::create(directory, name, self.size).await?;
-                    empty.insert(OpenFile {
-                        spool,
-                        superseded: Superseded::default(),
-                    })
-                }
-            };
-            open.spool.append(piece).await?;
-            self.next = open.spool.end();
-            self.release_held();
-            if open_is_complete(self.open.as_ref()) {
-                self.complete();
-            }
-        }
-        Ok(())
-    }
-
-    /// The open segment is complete: stored now, or held until the record across its end is valid.
-    fn complete(&mut self) {
-        let Some(complete) = self.open.take() else {
-            return;
-        };
-        if let Some(held) = self.held.take() {
-            self.begin_segment(held);
-        }
-        match self.reader.unfinished_record() {
-            Some(record) if record < self.next => self.held = Some(complete),
-            _ => self.begin_segment(complete),
-        }
-    }
-
-    fn release_held(&mut self) {
-        let Some(held) = &self.held else { return };
-        let end = held.spool.end();
-        if self
-            .reader
-            .unfinished_record()
-            .is_none_or(|record| record >= end)
-        {
-            let held = self.held.take();
-            held.into_iter().for_each(|held| self.begin_segment(held));
-        }
-    }
-
-    fn begin_segment(&mut self, file: OpenFile) {
-        self.ledger.segment_begun();
-        let has_partial = self.partials.contains(&file.spool.name());
-        self.begin(Task::Segment { file, has_partial });
-    }
-
-    /// Stores what has come of the segment that is not complete, if there is more than is stored.
-    fn begin_partial(&mut self) {
-        let Some(file) = self.held.as_ref().or(self.open.as_ref()) else {
-            return;
-        };
-        let end = file.spool.end();
-        if self.partial_running || end <= self.partial_begun || end < self.partial_floor {
-            return;
-        }
-        let file = file.clone();
-        self.partial_running = true;
-        self.partial_begun = end;
-        let _ = self.partials.insert(file.spool.name());
-        self.begin(Task::Partial { file });
-    }
-
     fn begin_probe(&mut self, at: PgTimestamp) {
         if self.probe.running {
             return;
@@ -362,7 +233,7 @@ impl<'a> Receiver<'a> {
         self.probe.last = Some(Instant::now());
         let connection = self.probe.connection.take();
         let settings = self.settings.clone();
-        self.begin(Task::Probe {
+        self.pipeline.begin(Task::Probe {
             connection,
             settings,
             at,
@@ -375,28 +246,16 @@ impl<'a> Receiver<'a> {
         }
         if let Some(position) = self.position.due(Instant::now()) {
             self.position_running = true;
-            self.begin(Task::Position(position));
+            self.pipeline.begin(Task::Position(position));
         }
-    }
-
-    fn begin(&mut self, task: Task) {
-        let span = tracing::Span::current();
-        let work = task.run(self.branch.uploader.clone());
-        drop(
-            self.tasks
-                .spawn(tracing::Instrument::instrument(work, span)),
-        );
     }
 
     async fn done(&mut self, done: Done) -> Result<(), ArchiveError> {
         match done {
             Done::Segment { name, stored_bytes } => self.segment_stored(name, stored_bytes).await?,
             Done::Partial { end } => {
-                self.partial_running = false;
-                if let Some(end) = end {
-                    self.ledger.partial_stored(end);
-                    self.durable_moved().await?;
-                }
+                self.pipeline.partial_done(end);
+                self.durable_moved().await?;
             }
             Done::Position { written } => {
                 self.position_running = false;
@@ -434,12 +293,12 @@ impl<'a> Receiver<'a> {
             seen.stored_bytes += bytes;
             seen.last_stored_at = Some(now);
         });
-        if !self.ledger.segment_stored(name.number(self.size)) {
+        if !self.pipeline.ledger.segment_stored(name.number(self.size)) {
             return Ok(());
         }
         let chain_end = ChainEnd {
             timeline: self.timeline,
-            lsn: self.ledger.complete_end(),
+            lsn: self.pipeline.ledger.complete_end(),
         };
         self.branch
             .status
@@ -450,7 +309,7 @@ impl<'a> Receiver<'a> {
     }
 
     async fn durable_moved(&mut self) -> Result<(), ArchiveError> {
-        let durable = self.ledger.durable_end();
+        let durable = self.pipeline.ledger.durable_end();
         self.branch
             .status
             .update(|seen| seen.archived_lsn = seen.archived_lsn.max(Some(durable)));
@@ -474,7 +333,7 @@ impl<'a> Receiver<'a> {
     }
 
     async fn flush_tick(&mut self) -> Result<(), ArchiveError> {
-        self.begin_partial();
+        self.pipeline.begin_partial();
         self.begin_position();
         let interval = self.branch.config.position_interval;
         if self
@@ -499,8 +358,8 @@ impl<'a> Receiver<'a> {
     async fn send_status(&mut self, reply_requested: bool) -> Result<(), ArchiveError> {
         let now = self.branch.clock.now().timestamp_micros();
         let status = StatusUpdate {
-            written: self.next,
-            flushed: self.ledger.confirmable(),
+            written: self.pipeline.next(),
+            flushed: self.pipeline.ledger.confirmable(),
             applied: Lsn::INVALID,
             client_time: PgTimestamp::from_unix_micros(now),
             reply_requested,
@@ -515,23 +374,11 @@ impl<'a> Receiver<'a> {
         switch_lsn: Lsn,
         cancel: &CancellationToken,
     ) -> Result<ReceiverEnd, ArchiveError> {
-        let held = self.held.take();
-        held.into_iter().for_each(|held| self.begin_segment(held));
-        loop {
-            let there = self.open.as_ref().is_none_or(|open| {
-                self.archived.contains(&open.spool.name())
-                    || open.spool.end() < self.partial_floor
-                    || open.spool.end() <= self.partial_begun
-            });
-            if !there {
-                self.begin_partial();
-            }
-            if there && self.tasks.is_empty() {
-                break;
-            }
+        self.pipeline.end();
+        while !self.pipeline.is_finished() {
             tokio::select! {
                 () = cancel.cancelled() => return Ok(ReceiverEnd::Cancelled),
-                Some(done) = self.tasks.join_next() => self.done(done??).await?,
+                Some(done) = self.pipeline.tasks.join_next() => self.done(done??).await?,
             }
         }
         let connection = Box::new(self.stream.into_connection()?);
@@ -560,10 +407,6 @@ impl Drop for Streaming {
     fn drop(&mut self) {
         self.0.update(|seen| seen.streaming = false);
     }
-}
-
-fn open_is_complete(open: Option<&OpenFile>) -> bool {
-    open.is_some_and(|open| open.spool.missing() == 0)
 }
 
 fn stream_error(error: PgError, timeline: TimelineId, from: Lsn) -> ArchiveError {

@@ -4,7 +4,7 @@ use pg_format::{Lsn, PgTimestamp, SegmentName};
 use pg_replication::{ConnectionSettings, PgError, ReplicationConnection, SystemIdentity};
 use repository::WalPosition;
 
-use super::OpenFile;
+use super::pipeline::OpenFile;
 use crate::error::ArchiveError;
 use crate::uploader::Uploader;
 
