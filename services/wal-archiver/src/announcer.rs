@@ -16,6 +16,7 @@ use pg_format::{Lsn, SegmentName, TimelineId, WalSegmentSize};
 use repository::{BranchReader, RepositoryError, WalObject, WalObjectKind};
 use service::Clock;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::status::{BranchKey, ChainEnd, Statuses};
@@ -24,6 +25,8 @@ use crate::status::{BranchKey, ChainEnd, Statuses};
 const GATHER: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// After a listing that took a second, the branch is not listed for so many.
+const LISTING_REST: u32 = 20;
 /// Gaps that wait for the bus, for each branch; the newest ones count.
 const GAPS_KEPT: usize = 16;
 
@@ -98,20 +101,29 @@ impl Announcer {
             clock,
             last: BTreeMap::new(),
             stream: None,
+            rests: BTreeMap::new(),
         };
         let mut pause = FIRST_PAUSE;
+        let mut next_look = None;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.wake.notified() => {}
+                () = sleep_until(next_look) => {}
             }
             tokio::time::sleep(GATHER).await;
+            next_look = None;
             let marked = std::mem::take(&mut *self.lock());
             for (key, waiting) in marked {
-                let Some(place) = branches(&key) else {
+                let (Some(place), Some(status)) = (branches(&key), statuses.find(&key)) else {
                     continue;
                 };
-                let chain_end = statuses.of(&key).observed().chain_end;
+                if let Some(rest) = speaker.rests_until(&key) {
+                    next_look = Some(next_look.map_or(rest, |look: Instant| look.min(rest)));
+                    self.put_back(key, waiting);
+                    continue;
+                }
+                let chain_end = status.observed().chain_end;
                 let Err((error, waiting)) = speaker.speak(&key, &place, chain_end, waiting).await
                 else {
                     pause = FIRST_PAUSE;
@@ -122,6 +134,7 @@ impl Announcer {
                     error = service::run::chain(&error), "archived wal is announced later"
                 );
                 self.put_back(key, waiting);
+                self.wake.notify_one();
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
@@ -138,8 +151,6 @@ impl Announcer {
         for gap in failed.gaps.into_iter().rev() {
             entry.gaps.push_front(gap);
         }
-        drop(waiting);
-        self.wake.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<BranchKey, Waiting>> {
@@ -153,6 +164,15 @@ struct Speaker {
     /// What was announced last of each branch, in the stream made at `stream`.
     last: BTreeMap<BranchKey, Option<Place>>,
     stream: Option<Timestamp>,
+    /// Listings of large archives are slow and cost money.
+    rests: BTreeMap<BranchKey, Instant>,
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Speaker {
@@ -172,6 +192,8 @@ impl Speaker {
         if let Some(chain_end) = chain_end.filter(|_| waiting.listing)
             && let Err(error) = self.listing(key, place, chain_end).await
         {
+            // Whether the last one was stored is not known; the stream is.
+            let _ = self.last.remove(key);
             return Err((error, waiting));
         }
         Ok(())
@@ -207,7 +229,10 @@ impl Speaker {
             Some(last) => *last,
             None => self.last_announced(key, place.size).await?,
         };
+        let begun = Instant::now();
         let objects = place.reader.list_wal(place.size).await?;
+        let rest = Instant::now() + begun.elapsed() * LISTING_REST;
+        let _ = self.rests.insert(key.clone(), rest);
         for object in to_announce(&objects, last, chain_end, place.size) {
             let (event, id) = archived_event(key, object, place.size);
             let now = self.clock.now();
@@ -220,6 +245,14 @@ impl Speaker {
         }
         let _ = self.last.insert(key.clone(), last);
         Ok(())
+    }
+
+    /// Until when the branch is not listed again.
+    fn rests_until(&self, key: &BranchKey) -> Option<Instant> {
+        self.rests
+            .get(key)
+            .copied()
+            .filter(|rest| *rest > Instant::now())
     }
 
     async fn last_announced(

@@ -116,6 +116,12 @@ impl Statuses {
         Arc::clone(self.lock().entry(key.clone()).or_default())
     }
 
+    /// The status of a branch that is ours.
+    #[must_use]
+    pub(crate) fn find(&self, key: &BranchKey) -> Option<Arc<BranchStatus>> {
+        self.lock().get(key).map(Arc::clone)
+    }
+
     /// The branch is not ours any more.
     pub(crate) fn forget(&self, key: &BranchKey) {
         let _ = self.lock().remove(key);

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use pg_format::TimelineId;
+use events::Timestamp;
+use pg_format::{Lsn, TimelineId};
 use testkit::postgres::{PgVersion, Postgres, StopMode};
 use testkit::proxy::TcpProxy;
 use testkit::wait_until;
@@ -247,4 +248,52 @@ async fn a_connection_that_has_died_in_silence_is_made_anew() {
         .unwrap();
     let end = registered.caught_up(&server).await;
     registered.check_chain(&server, TimelineId(1), end).await;
+}
+
+/// What the server says it had flushed, and a moment after that.
+async fn sample(server: &Postgres) -> (Lsn, Timestamp) {
+    let ask = "SELECT pg_current_wal_flush_lsn(), extract(epoch FROM clock_timestamp()) * 1000000";
+    let answer = server.psql(ask).await.unwrap();
+    let (lsn, micros) = answer.split_once('|').unwrap();
+    let micros = micros.split('.').next().unwrap().parse().unwrap();
+    (
+        lsn.parse().unwrap(),
+        Timestamp::from_timestamp_micros(micros).unwrap(),
+    )
+}
+
+#[tokio::test]
+async fn the_proven_moment_is_never_ahead_of_the_archive() {
+    let world = World::new().await;
+    let server = loaded_server(PgVersion::V18).await;
+    let registered = world.register("shop", &server).await;
+    let mut archiver = world.archiver("one").await;
+    let _ = registered.caught_up(&server).await;
+    let _ = archiver.kill9().await.unwrap();
+    let _ = server.psql("CREATE TABLE t (n int)").await.unwrap();
+    let mut samples = Vec::new();
+    for _ in 0..10 {
+        let _ = server
+            .psql("INSERT INTO t SELECT generate_series(1, 30000)")
+            .await
+            .unwrap();
+        samples.push(sample(&server).await);
+    }
+    // Far behind, it reconnects: nothing may be called complete before it is.
+    archiver.start_again().await.unwrap();
+    let end = sample(&server).await;
+    samples.push(end);
+    let mut seen = 0;
+    wait_until("the archive to be proven complete", PATIENCE, async || {
+        let position = registered.position().await.unwrap();
+        for (lsn, at) in &samples {
+            let covered = position.proven_at < *at || position.lsn >= *lsn;
+            assert!(covered, "{position:?} misses {lsn}, flushed by {at}");
+        }
+        seen += 1;
+        position.proven_at >= end.1
+    })
+    .await
+    .unwrap();
+    assert!(seen > 1, "it was proven while it was looked at");
 }
