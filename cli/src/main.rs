@@ -1,2 +1,106 @@
-//! (being written)
-fn main() {}
+//! The `zektor` command, and the supervisor behind `zektor up`.
+//!
+//! What must stay true: stdout carries the answer and nothing else; every failure goes through the table in
+//! [`failure`]; the environment is read by clap and [`service::Environment`] only.
+
+mod arguments;
+mod commands;
+mod failure;
+mod moment;
+mod outcome;
+mod output;
+mod progress;
+mod session;
+mod stack;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use service::Environment;
+use service::telemetry::Telemetry;
+
+use crate::arguments::{Arguments, Command, wants_json};
+use crate::failure::Failure;
+use crate::output::{OutputFormat, Reply, conclude};
+use crate::session::Setting;
+
+/// Blocking work that is left behind at the end.
+const RUNTIME_END_TIMEOUT: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(refused) => return refuse(&refused, &words),
+    };
+    let output = match wants_json(&words) {
+        true => OutputFormat::Json,
+        false => arguments.global.output,
+    };
+    if let Some(later) = arguments.command.later() {
+        return ExitCode::from(conclude(Err(Failure::not_yet(later)), output));
+    }
+    // Fails only when a provider is installed already, which is then as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let failure = Failure::local("the runtime cannot be started", &error);
+            return ExitCode::from(conclude(Err(failure), output));
+        }
+    };
+    let outcome = runtime.block_on(Box::pin(run(arguments)));
+    runtime.shutdown_timeout(RUNTIME_END_TIMEOUT);
+    ExitCode::from(conclude(outcome, output))
+}
+
+/// Help and version are answers; everything else is a usage error.
+fn refuse(refused: &clap::Error, words: &[String]) -> ExitCode {
+    if refused.exit_code() == 0 || !wants_json(words) {
+        refused.exit();
+    }
+    let text = refused.render().to_string();
+    let message = text.lines().next().unwrap_or_default();
+    let message = message.strip_prefix("error: ").unwrap_or(message).trim();
+    let failure = Failure::usage(message, "see `zektor --help`");
+    ExitCode::from(conclude(Err(failure), OutputFormat::Json))
+}
+
+async fn run(arguments: Arguments) -> Result<Reply, Failure> {
+    let environment = Environment::of_process();
+    let supervisor = matches!(&arguments.command, Command::Up(up) if up.foreground);
+    let telemetry = start_telemetry(&environment, supervisor)?;
+    let setting = Setting::new(arguments.global, environment)?;
+    let outcome = Box::pin(commands::run(setting, arguments.command)).await;
+    telemetry.flush().await;
+    outcome
+}
+
+/// A command's trace begins here. It logs only if it is told to; the supervisor always does.
+fn start_telemetry(environment: &Environment, supervisor: bool) -> Result<Telemetry, Failure> {
+    const NAMES: [&str; 9] = [
+        "ZEKTOR_LOG",
+        "ZEKTOR_LOG_FORMAT",
+        "OTEL_SDK_DISABLED",
+        "OTEL_TRACES_EXPORTER",
+        "OTEL_METRICS_EXPORTER",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+    ];
+    let given = NAMES
+        .iter()
+        .filter_map(|name| Some((*name, environment.get(name)?)));
+    let silent = (!supervisor).then_some(("ZEKTOR_LOG", "off"));
+    let effective = Environment::of(silent.into_iter().chain(given));
+    let name = if supervisor { "supervisor" } else { "cli" };
+    let worker = format!("zektor-{}", std::process::id());
+    Telemetry::start(name, env!("CARGO_PKG_VERSION"), &worker, &effective)
+        .map_err(|error| Failure::usage(service::run::chain(&error), ""))
+}

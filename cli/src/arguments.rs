@@ -1,0 +1,351 @@
+//! The command line. Commands of the contract that a later version brings are parsed, hidden and refused.
+
+mod targets;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use events::query::{BackupStatus, RebuildSource};
+use events::{BackupId, BackupType, BranchName, InstanceName, Retention};
+
+pub(crate) use targets::RestoreArguments;
+
+use crate::output::OutputFormat;
+
+/// Protects PostgreSQL: base backups, WAL archiving, and restores of any moment into a new branch.
+#[derive(Debug, Parser)]
+#[command(name = "zektor", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// How the answer is written on stdout
+    #[arg(long, global = true, value_enum, default_value = "table")]
+    pub(crate) output: OutputFormat,
+    /// The bus; without it, the stack of `zektor up` is used
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "ZEKTOR_NATS_URL",
+        hide_env_values = true
+    )]
+    pub(crate) nats: Option<String>,
+    /// The directory of the stack of `zektor up` [default: ~/.zektor]
+    #[arg(long, global = true, value_name = "DIR", env = "ZEKTOR_HOME")]
+    pub(crate) home: Option<PathBuf>,
+    /// The key that secrets are sealed with; needed beside --nats for what has secrets in it
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "ZEKTOR_MASTER_KEY_FILE"
+    )]
+    pub(crate) master_key_file: Option<PathBuf>,
+    /// Wait for the outcome and show the progress
+    #[arg(long, global = true)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the whole stack on this machine
+    Up(Up),
+    /// Stop the stack of this machine
+    Down,
+    /// Show what runs
+    Status,
+    /// Check everything that protection needs, one by one, and say what to do
+    Doctor,
+    /// Databases under protection
+    #[command(subcommand)]
+    Instance(InstanceCommand),
+    /// When backups are taken
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
+    /// Base backups
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// Bring a moment back as a new branch
+    Restore(RestoreArguments),
+    /// Branches, and how to connect to them
+    #[command(subcommand)]
+    Branch(BranchCommand),
+    /// Extensions of a restored branch
+    #[command(subcommand)]
+    Extensions(ExtensionsCommand),
+    /// Show from when to when a branch can be restored
+    Window(OfBranch),
+    /// The WAL archive
+    #[command(subcommand)]
+    Wal(WalCommand),
+    /// Print events, one JSON object a line
+    Events(EventsArguments),
+    /// The projection that lists and shows are answered from
+    #[command(subcommand)]
+    Catalog(CatalogCommand),
+    #[command(hide = true)]
+    Moments(Later),
+    #[command(hide = true)]
+    Retention(Later),
+    #[command(hide = true)]
+    Drill(Later),
+    #[command(hide = true)]
+    Recover(Later),
+}
+
+/// Whatever follows a command that is not in this version.
+#[derive(Debug, Args)]
+pub(crate) struct Later {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) rest: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Where backups and WAL go: file:///dir, s3://bucket/prefix, gs://, az:// [default: DIR/repository]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ZEKTOR_REPOSITORY_URL",
+        hide_env_values = true
+    )]
+    pub(crate) repository: Option<String>,
+    /// Where the catalog's rows are: sqlite:///file or postgres:// [default: DIR/catalog.sqlite]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ZEKTOR_CATALOG_URL",
+        hide_env_values = true
+    )]
+    pub(crate) catalog: Option<String>,
+    /// How many backups are taken at once
+    #[arg(
+        long,
+        value_name = "N",
+        env = "ZEKTOR_BACKUP_WORKERS",
+        default_value = "2"
+    )]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) backup_workers: u8,
+    /// Stay, log to stderr, and end on Ctrl-C
+    #[arg(long)]
+    pub(crate) foreground: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InstanceCommand {
+    /// Protect a database
+    Add(InstanceAdd),
+    /// List the databases under protection
+    List,
+    /// Show one with its branches and schedules
+    Show(OfInstance),
+    /// Stop protecting one; what is stored stays in the repository
+    Remove(OfInstance),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstanceAdd {
+    /// Its name here
+    pub(crate) name: InstanceName,
+    /// postgres://user:password@host/ of a role with REPLICATION; `-` reads it from stdin
+    #[arg(long, value_name = "URI", env = "ZEKTOR_DSN", hide_env_values = true)]
+    pub(crate) dsn: String,
+    /// Without the daily schedule that keeps backups for seven days
+    #[arg(long)]
+    pub(crate) no_default_schedule: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfInstance {
+    pub(crate) instance: InstanceName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfBranch {
+    pub(crate) instance: InstanceName,
+    #[arg(long, default_value = "main")]
+    pub(crate) branch: BranchName,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScheduleCommand {
+    /// List an instance's schedules and when they fire next
+    List(OfInstance),
+    #[command(hide = true)]
+    Create(Later),
+    #[command(hide = true)]
+    Delete(Later),
+    #[command(hide = true)]
+    Preview(Later),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Take a backup now
+    Create(BackupCreate),
+    /// List backups, newest first
+    List(BackupList),
+    /// Show one backup
+    Show(OfBackup),
+    #[command(hide = true)]
+    Verify(Later),
+    #[command(hide = true)]
+    Delete(Later),
+    #[command(hide = true)]
+    Hold(Later),
+    #[command(hide = true)]
+    Release(Later),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupCreate {
+    pub(crate) instance: InstanceName,
+    #[arg(long, default_value = "main")]
+    pub(crate) branch: BranchName,
+    /// A name for people [default: made from the time]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// How it is taken
+    #[arg(long = "type", value_enum, default_value = "auto")]
+    pub(crate) backup_type: BackupKind,
+    /// How long it is kept: 12h, 7d, 4w, 6mo, 1y [default: until it is deleted]
+    #[arg(long)]
+    pub(crate) retention: Option<Retention>,
+}
+
+/// [`BackupType`] as it is written on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BackupKind {
+    Auto,
+    Full,
+    Incremental,
+}
+
+impl From<BackupKind> for BackupType {
+    fn from(kind: BackupKind) -> Self {
+        match kind {
+            BackupKind::Auto => BackupType::Auto,
+            BackupKind::Full => BackupType::Full,
+            BackupKind::Incremental => BackupType::Incremental,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupList {
+    pub(crate) instance: InstanceName,
+    /// Only of this branch
+    #[arg(long)]
+    pub(crate) branch: Option<BranchName>,
+    /// Only in this state: requested, in_progress, completed, failed, expired
+    #[arg(long)]
+    pub(crate) status: Option<BackupStatus>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfBackup {
+    pub(crate) instance: InstanceName,
+    pub(crate) id: BackupId,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BranchCommand {
+    /// List an instance's branches
+    List(OfInstance),
+    /// Show one branch
+    Show(NamedBranch),
+    /// Print how to connect to a branch, with its password
+    Credentials(NamedBranch),
+    /// Stop a restored branch's server; its files stay
+    Stop(NamedBranch),
+    /// Start it again
+    Start(NamedBranch),
+    /// Remove a restored branch and its server; its backups stay until their retention ends
+    Delete(NamedBranch),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NamedBranch {
+    pub(crate) instance: InstanceName,
+    pub(crate) branch: BranchName,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExtensionsCommand {
+    /// Show which extensions a restored branch has, and whether their files are there
+    Check(NamedBranch),
+    #[command(hide = true)]
+    Reinstall(Later),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalCommand {
+    /// Show how far the archive is, what is missing and what it takes
+    Status(OfBranch),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArguments {
+    /// What happens from now on, until Ctrl-C; without it, what has happened
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Only of this type, like backup.completed
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) event_type: Option<String>,
+    /// Only of this instance
+    #[arg(long)]
+    pub(crate) instance: Option<InstanceName>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CatalogCommand {
+    /// Build the catalog's rows anew
+    Rebuild(CatalogRebuild),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CatalogRebuild {
+    /// What from: stream or repository
+    #[arg(long)]
+    pub(crate) from: RebuildSource,
+}
+
+impl Command {
+    /// The words of a command that is not in this version.
+    pub(crate) fn later(&self) -> Option<&'static str> {
+        Some(match self {
+            Command::Moments(_) => "moments",
+            Command::Retention(_) => "retention explain",
+            Command::Drill(_) => "drill",
+            Command::Recover(_) => "recover",
+            Command::Schedule(ScheduleCommand::Create(_)) => "schedule create",
+            Command::Schedule(ScheduleCommand::Delete(_)) => "schedule delete",
+            Command::Schedule(ScheduleCommand::Preview(_)) => "schedule preview",
+            Command::Backup(BackupCommand::Verify(_)) => "backup verify",
+            Command::Backup(BackupCommand::Delete(_)) => "backup delete",
+            Command::Backup(BackupCommand::Hold(_)) => "backup hold",
+            Command::Backup(BackupCommand::Release(_)) => "backup release",
+            Command::Extensions(ExtensionsCommand::Reinstall(_)) => "extensions reinstall",
+            _ => return None,
+        })
+    }
+}
+
+/// Whether JSON was asked for, on a command line that could not be parsed or was not parsed to its end.
+pub(crate) fn wants_json(words: &[String]) -> bool {
+    let pairs = words.iter().zip(words.iter().skip(1));
+    words.iter().any(|word| word == "--output=json")
+        || pairs
+            .into_iter()
+            .any(|(flag, value)| flag == "--output" && value == "json")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+use clap::{CommandFactory, Parser};
+use events::RestoreTarget;
+
+use super::{Arguments, BackupCommand, Command, wants_json};
+use crate::output::OutputFormat;
+
+fn parse(line: &str) -> Result<Arguments, clap::Error> {
+    Arguments::try_parse_from(std::iter::once("zektor").chain(line.split_whitespace()))
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn every_command_of_the_contract_is_parsed() {
+    for line in [
+        "up --home /h --repository file:///r --foreground",
+        "down --home /h",
+        "status",
+        "doctor",
+        "instance add orders --dsn postgres://u@h/ --no-default-schedule",
+        "instance list",
+        "instance show orders",
+        "instance remove orders",
+        "schedule list orders",
+        "backup create orders --branch main --name n --type full --retention 30d --wait",
+        "backup list orders --branch main --status completed",
+        "backup show orders 0190a5d0-0000-7000-8000-000000000000",
+        "restore orders --latest --as b --from main --size small --dry-run --wait",
+        "restore orders --time 2026-03-01T00:00:00Z --as b",
+        "restore orders --lsn 0/3000000 --as b",
+        "restore orders --restore-point p --as b",
+        "restore orders --latest --dry-run",
+        "branch list orders",
+        "branch show orders b",
+        "branch credentials orders b",
+        "branch stop orders b",
+        "branch start orders b",
+        "branch delete orders b",
+        "extensions check orders b",
+        "window orders --branch main",
+        "wal status orders --branch main",
+        "events --follow --type backup.completed --instance orders",
+        "catalog rebuild --from stream",
+        "catalog rebuild --from repository --output json --nats nats://127.0.0.1:4222",
+    ] {
+        let parsed = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert_eq!(parsed.command.later(), None, "{line}");
+    }
+}
+
+#[test]
+fn later_commands_are_parsed_and_hidden() {
+    for (line, words) in [
+        (
+            "schedule create orders --every daily --retention 7d",
+            "schedule create",
+        ),
+        ("schedule delete orders x", "schedule delete"),
+        ("schedule preview --cron 1", "schedule preview"),
+        ("backup verify orders x", "backup verify"),
+        ("backup delete orders x", "backup delete"),
+        ("backup hold orders x", "backup hold"),
+        ("backup release orders x", "backup release"),
+        ("moments orders --only drops", "moments"),
+        ("retention explain orders", "retention explain"),
+        ("drill run orders", "drill"),
+        (
+            "recover --repository file:///r --instance i --latest --into d",
+            "recover",
+        ),
+        ("extensions reinstall orders b", "extensions reinstall"),
+    ] {
+        assert_eq!(parse(line).unwrap().command.later(), Some(words), "{line}");
+    }
+    let help = Arguments::command().render_long_help().to_string();
+    for hidden in ["moments", "retention", "drill", "recover"] {
+        assert!(!help.contains(&format!("  {hidden}")), "{help}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_a_usage_error() {
+    for line in [
+        "restore orders --as b",
+        "restore orders --latest --time 2026-03-01T00:00:00Z --as b",
+        "restore orders --latest",
+        "restore orders --latest --as .b",
+        "restore orders --lsn 0:3 --as b",
+        "restore orders --latest --as b --size huge",
+        "instance add or.ders --dsn postgres://u@h/",
+        "backup create orders --retention 7",
+        "backup show orders 17",
+        "backup list orders --status done",
+        "catalog rebuild --from tape",
+        "up --backup-workers 0",
+        "status --output xml",
+    ] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
+fn options_stand_anywhere() {
+    let parsed = parse("backup --wait create orders --output json").unwrap();
+    assert!(parsed.global.wait);
+    assert_eq!(parsed.global.output, OutputFormat::Json);
+    assert!(matches!(
+        parsed.command,
+        Command::Backup(BackupCommand::Create(_))
+    ));
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    assert!(wants_json(&words("zektor nonsense --output json")));
+    assert!(wants_json(&words("zektor --output=json")));
+    assert!(!wants_json(&words("zektor json --output table")));
+}
+
+#[test]
+fn targets() {
+    let target = |line: &str| match parse(line).unwrap().command {
+        Command::Restore(restore) => restore.target.target(),
+        _ => unreachable!(),
+    };
+    assert_eq!(
+        target("restore o --latest --as b"),
+        Ok(RestoreTarget::Latest)
+    );
+    let at = "2026-03-01T13:30:00Z".parse().unwrap();
+    let expected = Ok(RestoreTarget::Time { at });
+    assert_eq!(
+        target("restore o --time 2026-03-01T14:30:00+01:00 --as b"),
+        expected
+    );
+    let lsn = "16/B374D848".parse().unwrap();
+    assert_eq!(
+        target("restore o --lsn 16/B374D848 --as b"),
+        Ok(RestoreTarget::Lsn { lsn })
+    );
+    assert!(target("restore o --time 2026-03-01T14:30:00 --as b").is_err());
+}

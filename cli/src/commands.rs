@@ -1,0 +1,62 @@
+//! What each command does: ask or send, then say what came of it.
+
+mod backup;
+mod branch;
+mod catalog;
+mod doctor;
+mod events;
+mod instance;
+mod restore;
+mod schedule;
+mod stack;
+mod status;
+mod wal;
+mod window;
+
+use crate::arguments::{
+    BackupCommand, BranchCommand, CatalogCommand, Command, ExtensionsCommand, InstanceCommand,
+    ScheduleCommand, WalCommand,
+};
+use crate::failure::Failure;
+use crate::output::Reply;
+use crate::session::Setting;
+
+/// Runs a command.
+pub(crate) async fn run(setting: Setting, command: Command) -> Result<Reply, Failure> {
+    if let Some(later) = command.later() {
+        return Err(Failure::not_yet(later));
+    }
+    match command {
+        Command::Up(up) => return stack::up(&setting, &up).await,
+        Command::Down => return stack::down(&setting).await,
+        Command::Status => return status::status(&setting).await,
+        Command::Doctor => return doctor::doctor(&setting).await,
+        _ => {}
+    }
+    let session = setting.connect().await?;
+    match command {
+        Command::Instance(InstanceCommand::Add(add)) => instance::add(&session, &add).await,
+        Command::Instance(InstanceCommand::List) => instance::list(&session).await,
+        Command::Instance(InstanceCommand::Show(of)) => instance::show(&session, of).await,
+        Command::Instance(InstanceCommand::Remove(of)) => instance::remove(&session, of).await,
+        Command::Schedule(ScheduleCommand::List(of)) => schedule::list(&session, of).await,
+        Command::Backup(BackupCommand::Create(create)) => backup::create(&session, create).await,
+        Command::Backup(BackupCommand::List(list)) => backup::list(&session, list).await,
+        Command::Backup(BackupCommand::Show(of)) => backup::show(&session, of).await,
+        Command::Restore(restore) => restore::restore(&session, restore).await,
+        Command::Branch(BranchCommand::List(of)) => branch::list(&session, of).await,
+        Command::Branch(BranchCommand::Show(of)) => branch::show(&session, of).await,
+        Command::Branch(BranchCommand::Credentials(of)) => branch::credentials(&session, of).await,
+        Command::Branch(BranchCommand::Stop(of)) => branch::stop(&session, of).await,
+        Command::Branch(BranchCommand::Start(of)) => branch::start(&session, of).await,
+        Command::Branch(BranchCommand::Delete(of)) => branch::delete(&session, of).await,
+        Command::Extensions(ExtensionsCommand::Check(of)) => branch::extensions(&session, of).await,
+        Command::Window(of) => window::window(&session, of).await,
+        Command::Wal(WalCommand::Status(of)) => wal::status(&session, of).await,
+        Command::Events(which) => events::events(&session, which).await,
+        Command::Catalog(CatalogCommand::Rebuild(rebuild)) => {
+            catalog::rebuild(&session, rebuild.from).await
+        }
+        other => Err(Failure::not_yet(&format!("{other:?}"))),
+    }
+}

@@ -1,0 +1,224 @@
+//! `zektor doctor`: everything that protection needs, looked at one by one, each with what to do.
+//!
+//! A check that cannot be made because an earlier one failed is left out: it would only say the same again.
+
+mod instances;
+mod storage;
+
+use events::query;
+use serde::Serialize;
+use serde_json::json;
+
+use super::status::lag;
+use crate::failure::{Ending, Failure};
+use crate::output::{Reply, table};
+use crate::session::{Session, Setting};
+use crate::stack::{StackState, look_at};
+
+/// A catalog that is further behind shows old news.
+const CATALOG_LAG: u64 = 1000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum CheckState {
+    Ok,
+    Warning,
+    Failed,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Check {
+    name: String,
+    state: CheckState,
+    detail: String,
+    /// What to do; empty when there is nothing to do.
+    hint: String,
+}
+
+impl Check {
+    fn ok(name: impl Into<String>, detail: impl Into<String>) -> Check {
+        Check::new(name, CheckState::Ok, detail, "")
+    }
+
+    fn warning(
+        name: impl Into<String>,
+        detail: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Check {
+        Check::new(name, CheckState::Warning, detail, hint)
+    }
+
+    fn failed(
+        name: impl Into<String>,
+        detail: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Check {
+        Check::new(name, CheckState::Failed, detail, hint)
+    }
+
+    fn of_failure(name: impl Into<String>, failure: Failure) -> Check {
+        Check::failed(name, failure.message, failure.hint)
+    }
+
+    fn new(
+        name: impl Into<String>,
+        state: CheckState,
+        detail: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Check {
+        Check {
+            name: name.into(),
+            state,
+            detail: detail.into(),
+            hint: hint.into(),
+        }
+    }
+}
+
+/// Looks at everything; ends with 1 if something must be done.
+pub(crate) async fn doctor(setting: &Setting) -> Result<Reply, Failure> {
+    let stack = setting.stack()?;
+    if stack.is_none() && setting.nats.is_none() {
+        return Err(setting.not_running());
+    }
+    let mut checks = Vec::new();
+    if let Some(stack) = &stack {
+        checks.extend(processes(setting, stack).await);
+    }
+    match setting.connect().await {
+        Err(failure) => checks.push(Check::of_failure("bus", failure)),
+        Ok(session) => {
+            checks.push(Check::ok("bus", "connected; its version is 2.12 or newer"));
+            checks.push(master_key(&session));
+            checks.push(storage::check(&session).await);
+            checks.push(catalog(&session).await);
+            checks.extend(instances::check(&session).await);
+        }
+    }
+    reply(&checks)
+}
+
+fn reply(checks: &[Check]) -> Result<Reply, Failure> {
+    let failed = checks
+        .iter()
+        .filter(|check| check.state == CheckState::Failed)
+        .count();
+    let failure = (failed > 0).then(|| {
+        let message = format!("{failed} of {} checks failed", checks.len());
+        Failure::new(
+            Ending::Failed,
+            "unhealthy",
+            message,
+            "do what stands beside them",
+        )
+    });
+    let mut document = json!({ "ok": failure.is_none(), "checks": checks });
+    if let Some(failure) = &failure {
+        document["error"] = failure.to_json();
+    }
+    let mut reply = Reply::new(&document, text(checks))?;
+    reply.failure = failure;
+    Ok(reply)
+}
+
+fn text(checks: &[Check]) -> String {
+    let rows = checks.iter().map(|check| {
+        let state = match check.state {
+            CheckState::Ok => "ok",
+            CheckState::Warning => "warning",
+            CheckState::Failed => "FAILED",
+        };
+        let detail = match check.hint.as_str() {
+            "" => check.detail.clone(),
+            hint => format!("{}\n  → {hint}", check.detail),
+        };
+        vec![state.to_owned(), check.name.clone(), detail]
+    });
+    table(&["state", "check", "detail"], rows.collect())
+}
+
+async fn processes(setting: &Setting, stack: &StackState) -> Vec<Check> {
+    let client = reqwest::Client::new();
+    let mut checks = Vec::new();
+    for name in &stack.processes {
+        let process = look_at(&setting.home, &client, name).await;
+        let log = setting.home.log_of(name);
+        checks.push(match process.reason {
+            None => Check::ok(format!("process {name}"), "ready"),
+            Some(reason) => Check::failed(
+                format!("process {name}"),
+                reason,
+                format!("see {}", log.display()),
+            ),
+        });
+    }
+    checks
+}
+
+fn master_key(session: &Session) -> Check {
+    match session.master_key() {
+        Ok(key) => Check::ok(
+            "master key",
+            format!("key {}, readable by its owner only", key.id()),
+        ),
+        Err(failure) => Check::of_failure("master key", failure),
+    }
+}
+
+async fn catalog(session: &Session) -> Check {
+    let status = match session.ask(&query::Status {}).await {
+        Ok(status) => status,
+        Err(failure) => return Check::of_failure("catalog", failure),
+    };
+    if let Some(error) = &status.rebuild_error {
+        let hint = "it is tried again; see the catalog's log";
+        return Check::failed("catalog", format!("its rebuild failed: {error}"), hint);
+    }
+    match (status.rebuilding, lag(&status)) {
+        (Some(_), _) => Check::warning(
+            "catalog",
+            "it is being rebuilt",
+            "until then answers are old",
+        ),
+        (None, Some(lag)) if lag > CATALOG_LAG => {
+            let hint = "answers are old; see the catalog's log";
+            Check::warning("catalog", format!("{lag} events behind"), hint)
+        }
+        (None, Some(lag)) => Check::ok(
+            "catalog",
+            format!("{}, {lag} events behind", status.backend),
+        ),
+        (None, None) => {
+            let hint = "see the catalog's log";
+            Check::warning("catalog", "it does not know how far behind it is", hint)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Check, reply};
+    use crate::failure::Ending;
+
+    #[test]
+    fn what_failed_decides_and_says_what_to_do() {
+        let ok = Check::ok("bus", "connected");
+        let old = Check::warning("orders last backup", "2026-03-01 10:00:00 UTC", "take one");
+        let reply_ok = reply(&[ok.clone(), old.clone()]).unwrap();
+        assert_eq!(reply_ok.failure, None);
+        assert_eq!(reply_ok.document["ok"], true);
+        let broken = Check::failed("repository", "no such bucket", "make it");
+        let reply = reply(&[ok, old, broken]).unwrap();
+        assert_eq!(reply.failure.unwrap().ending, Ending::Failed);
+        assert_eq!(reply.document["error"]["code"], "unhealthy");
+        insta::assert_snapshot!(reply.text, @r#"
+        STATE    CHECK               DETAIL
+        ok       bus                 connected
+        warning  orders last backup  2026-03-01 10:00:00 UTC
+                                       → take one
+        FAILED   repository          no such bucket
+                                       → make it
+        "#);
+    }
+}

@@ -1,0 +1,247 @@
+//! Each instance: whether its WAL is archived, when it was last backed up, and what its slot holds back.
+
+use chrono::TimeDelta;
+use events::document::{ActiveBranch, slot_name};
+use events::position::ArchiverPosition;
+use events::query::{self, BackupStatus};
+use events::{BranchName, InstanceName, Timestamp};
+use pg_replication::{ConnectionSettings, PgError, SqlConnection, quote_literal};
+use service::run::chain;
+
+use super::Check;
+use crate::commands::wal::position;
+use crate::failure::Failure;
+use crate::output::{moment, size, span};
+use crate::session::Session;
+
+/// An archive that is further behind loses more than a person expects.
+const LAG_SECONDS: f64 = 120.0;
+/// The default schedule is daily; a missed one should be seen.
+const BACKUP_AGE: TimeDelta = TimeDelta::hours(26);
+/// WAL that a slot holds back on the source fills its disk.
+const RETAINED_BYTES: u64 = 4 << 30;
+
+pub(super) async fn check(session: &Session) -> Vec<Check> {
+    let documents = match session.bus.instances().list().await {
+        Ok(documents) => documents,
+        Err(error) => return vec![Check::of_failure("instances", error.into())],
+    };
+    let mut checks = Vec::new();
+    for document in documents.iter().filter(|document| !document.removing) {
+        for (name, branch) in &document.branches {
+            if let Some(active) = branch.active() {
+                checks.push(archiving(session, &document.instance, name).await);
+                checks.push(last_backup(session, &document.instance, name).await);
+                checks.push(slot(session, &document.instance, name, active).await);
+            }
+        }
+    }
+    checks
+}
+
+fn named(instance: &InstanceName, branch: &BranchName, what: &str) -> String {
+    format!("{instance}/{branch} {what}")
+}
+
+async fn archiving(session: &Session, instance: &InstanceName, branch: &BranchName) -> Check {
+    let name = named(instance, branch, "wal");
+    match position(session, instance, branch).await {
+        Ok(Some(position)) => of_position(name, &position),
+        Ok(None) => {
+            let hint = "is the wal-archiver running? see `zektor status`";
+            Check::failed(name, "no archiver answers for this branch", hint)
+        }
+        Err(failure) => Check::of_failure(name, failure),
+    }
+}
+
+fn of_position(name: String, position: &ArchiverPosition) -> Check {
+    if !position.streaming {
+        let reason = position.error.as_deref().unwrap_or("it did not say why");
+        let hint = "the source must be reachable and let the role replicate";
+        return Check::failed(name, format!("not streaming: {reason}"), hint);
+    }
+    let seconds = position.lag_seconds.unwrap_or_default().max(0.0);
+    let lag = span(std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let detail = format!(
+        "streaming, {} and {lag} behind",
+        size(position.lag_bytes.unwrap_or(0))
+    );
+    if seconds > LAG_SECONDS {
+        let hint = "is the object store slow, or the network? see the wal-archiver's log";
+        return Check::warning(name, detail, hint);
+    }
+    Check::ok(name, detail)
+}
+
+async fn last_backup(session: &Session, instance: &InstanceName, branch: &BranchName) -> Check {
+    let name = named(instance, branch, "backup");
+    let question = query::BackupList {
+        instance: Some(instance.clone()),
+        branch: Some(branch.clone()),
+        status: Some(BackupStatus::Completed),
+        limit: Some(1),
+        offset: 0,
+    };
+    match session.ask(&question).await {
+        Ok(answer) => {
+            let last = answer
+                .backups
+                .first()
+                .and_then(|backup| backup.backed_up_at);
+            let how = format!("zektor backup create {instance} --branch {branch} --wait");
+            of_last_backup(name, last, session.setting.clock.now(), &how)
+        }
+        Err(failure) => Check::of_failure(name, failure),
+    }
+}
+
+fn of_last_backup(name: String, last: Option<Timestamp>, now: Timestamp, how: &str) -> Check {
+    match last {
+        None => Check::failed(
+            name,
+            "there is none, so nothing can be restored",
+            format!("run `{how}`"),
+        ),
+        Some(last) if now - last > BACKUP_AGE => Check::warning(
+            name,
+            format!("the last one is of {}", moment(last)),
+            format!("run `{how}`"),
+        ),
+        Some(last) => Check::ok(name, format!("the last one is of {}", moment(last))),
+    }
+}
+
+/// What the slot does on the source itself.
+struct Slot {
+    active: bool,
+    wal_status: String,
+    retained_bytes: u64,
+}
+
+async fn slot(
+    session: &Session,
+    instance: &InstanceName,
+    branch: &BranchName,
+    active: &ActiveBranch,
+) -> Check {
+    let name = named(instance, branch, "slot");
+    let dsn = match session.open_dsn(instance, branch, &active.dsn) {
+        Ok(dsn) => dsn,
+        Err(failure) => return Check::of_failure(name, failure),
+    };
+    let settings = match ConnectionSettings::parse(&dsn) {
+        Ok(settings) => settings,
+        Err(error) => return Check::of_failure(name, Failure::local("the dsn is damaged", &error)),
+    };
+    match read_slot(&settings, &slot_name(instance, branch)).await {
+        Ok(slot) => of_slot(name, slot),
+        Err(error) => {
+            let hint = "can this machine reach the source, and may the role log in?";
+            Check::warning(
+                name,
+                format!("the source cannot be asked: {}", chain(&error)),
+                hint,
+            )
+        }
+    }
+}
+
+async fn read_slot(settings: &ConnectionSettings, slot: &str) -> Result<Option<Slot>, PgError> {
+    let mut connection = SqlConnection::connect(settings).await?;
+    let current = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() \
+                   ELSE pg_current_wal_lsn() END";
+    let query = format!(
+        "SELECT active, wal_status, pg_wal_lsn_diff({current}, restart_lsn)::bigint \
+         FROM pg_replication_slots WHERE slot_name = {}",
+        quote_literal(slot)
+    );
+    let rows = connection.query(&query).await?;
+    connection.close().await;
+    Ok(rows.first().map(|row| Slot {
+        active: row.get(0) == Some("t"),
+        wal_status: row.get(1).unwrap_or("unknown").to_owned(),
+        retained_bytes: row.get(2).and_then(|bytes| bytes.parse().ok()).unwrap_or(0),
+    }))
+}
+
+fn of_slot(name: String, slot: Option<Slot>) -> Check {
+    let Some(slot) = slot else {
+        let hint = "the archiver makes it again; take a backup, because WAL may be missing";
+        return Check::failed(name, "the source does not have it", hint);
+    };
+    let held = size(slot.retained_bytes);
+    match slot.wal_status.as_str() {
+        "lost" | "unreserved" => {
+            let hint = "raise max_slot_wal_keep_size on the source and take a backup";
+            Check::failed(
+                name,
+                format!("the source has given up its WAL ({})", slot.wal_status),
+                hint,
+            )
+        }
+        _ if !slot.active => {
+            let hint = "nobody reads it; see `zektor status` and the wal-archiver's log";
+            Check::failed(name, format!("not in use; it holds back {held}"), hint)
+        }
+        _ if slot.retained_bytes > RETAINED_BYTES => {
+            let hint = "mind the disk of the source";
+            Check::warning(name, format!("it holds back {held} of WAL"), hint)
+        }
+        _ => Check::ok(name, format!("in use; it holds back {held}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use events::position::ArchiverPosition;
+
+    use super::{Slot, of_last_backup, of_position, of_slot};
+    use crate::commands::doctor::CheckState;
+
+    #[test]
+    fn an_archive_that_stands_still_or_lags_is_told() {
+        let check = |streaming, lag_seconds, expected| {
+            let position = ArchiverPosition {
+                streaming,
+                lag_seconds,
+                ..ArchiverPosition::default()
+            };
+            assert_eq!(of_position("wal".to_owned(), &position).state, expected);
+        };
+        check(true, Some(1.0), CheckState::Ok);
+        check(true, None, CheckState::Ok);
+        check(true, Some(600.0), CheckState::Warning);
+        check(false, None, CheckState::Failed);
+    }
+
+    #[test]
+    fn the_last_backup_may_be_a_day_old() {
+        let now = "2026-03-02T10:00:00Z".parse().unwrap();
+        let check = |last: Option<&str>, expected| {
+            let last = last.map(|text| text.parse().unwrap());
+            let found = of_last_backup("backup".to_owned(), last, now, "zektor backup create");
+            assert_eq!(found.state, expected);
+        };
+        check(Some("2026-03-01T09:00:00Z"), CheckState::Ok);
+        check(Some("2026-03-01T07:00:00Z"), CheckState::Warning);
+        check(None, CheckState::Failed);
+    }
+
+    #[test]
+    fn slots() {
+        let check = |active, wal_status: &str, retained_bytes, expected| {
+            let slot = Slot {
+                active,
+                wal_status: wal_status.to_owned(),
+                retained_bytes,
+            };
+            assert_eq!(of_slot("slot".to_owned(), Some(slot)).state, expected);
+        };
+        check(true, "reserved", 1, CheckState::Ok);
+        check(true, "extended", 5 << 30, CheckState::Warning);
+        check(false, "reserved", 1, CheckState::Failed);
+        check(true, "lost", 0, CheckState::Failed);
+        assert_eq!(of_slot("slot".to_owned(), None).state, CheckState::Failed);
+    }
+}

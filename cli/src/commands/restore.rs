@@ -1,0 +1,457 @@
+//! `zektor restore`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use events::event::{
+    ExtensionCheck, RestoreCompleted, RestorePhase, RestorePlan, RestoreProgressed,
+    RestoreRequested,
+};
+use events::plan::{RestoreAnswer, RestorePreview, RestoreQuestion};
+use events::query::RestoreStatus;
+use events::{
+    BackupId, BranchName, Command, Event, InstanceName, RestoreId, RestoreTarget, Timestamp,
+    command, subject,
+};
+use futures::StreamExt as _;
+use pg_format::Lsn;
+use serde::Serialize;
+
+use super::branch::extensions_text;
+use crate::arguments::RestoreArguments;
+use crate::failure::{Ending, Failure, refusal, word};
+use crate::outcome::{ACCEPTED_WITHIN, Sent, unless_interrupted};
+use crate::output::{Reply, exact, note, pairs, size, span, table};
+use crate::progress::Progress;
+use crate::session::Session;
+
+/// A plan lists the repository.
+const PLANNED_WITHIN: Duration = Duration::from_secs(60);
+/// From "the branch is open" to its place in the instance document.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(30);
+
+/// A restore, in the fields of the contract.
+#[derive(Debug, Serialize)]
+struct RestoreDocument {
+    id: RestoreId,
+    status: RestoreStatus,
+    instance: InstanceName,
+    branch: BranchName,
+    source_branch: BranchName,
+    connection_uri: Option<String>,
+    target: RestoreTarget,
+    stop_lsn: Option<Lsn>,
+    last_commit_at: Option<Timestamp>,
+    backup_id: Option<BackupId>,
+    duration_ms: Option<u64>,
+    phases: BTreeMap<String, u64>,
+    extensions: Vec<ExtensionCheck>,
+}
+
+/// What `--dry-run` says: the plan without the branch.
+#[derive(Debug, Serialize)]
+struct PlanDocument<'a> {
+    instance: &'a InstanceName,
+    source_branch: &'a BranchName,
+    #[serde(flatten)]
+    preview: &'a RestorePreview,
+}
+
+/// Asks for a restore, or what it would do.
+pub(crate) async fn restore(session: &Session, given: RestoreArguments) -> Result<Reply, Failure> {
+    let target = given.target.target()?;
+    match (given.dry_run, given.branch) {
+        (true, branch) => {
+            let question = RestoreQuestion {
+                instance: given.instance,
+                source_branch: given.from,
+                branch,
+                target,
+                size: given.size,
+            };
+            dry_run(session, &question).await
+        }
+        (false, Some(branch)) => {
+            let wanted = command::RestoreCreate {
+                instance: given.instance,
+                source_branch: given.from,
+                branch,
+                target,
+                size: given.size,
+            };
+            create(session, wanted).await
+        }
+        (false, None) => Err(Failure::usage(
+            "the new branch has no name",
+            "give one with --as",
+        )),
+    }
+}
+
+async fn dry_run(session: &Session, question: &RestoreQuestion) -> Result<Reply, Failure> {
+    let progress = Progress::start("the restorer makes the plan");
+    let answer = session
+        .bus
+        .request(&subject::restorer_plan(), question, PLANNED_WITHIN)
+        .await;
+    drop(progress);
+    match answer? {
+        RestoreAnswer::Possible(preview) => {
+            let document = PlanDocument {
+                instance: &question.instance,
+                source_branch: &question.source_branch,
+                preview: &preview,
+            };
+            Reply::new(&document, plan_text(&preview))
+        }
+        RestoreAnswer::Refused(no) => Err(refusal(no.code, &no.message, &no.hint)),
+        RestoreAnswer::Unknown { message, hint } => {
+            Err(Failure::new(Ending::Failed, "plan_unknown", message, hint))
+        }
+    }
+}
+
+fn plan_text(preview: &RestorePreview) -> String {
+    let RestorePlan {
+        backup_id,
+        timeline,
+        start_lsn,
+        end_lsn,
+        logical_bytes,
+        wal_bytes,
+    } = &preview.plan;
+    let mut text = pairs(&[
+        ("target", Some(target_text(&preview.target))),
+        ("backup", Some(backup_id.to_string())),
+        ("timeline", Some(timeline.to_string())),
+        (
+            "replay",
+            Some(format!(
+                "{start_lsn} to {end_lsn} at most, {}",
+                size(*wal_bytes)
+            )),
+        ),
+        ("files", Some(size(*logical_bytes))),
+        (
+            "may take",
+            Some(span(Duration::from_millis(preview.estimated_ms))),
+        ),
+        ("latest", preview.latest.map(exact)),
+    ]);
+    if !preview.checks.is_empty() {
+        let rows = preview
+            .checks
+            .iter()
+            .map(|check| vec![check.name.clone(), word(check.state), check.detail.clone()]);
+        text.push('\n');
+        text.push_str(&table(&["check", "state", "detail"], rows.collect()));
+    }
+    text
+}
+
+/// The target as it was understood, times in UTC.
+fn target_text(target: &RestoreTarget) -> String {
+    match target {
+        RestoreTarget::Backup { id } => format!("the end of backup {id}"),
+        RestoreTarget::Time { at } => exact(*at),
+        RestoreTarget::Lsn { lsn } => format!("WAL position {lsn}"),
+        RestoreTarget::RestorePoint { name } => format!("restore point {name}"),
+        RestoreTarget::Latest => "latest".to_owned(),
+    }
+}
+
+async fn create(session: &Session, wanted: command::RestoreCreate) -> Result<Reply, Failure> {
+    let (instance, branch) = (wanted.instance.clone(), wanted.branch.clone());
+    let how = format!("zektor events --follow --instance {instance}");
+    let mut sent = session
+        .send(Command::RestoreCreate(wanted), &["restore"])
+        .await?;
+    let restored = async {
+        let requested = sent.until(ACCEPTED_WITHIN, |event| match event {
+            Event::RestoreRequested(requested) => Some(requested),
+            _ => None,
+        });
+        let requested = requested.await?;
+        match session.setting.wait {
+            true => Ok((Some(completed(&mut sent, &requested).await?), requested)),
+            false => Ok((None, requested)),
+        }
+    };
+    let (completed, requested) = unless_interrupted(restored, "the restore", &how).await?;
+    let Some(completed) = completed else {
+        session.projected(sent.seen).await;
+        return requested_reply(requested, &how);
+    };
+    let connection_uri = match registered_dsn(session, &instance, &branch).await {
+        Ok(uri) => Some(uri),
+        Err(failure) => {
+            // The data is back; how to reach it can be asked for again.
+            note(&format!(
+                "the branch is open, but its connection uri is not known here: {failure}"
+            ));
+            note(&format!(
+                "ask for it with `zektor branch credentials {instance} {branch}`"
+            ));
+            None
+        }
+    };
+    session.projected(sent.seen).await;
+    completed_reply(completed, connection_uri)
+}
+
+async fn completed(
+    sent: &mut Sent,
+    requested: &RestoreRequested,
+) -> Result<RestoreCompleted, Failure> {
+    let waiting = format!(
+        "restoring to {}: waiting for a restorer",
+        target_text(&requested.target)
+    );
+    let mut progress = Progress::start(&waiting);
+    loop {
+        match sent.next().await? {
+            Event::RestoreStarted(started) => {
+                progress.enter(&format!("restoring from backup {}", started.plan.backup_id));
+            }
+            Event::RestoreProgressed(progressed) => show_progress(&mut progress, &progressed),
+            Event::RestoreCompleted(completed) => return Ok(completed),
+            _ => {}
+        }
+    }
+}
+
+fn show_progress(progress: &mut Progress, progressed: &RestoreProgressed) {
+    let phase = match progressed.phase {
+        RestorePhase::Materialise => "writing files",
+        RestorePhase::Recover => "replaying WAL",
+        RestorePhase::Promote => "promoting",
+        RestorePhase::Open => "opening the branch",
+        RestorePhase::Unknown => "restoring",
+    };
+    progress.show(phase, progressed.done_bytes, progressed.total_bytes);
+}
+
+/// The branch's connection URI, as soon as it stands in the instance document.
+async fn registered_dsn(
+    session: &Session,
+    instance: &InstanceName,
+    branch: &BranchName,
+) -> Result<String, Failure> {
+    let mut changes = session.bus.instances().watch();
+    let registered = async {
+        while let Some(change) = changes.next().await {
+            let document = change.document.filter(|_| change.instance == *instance);
+            let branches = document.map(|document| document.branches);
+            let found = branches
+                .as_ref()
+                .and_then(|branches| branches.get(branch)?.active());
+            if let Some(active) = found {
+                return Some(active.dsn.clone());
+            }
+        }
+        None
+    };
+    let sealed = tokio::time::timeout(REGISTERED_WITHIN, registered)
+        .await
+        .ok()
+        .flatten();
+    let sealed = sealed.ok_or_else(|| {
+        let message = format!("{branch} is not part of {instance} yet");
+        Failure::new(
+            Ending::Failed,
+            "not_registered",
+            message,
+            "is the scheduler running?",
+        )
+    })?;
+    session.open_dsn(instance, branch, &sealed)
+}
+
+fn requested_reply(requested: RestoreRequested, how: &str) -> Result<Reply, Failure> {
+    let target = target_text(&requested.target);
+    let text = format!(
+        "Restore {} of {} to {target} into branch {} is requested. Follow it: {how}",
+        requested.restore_id, requested.instance, requested.branch,
+    );
+    let document = RestoreDocument {
+        id: requested.restore_id,
+        status: RestoreStatus::Requested,
+        instance: requested.instance,
+        branch: requested.branch,
+        source_branch: requested.source_branch,
+        connection_uri: None,
+        target: requested.target,
+        stop_lsn: None,
+        last_commit_at: None,
+        backup_id: None,
+        duration_ms: None,
+        phases: BTreeMap::new(),
+        extensions: Vec::new(),
+    };
+    Reply::new(&document, text)
+}
+
+fn completed_reply(
+    completed: RestoreCompleted,
+    connection_uri: Option<String>,
+) -> Result<Reply, Failure> {
+    let summary = completed.summary;
+    let document = RestoreDocument {
+        id: completed.restore_id,
+        status: RestoreStatus::Completed,
+        instance: completed.instance,
+        branch: completed.branch,
+        source_branch: summary.source_branch,
+        connection_uri,
+        target: summary.target,
+        stop_lsn: Some(summary.stop_lsn),
+        last_commit_at: summary.last_commit_at,
+        backup_id: Some(summary.backup_id),
+        duration_ms: Some(summary.duration_ms),
+        phases: summary.phases,
+        extensions: summary.extensions,
+    };
+    let text = completed_text(&document);
+    Reply::new(&document, text)
+}
+
+fn completed_text(document: &RestoreDocument) -> String {
+    let phases = document.phases.iter();
+    let phases = phases.map(|(name, ms)| format!("{name} {}", span(Duration::from_millis(*ms))));
+    let phases = phases.collect::<Vec<_>>().join(", ");
+    let places = pairs(&[
+        ("connect", document.connection_uri.clone()),
+        ("target", Some(target_text(&document.target))),
+        ("last commit", document.last_commit_at.map(exact)),
+        ("stopped at", document.stop_lsn.map(|lsn| lsn.to_string())),
+        ("backup", document.backup_id.map(|id| id.to_string())),
+        (
+            "took",
+            document
+                .duration_ms
+                .map(|ms| span(Duration::from_millis(ms))),
+        ),
+        ("phases", (!phases.is_empty()).then_some(phases)),
+    ]);
+    let RestoreDocument {
+        instance,
+        branch,
+        source_branch,
+        ..
+    } = document;
+    let mut text =
+        format!("Branch {branch} of {instance} is open; {source_branch} is as it was.\n\n{places}");
+    if !document.extensions.is_empty() {
+        text.push('\n');
+        text.push_str(&extensions_text(&document.extensions));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{completed_reply, plan_text};
+
+    #[test]
+    fn a_completed_restore_has_exactly_the_fields_of_the_contract() {
+        let completed = serde_json::from_value(json!({
+            "restore_id": "0190a5d0-0000-7000-8000-000000000002",
+            "instance": "orders",
+            "branch": "before",
+            "summary": {
+                "source_branch": "main",
+                "target": { "kind": "time", "at": "2026-03-01T10:30:00Z" },
+                "backup_id": "0190a5d0-0000-7000-8000-000000000001",
+                "size": "small",
+                "stop_lsn": "0/5000060",
+                "fork_timeline": 1,
+                "timeline": 2,
+                "last_commit_at": "2026-03-01T10:29:59.123456Z",
+                "host": "127.0.0.1",
+                "port": 40123,
+                "duration_ms": 5250,
+                "phases": { "materialise": 2000, "recover": 3000 },
+                "extensions": [
+                    { "database": "shop", "name": "postgis", "version": "3.5", "state": "needs_reinstalling" }
+                ],
+                "completed_at": "2026-03-01T11:00:00Z"
+            }
+        }));
+        let uri = Some("postgres://zektor:pw@127.0.0.1:40123/postgres".to_owned());
+        let reply = completed_reply(completed.unwrap(), uri).unwrap();
+        insta::assert_snapshot!(reply.text, @r#"
+        Branch before of orders is open; main is as it was.
+
+        connect      postgres://zektor:pw@127.0.0.1:40123/postgres
+        target       2026-03-01T10:30:00.000000Z
+        last commit  2026-03-01T10:29:59.123456Z
+        stopped at   0/5000060
+        backup       0190a5d0-0000-7000-8000-000000000001
+        took         5.2 s
+        phases       materialise 2.0 s, recover 3.0 s
+
+        EXTENSION  VERSION  DATABASE  STATE
+        postgis    3.5      shop      its files are missing on this machine
+        "#);
+        insta::assert_snapshot!(format!("{:#}", reply.document), @r#"
+        {
+          "backup_id": "0190a5d0-0000-7000-8000-000000000001",
+          "branch": "before",
+          "connection_uri": "postgres://zektor:pw@127.0.0.1:40123/postgres",
+          "duration_ms": 5250,
+          "extensions": [
+            {
+              "database": "shop",
+              "name": "postgis",
+              "state": "needs_reinstalling",
+              "version": "3.5"
+            }
+          ],
+          "id": "0190a5d0-0000-7000-8000-000000000002",
+          "instance": "orders",
+          "last_commit_at": "2026-03-01T10:29:59.123456Z",
+          "phases": {
+            "materialise": 2000,
+            "recover": 3000
+          },
+          "source_branch": "main",
+          "status": "completed",
+          "stop_lsn": "0/5000060",
+          "target": {
+            "at": "2026-03-01T10:30:00Z",
+            "kind": "time"
+          }
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_plan() {
+        let preview = serde_json::from_value(json!({
+            "target": { "kind": "latest" },
+            "backup_id": "0190a5d0-0000-7000-8000-000000000001",
+            "timeline": 1,
+            "start_lsn": "0/3000028",
+            "end_lsn": "0/6000000",
+            "logical_bytes": 33_554_432,
+            "wal_bytes": 50_331_608,
+            "estimated_ms": 4000,
+            "checks": [{ "name": "wal", "state": "passed", "detail": "3 segments, no gap" }],
+            "latest": "2026-03-01T10:30:00Z"
+        }));
+        insta::assert_snapshot!(plan_text(&preview.unwrap()), @r#"
+        target    latest
+        backup    0190a5d0-0000-7000-8000-000000000001
+        timeline  1
+        replay    0/3000028 to 0/6000000 at most, 48.0 MiB
+        files     32.0 MiB
+        may take  4.0 s
+        latest    2026-03-01T10:30:00.000000Z
+
+        CHECK  STATE   DETAIL
+        wal    passed  3 segments, no gap
+        "#);
+    }
+}

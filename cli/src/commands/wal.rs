@@ -1,0 +1,210 @@
+//! `zektor wal status`: what the archiver says now, beside what the catalog has counted.
+
+use std::time::Duration;
+
+use events::position::{ArchiverPosition, PositionQuestion};
+use events::query::{self, WalGap, WalView};
+use events::{BranchName, InstanceName, Timestamp, subject};
+use pg_format::{Lsn, TimelineId};
+use serde::Serialize;
+
+use super::status::nobody_answers;
+use crate::arguments::OfBranch;
+use crate::failure::{Failure, word};
+use crate::output::{Reply, exact, note, or_dash, pairs, size, span, table};
+use crate::session::Session;
+
+/// The archiver answers from memory.
+const POSITION_WITHIN: Duration = Duration::from_secs(3);
+
+/// The archive of a branch, in the fields of the contract and some more.
+#[derive(Debug, Serialize)]
+struct WalDocument {
+    instance: InstanceName,
+    branch: BranchName,
+    timeline: Option<TimelineId>,
+    first_segment: Option<String>,
+    last_segment: Option<String>,
+    archived_lsn: Option<Lsn>,
+    server_lsn: Option<Lsn>,
+    lag_bytes: Option<u64>,
+    lag_seconds: Option<f64>,
+    gaps: Vec<WalGap>,
+    stored_bytes: u64,
+    segments: u64,
+    /// Everything committed by then is in the repository.
+    proven_at: Option<Timestamp>,
+    /// Whether WAL is received now; absent if the archiver does not answer.
+    streaming: Option<bool>,
+    error: Option<String>,
+}
+
+/// Shows how far a branch's archive is.
+pub(crate) async fn status(session: &Session, of: OfBranch) -> Result<Reply, Failure> {
+    let OfBranch { instance, branch } = of;
+    let question = query::WalSummary {
+        instance: instance.clone(),
+        branch: branch.clone(),
+    };
+    let stored = session.ask_patiently(&question).await?;
+    let live = position(session, &instance, &branch).await?;
+    if live.is_none() {
+        note("no archiver answers for this branch; what follows is what was archived before");
+    }
+    let document = merged(stored, live);
+    let text = text(&document);
+    Reply::new(&document, text)
+}
+
+/// Where the archive of a branch is now; nothing if no archiver answers.
+pub(crate) async fn position(
+    session: &Session,
+    instance: &InstanceName,
+    branch: &BranchName,
+) -> Result<Option<ArchiverPosition>, Failure> {
+    let subject = subject::archiver_position(instance, branch);
+    let answer = session
+        .bus
+        .request(&subject, &PositionQuestion {}, POSITION_WITHIN)
+        .await;
+    match answer {
+        Ok(position) => Ok(Some(position)),
+        Err(error) if nobody_answers(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn merged(stored: WalView, live: Option<ArchiverPosition>) -> WalDocument {
+    let streaming = live.as_ref().map(|live| live.streaming);
+    let live = live.unwrap_or_default();
+    WalDocument {
+        instance: stored.instance,
+        branch: stored.branch,
+        timeline: live.timeline.or(stored.timeline),
+        first_segment: stored.first_segment,
+        last_segment: stored.last_segment,
+        archived_lsn: live.archived_lsn.or(stored.archived_lsn),
+        server_lsn: live.server_lsn,
+        lag_bytes: live.lag_bytes,
+        lag_seconds: live.lag_seconds,
+        gaps: stored.gaps,
+        stored_bytes: stored.stored_bytes,
+        segments: stored.segments,
+        proven_at: live.proven_at,
+        streaming,
+        error: live.error,
+    }
+}
+
+fn text(document: &WalDocument) -> String {
+    let lag = document.lag_bytes.map(|bytes| {
+        let seconds = document.lag_seconds.unwrap_or_default().max(0.0);
+        let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        format!("{}, {}", size(bytes), span(seconds))
+    });
+    let state = match document.streaming {
+        Some(true) => "streaming",
+        Some(false) => "not streaming",
+        None => "no archiver answers",
+    };
+    let ends = document
+        .first_segment
+        .as_ref()
+        .zip(document.last_segment.as_ref());
+    let mut text = pairs(&[
+        ("state", Some(state.to_owned())),
+        ("error", document.error.clone()),
+        ("timeline", Some(or_dash(document.timeline))),
+        ("segments", Some(document.segments.to_string())),
+        (
+            "range",
+            ends.map(|(first, last)| format!("{first} to {last}")),
+        ),
+        ("archived up to", Some(or_dash(document.archived_lsn))),
+        ("server at", Some(or_dash(document.server_lsn))),
+        ("lag", Some(or_dash(lag))),
+        ("complete until", document.proven_at.map(exact)),
+        ("stored", Some(size(document.stored_bytes))),
+        ("gaps", Some(document.gaps.len().to_string())),
+    ]);
+    if !document.gaps.is_empty() {
+        text.push('\n');
+        text.push_str(&gaps_text(&document.gaps));
+    }
+    text
+}
+
+fn gaps_text(gaps: &[WalGap]) -> String {
+    let rows = gaps.iter().map(|gap| {
+        vec![
+            gap.timeline.to_string(),
+            gap.from_lsn.to_string(),
+            gap.to_lsn.to_string(),
+            size(gap.to_lsn.bytes_since(gap.from_lsn)),
+            or_dash(gap.cause.map(word)),
+        ]
+    });
+    table(
+        &["timeline", "missing from", "to", "size", "cause"],
+        rows.collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use events::query::WalView;
+    use serde_json::json;
+
+    use super::{merged, text};
+
+    fn stored() -> WalView {
+        let answer = json!({
+            "instance": "orders", "branch": "main", "timeline": 1,
+            "first_segment": "000000010000000000000001",
+            "last_segment": "000000010000000000000004",
+            "archived_lsn": "0/5000000", "archived_at": "2026-03-01T10:00:00Z",
+            "stored_bytes": 1_048_576, "segments": 3,
+            "gaps": [{
+                "timeline": 1, "from_lsn": "0/2000000", "to_lsn": "0/3000000",
+                "cause": "removed_by_server", "detected_at": null
+            }]
+        });
+        serde_json::from_value(answer).unwrap()
+    }
+
+    #[test]
+    fn live_and_stored_are_one_answer() {
+        let live = json!({
+            "timeline": 1, "archived_lsn": "0/5800000", "server_lsn": "0/5800060",
+            "lag_bytes": 96, "lag_seconds": 1.5, "proven_at": "2026-03-01T10:00:05Z",
+            "streaming": true, "error": null
+        });
+        let document = merged(stored(), Some(serde_json::from_value(live).unwrap()));
+        insta::assert_snapshot!(text(&document), @r#"
+        state           streaming
+        timeline        1
+        segments        3
+        range           000000010000000000000001 to 000000010000000000000004
+        archived up to  0/5800000
+        server at       0/5800060
+        lag             96 B, 1.5 s
+        complete until  2026-03-01T10:00:05.000000Z
+        stored          1.0 MiB
+        gaps            1
+
+        TIMELINE  MISSING FROM  TO         SIZE      CAUSE
+        1         0/2000000     0/3000000  16.0 MiB  removed_by_server
+        "#);
+    }
+
+    #[test]
+    fn without_an_archiver_what_is_stored_is_shown() {
+        let document = merged(stored(), None);
+        let json = serde_json::to_value(&document).unwrap();
+        assert_eq!(json["archived_lsn"], "0/5000000");
+        for unknown in ["server_lsn", "lag_bytes", "lag_seconds", "streaming"] {
+            assert!(json[unknown].is_null(), "{unknown}");
+        }
+        assert!(text(&document).contains("no archiver answers"));
+    }
+}

@@ -1,0 +1,155 @@
+//! Sending a command and following what comes of it.
+//!
+//! The stream's end is noted before the command is sent, so that no outcome can be missed. What belongs to
+//! the command names it as its cause, or carries its id: a backup or restore has the id of its command.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bus::{BusError, From, Outgoing, Sequence, Stored};
+use events::{Command, CommandId, Event, MessageId, topology};
+use futures::{Stream, StreamExt as _};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::failure::{Ending, Failure};
+use crate::session::Session;
+
+/// From sending a command to its acceptance.
+pub(crate) const ACCEPTED_WITHIN: Duration = Duration::from_secs(15);
+/// Of a command whose decision takes a connection to a database, or a server's start.
+pub(crate) const DONE_WITHIN: Duration = Duration::from_secs(60);
+
+/// A command that was sent, and what comes of it.
+pub(crate) struct Sent {
+    pub(crate) id: CommandId,
+    events: Pin<Box<dyn Stream<Item = Result<Stored<Event>, BusError>> + Send>>,
+    /// The last of its events that was seen.
+    pub(crate) seen: Sequence,
+}
+
+impl Session {
+    /// Sends a command; `nouns` are those of the events that its outcome is told by.
+    pub(crate) async fn send(&self, command: Command, nouns: &[&str]) -> Result<Sent, Failure> {
+        let id = CommandId(Uuid::now_v7());
+        let instance = command.address().into_iter().next().unwrap_or_default();
+        let subjects = nouns
+            .iter()
+            .map(|noun| format!("zektor.{noun}.*.{instance}.>"))
+            .collect();
+        let last = self
+            .bus
+            .stream_state(topology::EVENTS)
+            .await
+            .map_err(no_topology)?
+            .last;
+        let from = From::Sequence(last.next().0);
+        let events = self.bus.follow(subjects, from, topology::EVENTS);
+        let message_id = MessageId::new(id.to_string());
+        let outgoing = Outgoing::new(command, message_id, self.setting.clock.now());
+        let _sequence = self.bus.send(outgoing.correlated(id)).await?;
+        Ok(Sent {
+            id,
+            events: Box::pin(events),
+            seen: Sequence::NONE,
+        })
+    }
+}
+
+/// Without its streams, the bus is there and the stack is not.
+fn no_topology(error: BusError) -> Failure {
+    match error {
+        BusError::NotFound { .. } => nobody("no service has ever run on this bus"),
+        error => error.into(),
+    }
+}
+
+fn nobody(message: impl Into<String>) -> Failure {
+    Failure::new(
+        Ending::Unreachable,
+        "not_taken",
+        message,
+        "is the scheduler running? see `zektor status`",
+    )
+}
+
+impl Sent {
+    /// The next event that came of the command. A refusal, or the end of a backup or restore that was given
+    /// up, is a failure.
+    pub(crate) async fn next(&mut self) -> Result<Event, Failure> {
+        loop {
+            let stored = match self.events.next().await {
+                Some(Ok(stored)) => stored,
+                // Written by a newer version; it is nothing that this one could wait for.
+                Some(Err(BusError::Undecodable { .. })) => continue,
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err(BusError::Disconnected.into()),
+            };
+            if !belongs(&stored, self.id) {
+                continue;
+            }
+            self.seen = stored.sequence;
+            let event = stored.envelope.message;
+            return match failure_of(&event) {
+                Some(failure) => Err(failure),
+                None => Ok(event),
+            };
+        }
+    }
+
+    /// Waits until the command is decided: for the first event that `accept` takes.
+    pub(crate) async fn until<T>(
+        &mut self,
+        within: Duration,
+        accept: impl Fn(Event) -> Option<T>,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + within;
+        loop {
+            let event = tokio::time::timeout_at(deadline, self.next()).await;
+            let event = event.map_err(|_elapsed| {
+                nobody(format!(
+                    "nobody took the command within {} s",
+                    within.as_secs()
+                ))
+            })??;
+            if let Some(accepted) = accept(event) {
+                return Ok(accepted);
+            }
+        }
+    }
+}
+
+fn belongs(stored: &Stored<Event>, id: CommandId) -> bool {
+    let id = id.to_string();
+    let envelope = &stored.envelope;
+    envelope.causation.as_ref() == Some(&id) || envelope.correlation.as_ref() == Some(&id)
+}
+
+fn failure_of(event: &Event) -> Option<Failure> {
+    match event {
+        Event::InstanceRefused(refused)
+        | Event::BranchRefused(refused)
+        | Event::BackupRefused(refused)
+        | Event::RestoreRefused(refused) => Some(refused.into()),
+        Event::BackupFailed(failed) => Some(failed.into()),
+        Event::RestoreFailed(failed) => Some(failed.into()),
+        _ => None,
+    }
+}
+
+/// Does `work` unless Ctrl-C comes first; then says that what was asked for goes on, and how to see it.
+pub(crate) async fn unless_interrupted<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+    what: &str,
+    how: &str,
+) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => done,
+        _signal = tokio::signal::ctrl_c() => Err(Failure::new(
+            Ending::Interrupted,
+            "interrupted",
+            format!("no longer waiting; {what} goes on"),
+            format!("follow it with `{how}`"),
+        )),
+    }
+}

@@ -1,0 +1,229 @@
+//! What a command says: one document for programs, a text for people. Nothing else reaches stdout.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use events::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::failure::{Ending, Failure};
+
+/// How a command says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people
+    Table,
+    /// One JSON document
+    Json,
+}
+
+/// What a command says when it has done its work.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Reply {
+    pub(crate) document: Value,
+    pub(crate) text: String,
+    /// Of a command whose work is to find out what is wrong.
+    pub(crate) failure: Option<Failure>,
+}
+
+impl Reply {
+    pub(crate) fn new(
+        document: &impl Serialize,
+        text: impl Into<String>,
+    ) -> Result<Reply, Failure> {
+        let document = serde_json::to_value(document)
+            .map_err(|error| Failure::local("the answer cannot be written as json", &error))?;
+        Ok(Reply {
+            document,
+            text: text.into(),
+            failure: None,
+        })
+    }
+
+    /// For commands that have written everything themselves.
+    pub(crate) fn nothing() -> Reply {
+        Reply {
+            document: Value::Null,
+            text: String::new(),
+            failure: None,
+        }
+    }
+
+    fn print(&self, format: OutputFormat) -> io::Result<()> {
+        match (format, &self.document) {
+            (_, Value::Null) => Ok(()),
+            (OutputFormat::Json, document) => write_out(&format!("{document:#}\n")),
+            (OutputFormat::Table, _) if self.text.is_empty() => Ok(()),
+            (OutputFormat::Table, _) => write_out(&format!("{}\n", self.text.trim_end())),
+        }
+    }
+}
+
+/// Says how a command ended, and gives its exit code.
+pub(crate) fn conclude(outcome: Result<Reply, Failure>, format: OutputFormat) -> u8 {
+    let (printed, failure) = match outcome {
+        Ok(reply) => (reply.print(format), reply.failure),
+        Err(failure) => {
+            let document = serde_json::json!({ "error": failure.to_json() });
+            let printed = match format {
+                OutputFormat::Json => write_out(&format!("{document:#}\n")),
+                OutputFormat::Table => Ok(()),
+            };
+            (printed, Some(failure))
+        }
+    };
+    if let Some(failure) = &failure {
+        note(failure.to_text().trim_end());
+    }
+    match (failure, printed) {
+        (Some(failure), _) => failure.ending as u8,
+        (None, Ok(())) => 0,
+        (None, Err(error)) => {
+            note(&format!(
+                "error: the answer cannot be written to stdout: {error}"
+            ));
+            Ending::Failed as u8
+        }
+    }
+}
+
+/// Writes to stdout; whoever closed it has heard enough.
+pub(crate) fn write_out(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// A line for people, on stderr.
+pub(crate) fn note(line: &str) {
+    // Nothing is left to be done if stderr is closed.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A table without lines; columns as wide as they must be.
+pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    let _ = table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header.iter().map(|name| name.to_uppercase()));
+    for row in rows {
+        let _ = table.add_row(row);
+    }
+    trimmed(table)
+}
+
+/// Names and values, one pair a line; pairs without a value are left out.
+pub(crate) fn pairs(pairs: &[(&str, Option<String>)]) -> String {
+    let mut table = Table::new();
+    let _ = table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    for (name, value) in pairs {
+        if let Some(value) = value {
+            let _ = table.add_row(vec![(*name).to_owned(), value.clone()]);
+        }
+    }
+    trimmed(table)
+}
+
+fn trimmed(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        let _ = column.set_padding((0, 2));
+    }
+    table
+        .to_string()
+        .lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect()
+}
+
+/// What stands in a table where nothing is known.
+pub(crate) fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// A size for people: `1.5 GiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // What would be rounded up to 1024 belongs to the next unit.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A moment for people, to the second, in UTC.
+pub(crate) fn moment(at: Timestamp) -> String {
+    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// A moment that can be given to `--time`.
+pub(crate) fn exact(at: Timestamp) -> String {
+    events::envelope::rfc3339(at)
+}
+
+/// A duration for people: `850 ms`, `12.3 s`, `2 min 5 s`.
+pub(crate) fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{} ms", duration.as_millis()),
+        1..60 => format!("{:.1} s", duration.as_secs_f64()),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{moment, pairs, size, span, table};
+
+    #[test]
+    fn sizes_moments_and_spans_are_for_people() {
+        let sizes = [0, 1023, 1024, 1_048_575, 1_610_612_736, u64::MAX].map(size);
+        assert_eq!(
+            sizes,
+            [
+                "0 B",
+                "1023 B",
+                "1.0 KiB",
+                "1.0 MiB",
+                "1.5 GiB",
+                "16384.0 PiB"
+            ]
+        );
+        let at = "2026-03-01T12:00:00.5+02:00".parse().unwrap();
+        assert_eq!(moment(at), "2026-03-01 10:00:00 UTC");
+        let spans = [850, 12_340, 125_000, 7_260_000].map(|ms| span(Duration::from_millis(ms)));
+        assert_eq!(spans, ["850 ms", "12.3 s", "2 min 5 s", "2 h 1 min"]);
+    }
+
+    #[test]
+    fn tables_are_plain() {
+        let rows = vec![
+            vec!["orders".to_owned(), "3".to_owned()],
+            vec!["a".to_owned(), "".to_owned()],
+        ];
+        insta::assert_snapshot!(table(&["name", "branches"], rows), @r"
+        NAME    BRANCHES
+        orders  3
+        a
+        ");
+        insta::assert_snapshot!(pairs(&[("name", Some("orders".to_owned())), ("error", None)]), @"name  orders");
+    }
+}

@@ -1,0 +1,168 @@
+//! The supervisor's children: what each is started with, kept alive, and ended.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::home::Home;
+use super::process::ProcessId;
+
+/// A child that dies is started again after this, doubling up to the second.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A child that lived so long is started again after the first pause.
+const LIVED_WELL: Duration = Duration::from_secs(60);
+/// How much of the end of a log is read for its last line.
+const LOG_END_BYTES: u64 = 4096;
+
+/// What a child is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct ChildSpec {
+    /// Its name: `scheduler`, `backup-worker-2`, `nats`.
+    pub(crate) name: String,
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) home: Home,
+    /// How long it may take to end after SIGTERM.
+    pub(crate) grace: Duration,
+}
+
+/// A started child. Its stdin is a pipe from the supervisor, so that it learns of the supervisor's death.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    /// Held open here, because waiting for the child would close it: its end tells the child that we died.
+    _lifeline: Option<ChildStdin>,
+}
+
+impl ChildSpec {
+    pub(crate) fn log(&self) -> PathBuf {
+        self.home.log_of(&self.name)
+    }
+
+    pub(crate) fn port_file(&self) -> PathBuf {
+        self.home.http_port_of(&self.name)
+    }
+
+    /// Starts it, in a process group of its own: Ctrl-C is for the supervisor, which drains in order.
+    pub(crate) fn start(&self) -> io::Result<Running> {
+        // The address of the one before must not be taken for its own.
+        let _ = std::fs::remove_file(self.port_file());
+        let log = open_log(&self.log())?;
+        let mut child = Command::new(&self.program)
+            .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        if let Some(pid) = child.id() {
+            std::fs::write(self.home.pid_of(&self.name), format!("{pid}\n"))?;
+        }
+        let lifeline = child.stdin.take();
+        Ok(Running {
+            child,
+            _lifeline: lifeline,
+        })
+    }
+
+    /// Asks it to end, waits, and ends it anyway.
+    async fn end(&self, mut running: Running) {
+        if let Some(pid) = running.child.id() {
+            let _gone_already = ProcessId(pid).signal(Signal::TERM);
+        }
+        if tokio::time::timeout(self.grace, running.child.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(child = self.name, "did not drain in time and is killed");
+            let _ = running.child.kill().await;
+        }
+        let _ = std::fs::remove_file(self.home.pid_of(&self.name));
+        let _ = std::fs::remove_file(self.port_file());
+    }
+
+    /// Keeps it alive until `end`, then ends it.
+    pub(crate) async fn keep(self, first: Running, end: CancellationToken) {
+        let mut running = first;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let began = Instant::now();
+            let status = tokio::select! {
+                () = end.cancelled() => return self.end(running).await,
+                status = running.child.wait() => status,
+            };
+            let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            if began.elapsed() > LIVED_WELL {
+                pause = FIRST_PAUSE;
+            }
+            tracing::warn!(
+                child = self.name,
+                status,
+                ?pause,
+                "a child died and is started again"
+            );
+            running = loop {
+                tokio::select! {
+                    () = end.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                match self.start() {
+                    Ok(running) => break running,
+                    Err(error) => tracing::error!(child = self.name, %error, "cannot be started"),
+                }
+            };
+        }
+    }
+}
+
+/// A log that only its owner can read, to be appended to.
+pub(crate) fn open_log(path: &Path) -> io::Result<std::fs::File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// The last line of a log, if there is one.
+pub(crate) fn last_line(path: &Path) -> Option<String> {
+    let mut file = std::fs::File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    let _ = file
+        .seek(SeekFrom::Start(length.saturating_sub(LOG_END_BYTES)))
+        .ok()?;
+    let mut bytes = Vec::new();
+    let _ = file.read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    Some(line.trim().to_owned())
+}
+
+/// One of our own programs, installed or built beside the running one.
+pub(crate) fn sibling(program: &str) -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let path = own.parent().unwrap_or(Path::new("/")).join(program);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        format!(
+            "{} is missing; it belongs beside the zektor command",
+            path.display()
+        ),
+    ))
+}
