@@ -34,6 +34,9 @@ fn main() -> ExitCode {
             return Err(std::io::Error::other("broken as configured"));
         }
         context.health.check("itself", || Ok(()));
+        let meter = opentelemetry::global::meter("shell");
+        meter.u64_counter("zektor.shell.lives").build().add(1, &[]);
+        tracing::info_span!("live").in_scope(|| tracing::info!("alive"));
         context.shutdown.cancelled().await;
         context.clock.sleep(context.config.drain_for).await;
         Ok(())

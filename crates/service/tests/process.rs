@@ -5,6 +5,8 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
 
 /// The example beside this test's own binary: `target/debug/deps/process-…` and `target/debug/examples/shell`.
 fn shell() -> PathBuf {
@@ -12,8 +14,25 @@ fn shell() -> PathBuf {
     own.ancestors().nth(2).unwrap().join("examples/shell")
 }
 
-/// A running shell; killed when dropped.
-struct Process(Child);
+/// Nothing here takes longer; a process that does is killed, so that no test waits for ever.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A running shell; killed when dropped, and at the deadline.
+struct Process(
+    Child,
+    #[expect(dead_code, reason = "its drop ends the watch")] SyncSender<()>,
+);
+
+/// Kills the process at the deadline, unless the other side is dropped before.
+fn watch(pid: u32) -> SyncSender<()> {
+    let (alive, ended) = sync_channel(0);
+    drop(std::thread::spawn(move || {
+        if ended.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
+    }));
+    alive
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -33,7 +52,8 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        Process(child)
+        let watch = watch(child.id());
+        Process(child, watch)
     }
 
     /// Reads log lines until one has this message; that line.
@@ -151,4 +171,30 @@ fn the_settings_are_printed_and_the_port_is_written_down() {
     let started = process.await_line("started");
     let written = std::fs::read_to_string(&port_file).unwrap();
     assert_eq!(started["http"], written.trim());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_and_metrics_are_exported_and_nothing_of_the_exporter() {
+    let receiver = testkit::otlp::OtlpReceiver::start().await.unwrap();
+    let variables = receiver.env();
+    let mut variables: Vec<_> = variables
+        .iter()
+        .map(|(n, v)| (n.as_str(), v.as_str()))
+        .collect();
+    // No delay: the last spans come by the flush at the end alone.
+    variables.retain(|(name, _)| *name != "OTEL_BSP_SCHEDULE_DELAY");
+    let mut process = Process::start(&variables);
+    let alive = process.await_line("alive");
+    process.signal("TERM");
+    assert_eq!(process.code(), 0);
+    let spans = receiver.spans();
+    let names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
+    assert_eq!(names, ["live"]);
+    assert_eq!(spans[0].service, "zektor-shell");
+    assert_eq!(alive["trace_id"], spans[0].trace_id.as_str());
+    let metric = receiver
+        .wait_for_metric("zektor.shell.lives")
+        .await
+        .unwrap();
+    assert_eq!(metric.service, "zektor-shell");
 }
