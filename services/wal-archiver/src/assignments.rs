@@ -12,7 +12,7 @@ use events::document::ActiveBranch;
 use events::position::PositionQuestion;
 use events::{InstanceDocument, InstanceName, subject};
 use futures::StreamExt;
-use repository::Repository;
+use repository::{Repository, RepositoryError};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -96,7 +96,7 @@ impl Assignments {
                     if self.bus.is_connected()
                         && let Ok(listed) = self.bus.instances().list().await
                     {
-                        documents = by_name(listed);
+                        documents = reconcile(documents, listed, &self.repository).await;
                     }
                 }
             }
@@ -175,6 +175,27 @@ fn apply(documents: &mut BTreeMap<InstanceName, InstanceDocument>, change: Insta
         Some(document) => documents.insert(change.instance, document),
         None => documents.remove(&change.instance),
     };
+}
+
+/// What the bus lists, and what it does not list but the repository still mirrors: a bucket that was lost
+/// is no removal.
+async fn reconcile(
+    known: BTreeMap<InstanceName, InstanceDocument>,
+    listed: Vec<InstanceDocument>,
+    repository: &Repository,
+) -> BTreeMap<InstanceName, InstanceDocument> {
+    let mut documents = by_name(listed);
+    for (instance, document) in known {
+        if documents.contains_key(&instance) {
+            continue;
+        }
+        let mirrored = repository.instance(&instance).await;
+        if !matches!(RepositoryError::absent_as_none(mirrored), Ok(None)) {
+            tracing::warn!(%instance, "the bus does not know the instance, but it was not removed");
+            let _ = documents.insert(instance, document);
+        }
+    }
+    documents
 }
 
 fn by_name(documents: Vec<InstanceDocument>) -> BTreeMap<InstanceName, InstanceDocument> {
@@ -263,5 +284,46 @@ async fn answer(bus: Bus, context: BranchContext, stop: CancellationToken) {
     };
     if let Err(error) = bus.serve(&subject, QUEUE_GROUP, handler, stop).await {
         tracing::error!(%error, "the position of the archive cannot be asked for");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use events::Timestamp;
+    use repository::RetryPolicy;
+
+    fn document(name: &str) -> InstanceDocument {
+        InstanceDocument {
+            version: 1,
+            instance: name.parse().unwrap(),
+            registration: "0192d6a0-0000-7000-8000-000000000001".parse().unwrap(),
+            created_at: Timestamp::UNIX_EPOCH,
+            removing: false,
+            branches: BTreeMap::new(),
+            schedules: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_bus_forgot_is_kept_and_what_was_removed_is_not() {
+        let repository = Repository::open("memory://", RetryPolicy::default()).unwrap();
+        repository
+            .put_instance(&document("forgotten"))
+            .await
+            .unwrap();
+        let known = by_name(vec![
+            document("listed"),
+            document("forgotten"),
+            document("removed"),
+        ]);
+        let found = reconcile(
+            known,
+            vec![document("listed"), document("new")],
+            &repository,
+        )
+        .await;
+        let names: Vec<String> = found.keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["forgotten", "listed", "new"]);
     }
 }

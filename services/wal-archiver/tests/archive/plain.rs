@@ -2,6 +2,8 @@
 
 use events::event::{Event, WalObjectKind};
 use pg_format::TimelineId;
+use testkit::http;
+use testkit::port::Port;
 use testkit::postgres::{PgVersion, Postgres};
 use testkit::wait_until;
 
@@ -173,4 +175,29 @@ async fn a_branch_that_is_removed_leaves_its_slot_free() {
     wait_until("the slot to be free", PATIENCE, async || is("f").await)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn readiness_and_metrics_are_shown() {
+    let world = World::new().await;
+    let server = Postgres::builder().start().await.unwrap();
+    let registered = world.register("shop", &server).await;
+    let port = Port::reserve().unwrap();
+    let address = format!("127.0.0.1:{}", port.number());
+    let builder = world.builder("one").env("ZEKTOR_HTTP_LISTEN", &address);
+    let _archiver = builder.health(&address).start().await.unwrap();
+    let _ = registered.caught_up(&server).await;
+    let metrics = http::get(&address, "/metrics").await.unwrap().body;
+    for name in [
+        "zektor_wal_lag_bytes",
+        "zektor_wal_archived_segments",
+        "zektor_wal_streaming",
+    ] {
+        let shown = metrics.lines().any(|line| {
+            line.starts_with(name)
+                && line.contains("instance=\"shop\"")
+                && line.contains("branch=\"main\"")
+        });
+        assert!(shown, "{name} is not in {metrics}");
+    }
 }
