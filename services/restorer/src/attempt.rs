@@ -2,6 +2,8 @@
 
 mod build;
 
+use std::time::Duration;
+
 use bus::{Progress, Sequence};
 use events::command::BranchRegister;
 use events::event::{Event, Refused, RestoreFailed, RestoreRequested};
@@ -24,7 +26,7 @@ pub enum Ending {
     /// It must be tried again.
     Again {
         /// Not before.
-        after: std::time::Duration,
+        after: Duration,
         /// Why.
         reason: String,
     },
@@ -42,10 +44,7 @@ impl Restorer {
         let last = match self.bus.last_on(&fence).await {
             Ok(last) => last,
             Err(error) => {
-                return again(
-                    &error.into(),
-                    Reaction::Retry(std::time::Duration::from_secs(5)),
-                );
+                return again(&error.into(), Reaction::Retry(Duration::from_secs(5)));
             }
         };
         let token = last.as_ref().map_or(Sequence::NONE, |last| last.sequence);
@@ -178,6 +177,17 @@ impl Restorer {
         }
     }
 
+    /// The attempt was dropped in the middle. A site that somebody else holds by now is not ours to clean.
+    async fn clean_after_drain(&self, request: &RestoreRequested) {
+        let site = self.compute.site(&request.instance, &request.branch);
+        let lock = tokio::time::timeout(Duration::from_secs(1), self.compute.lock(&site)).await;
+        if let Ok(Ok(_lock)) = lock
+            && FinishedBranch::at(&site).is_ok_and(|finished| finished.is_none())
+        {
+            self.clean(&site).await;
+        }
+    }
+
     async fn conclude(
         &self,
         request: &RestoreRequested,
@@ -189,10 +199,7 @@ impl Restorer {
         let mut reaction = error.reaction();
         let draining = matches!(error, RestoreError::Draining);
         if draining {
-            let site = self.compute.site(&request.instance, &request.branch);
-            if FinishedBranch::at(&site).is_ok_and(|finished| finished.is_none()) {
-                self.clean(&site).await;
-            }
+            self.clean_after_drain(request).await;
         }
         if last_attempt && !draining && matches!(reaction, Reaction::Retry(_)) {
             reaction = error.failure();
@@ -226,7 +233,7 @@ impl Restorer {
             Ok(()) => Ending::Done,
             Err(error) => match error.reaction() {
                 Reaction::Yield => Ending::Done,
-                _ => again(&error, Reaction::Retry(std::time::Duration::from_secs(5))),
+                _ => again(&error, Reaction::Retry(Duration::from_secs(5))),
             },
         }
     }
@@ -272,7 +279,7 @@ impl Restorer {
 fn again(error: &RestoreError, reaction: Reaction) -> Ending {
     let after = match reaction {
         Reaction::Retry(after) => after,
-        _ => std::time::Duration::from_secs(5),
+        _ => Duration::from_secs(5),
     };
     Ending::Again {
         after,

@@ -51,8 +51,6 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stop {
-    /// The first consistent moment.
-    Consistency,
     /// Before the first transaction end later than this.
     Time(Timestamp),
     /// After the first record that begins here or later.
@@ -357,6 +355,9 @@ fn plan_restore_point(path: &Path<'_>, name: &str) -> Result<Plan, Refusal> {
     Ok(path.plan(base, path.end, Stop::RestorePoint(name.to_owned()), true))
 }
 
+/// The first consistent moment. Nothing beyond the backup's end is served, so that is where WAL ends; the
+/// server itself refuses to go on if that is not enough. (`recovery_target = 'immediate'` stops only when it
+/// sees a further record.)
 fn plan_backup(archive: &Archive, id: BackupId) -> Result<Plan, Refusal> {
     let Some(backup) = archive.backups.iter().find(|backup| backup.backup_id == id) else {
         return Err(Refusal::unknown_backup(id, &archive.backups));
@@ -372,13 +373,13 @@ fn plan_backup(archive: &Archive, id: BackupId) -> Result<Plan, Refusal> {
         match covered(archive, &history, backup, backup.stop_lsn) {
             None => {
                 let (backup, end_lsn) = (backup.clone(), backup.stop_lsn);
-                let stop = Stop::Consistency;
+                let stop = Stop::EndOfWal;
                 return Ok(Plan {
                     backup,
                     history,
                     end_lsn,
                     stop,
-                    must_reach: true,
+                    must_reach: false,
                 });
             }
             Some(missing) => gap = Some(missing),

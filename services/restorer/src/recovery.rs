@@ -213,9 +213,6 @@ impl Recovery<'_> {
             Stop::RestorePoint(name) => {
                 format!("there is no restore point {name:?} in the archived wal")
             }
-            Stop::Consistency => {
-                "the archived wal ends before the backup becomes consistent".to_owned()
-            }
             _ => format!(
                 "the target lies in a gap of the archived wal that begins at {}",
                 self.plan.end_lsn

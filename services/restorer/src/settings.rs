@@ -94,7 +94,6 @@ pub fn recovering(server: &Server<'_>, timeline: TimelineId, stop: Option<&Stop>
     conf.set("recovery_target_action", "pause");
     match stop {
         None | Some(Stop::EndOfWal) => {}
-        Some(Stop::Consistency) => conf.set("recovery_target", "immediate"),
         Some(Stop::Time(at)) => conf.set("recovery_target_time", &target_time(*at)),
         Some(Stop::Lsn(lsn)) => conf.set("recovery_target_lsn", &lsn.to_string()),
         Some(Stop::RestorePoint(name)) => conf.set("recovery_target_name", name),

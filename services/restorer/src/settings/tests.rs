@@ -71,22 +71,17 @@ fn a_recovering_server_is_locked_and_has_the_sources_limits() {
 
 #[test]
 fn each_target_is_one_setting() {
-    let names = [
-        "recovery_target",
-        "recovery_target_lsn",
-        "recovery_target_name",
-    ];
+    let names = ["recovery_target_lsn", "recovery_target_name"];
     let set = |stop| {
         let conf = conf(stop, false);
         names
             .map(|name| value(&conf, name).unwrap_or_default())
             .join("|")
     };
-    assert_eq!(set(Some(Stop::Consistency)), "immediate||");
-    assert_eq!(set(Some(Stop::Lsn(Lsn(0x16_B374_D848)))), "|16/B374D848|");
-    assert_eq!(set(Some(Stop::RestorePoint("a'b".to_owned()))), "||a'b");
-    assert_eq!(set(Some(Stop::EndOfWal)), "||");
-    assert_eq!(set(None), "||");
+    assert_eq!(set(Some(Stop::Lsn(Lsn(0x16_B374_D848)))), "16/B374D848|");
+    assert_eq!(set(Some(Stop::RestorePoint("a'b".to_owned()))), "|a'b");
+    assert_eq!(set(Some(Stop::EndOfWal)), "|");
+    assert_eq!(set(None), "|");
 }
 
 #[test]

@@ -1,0 +1,174 @@
+//! Killed in the middle, delivered twice, and a store that fails.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::Result;
+use bus::{Bus, Progress};
+use events::RestoreTarget;
+use events::event::Event;
+use restorer::attempt::Ending;
+use restorer::compute::{Compute as _, ServerState};
+use restorer::restorer::Restorer;
+use testkit::postgres::PgVersion;
+use testkit::wait_until;
+
+use crate::world::{PATIENCE, World, alive};
+
+/// Enough WAL that recovery asks for several segments.
+async fn long_history(world: &World) -> Result<()> {
+    let _ = world.back_up().await?;
+    for step in 1..=4 {
+        world.rows(step * 10 + 1..=step * 10 + 10).await?;
+        let _ = world.source.psql("SELECT pg_switch_wal()").await?;
+    }
+    world.rows(51..=55).await?;
+    let _ = world.archive().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_that_fails_makes_recovery_wait_and_not_end() -> Result<()> {
+    let world = World::new(PgVersion::V18).await?;
+    long_history(&world).await?;
+    world.faults.wal.store(true, Ordering::Relaxed);
+    let request = world.request("b", RestoreTarget::Latest);
+    world.publish(&request).await?;
+    let (restorer, asked) = (Arc::clone(&world.restorer), request.clone());
+    let task = tokio::spawn(async move {
+        Box::pin(restorer.handle(&asked, &Progress::default(), false)).await
+    });
+    wait_until("the store to have failed often", PATIENCE, async || {
+        world.faults.failed.load(Ordering::Relaxed) > 12
+    })
+    .await?;
+    assert_ne!(
+        world.compute.state(&world.site("b")).await?,
+        ServerState::Ready
+    );
+    assert!(!task.is_finished());
+    world.faults.wal.store(false, Ordering::Relaxed);
+    assert_eq!(tokio::time::timeout(PATIENCE, task).await??, Ending::Done);
+    assert!(matches!(
+        world.last(&request).await?,
+        Event::RestoreCompleted(_)
+    ));
+    assert_eq!(world.count(&world.finished("b")?).await?, 55);
+    Ok(())
+}
+
+#[tokio::test]
+async fn killed_in_the_middle_and_delivered_again() -> Result<()> {
+    let world = World::new(PgVersion::V15).await?;
+    long_history(&world).await?;
+    world.faults.wal.store(true, Ordering::Relaxed);
+    let request = world.request("b", RestoreTarget::Latest);
+    world.publish(&request).await?;
+    let (restorer, asked) = (Arc::clone(&world.restorer), request.clone());
+    let task = tokio::spawn(async move {
+        Box::pin(restorer.handle(&asked, &Progress::default(), false)).await
+    });
+    wait_until("a server that recovers", PATIENCE, async || {
+        let state = world.compute.state(&world.site("b")).await;
+        state.is_ok_and(|state| state != ServerState::Down)
+    })
+    .await?;
+    // As kill -9 does it: nothing is cleaned up, the server goes on.
+    task.abort();
+    let _ = task.await;
+    let leftover = world.postmaster("b").unwrap();
+    assert!(alive(leftover));
+    world.faults.wal.store(false, Ordering::Relaxed);
+    let progress = Progress::default();
+    let again = world.restorer.handle(&request, &progress, false);
+    assert_eq!(
+        tokio::time::timeout(PATIENCE, Box::pin(again)).await?,
+        Ending::Done
+    );
+    assert!(!alive(leftover));
+    let finished = world.finished("b")?;
+    assert_eq!(world.count(&finished).await?, 55);
+    // Once more: it is over, and nothing moves.
+    let server = world.postmaster("b");
+    let again = world.restorer.handle(&request, &progress, false);
+    assert_eq!(Box::pin(again).await, Ending::Done);
+    assert_eq!(
+        (world.postmaster("b"), world.finished("b")?),
+        (server, finished)
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_finished_branch_is_only_announced() -> Result<()> {
+    let world = World::new(PgVersion::V18).await?;
+    let _ = world.back_up().await?;
+    let _ = world.archive().await?;
+    let request = world.request("b", RestoreTarget::Latest);
+    let _ = world.run(&request).await?;
+    let (finished, server) = (world.finished("b")?, world.postmaster("b"));
+    // The same restore on a bus that has heard nothing of its end.
+    let bus = Bus::in_memory();
+    world.describe_source(&bus).await?;
+    let restorer = Restorer {
+        bus: bus.clone(),
+        repository: world.restorer.repository.clone(),
+        compute: Arc::clone(&world.restorer.compute),
+        key: Arc::clone(&world.restorer.key),
+        clock: Arc::clone(&world.restorer.clock),
+        policy: world.restorer.policy,
+        name: "another".to_owned(),
+        parallelism: 1,
+        drain: world.drain.clone(),
+    };
+    let ending = Box::pin(restorer.handle(&request, &Progress::default(), false)).await;
+    assert_eq!(ending, Ending::Done);
+    let last = bus
+        .last_on(&restorer::voice::fence_of(&request))
+        .await?
+        .unwrap();
+    match last.envelope.message {
+        Event::RestoreCompleted(completed) => assert_eq!(completed.summary, finished.summary),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(
+        (world.finished("b")?, world.postmaster("b")),
+        (finished, server)
+    );
+    // Another restore into the same name is refused.
+    let request = world.request("b", RestoreTarget::Latest);
+    assert!(matches!(
+        world.run(&request).await?,
+        Event::RestoreRefused(_)
+    ));
+    assert_eq!(world.postmaster("b"), server);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_drain_ends_a_restore_and_leaves_nothing() -> Result<()> {
+    let world = World::new(PgVersion::V18).await?;
+    long_history(&world).await?;
+    world.faults.wal.store(true, Ordering::Relaxed);
+    let request = world.request("b", RestoreTarget::Latest);
+    world.publish(&request).await?;
+    let (restorer, asked) = (Arc::clone(&world.restorer), request.clone());
+    let task =
+        tokio::spawn(
+            async move { Box::pin(restorer.handle(&asked, &Progress::default(), true)).await },
+        );
+    wait_until("a server that recovers", PATIENCE, async || {
+        world
+            .compute
+            .state(&world.site("b"))
+            .await
+            .is_ok_and(|state| state != ServerState::Down)
+    })
+    .await?;
+    let server = world.postmaster("b").unwrap();
+    world.drain.cancel();
+    let ending = tokio::time::timeout(PATIENCE, task).await??;
+    assert!(matches!(ending, Ending::Again { .. }), "{ending:?}");
+    assert!(!alive(server) && !world.root_of("b").exists());
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! A branch after its restore: stopped, started, brought back, removed.
+
+use anyhow::Result;
+use events::command::{BranchStart, BranchStop};
+use events::event::Event;
+use events::plan::{RestoreAnswer, RestoreQuestion};
+use events::{BranchName, ClusterSize, MessageId, RestoreTarget};
+use restorer::compute::{Compute as _, ServerState, Stopping};
+use testkit::postgres::PgVersion;
+use uuid::Uuid;
+
+use crate::world::{World, instance};
+
+fn id() -> MessageId {
+    MessageId::new(Uuid::now_v7().to_string())
+}
+
+#[tokio::test]
+async fn stop_start_reconcile_delete() -> Result<()> {
+    let world = World::new(PgVersion::V18).await?;
+    let _ = world.back_up().await?;
+    let _ = world.archive().await?;
+    let finished = world.restore("b", RestoreTarget::Latest).await?;
+    let (site, branch) = (world.site("b"), BranchName::new("b")?);
+    let restorer = &world.restorer;
+    let last = async |name: &str| -> Result<Event> {
+        let filter = format!("zektor.branch.{name}.>");
+        Ok(restorer
+            .bus
+            .last_on(&filter)
+            .await?
+            .unwrap()
+            .envelope
+            .message)
+    };
+
+    // A crash of the machine: the next start of the restorer brings it back.
+    world.compute.stop(&site, Stopping::Immediate).await?;
+    restorer.reconcile().await?;
+    assert_eq!(world.count(&finished).await?, 10);
+
+    let stop = BranchStop {
+        instance: instance(),
+        branch: branch.clone(),
+    };
+    restorer.stop(&stop, &id()).await?;
+    assert!(matches!(last("stopped").await?, Event::BranchStopped(_)));
+    restorer.reconcile().await?;
+    assert_eq!(
+        world.compute.state(&site).await?,
+        ServerState::Down,
+        "it is to stay stopped"
+    );
+
+    let start = BranchStart {
+        instance: instance(),
+        branch: branch.clone(),
+    };
+    restorer.start(&start, &id()).await?;
+    assert!(matches!(last("started").await?, Event::BranchStarted(_)));
+    assert_eq!(world.count(&finished).await?, 10);
+
+    let main = BranchStop {
+        instance: instance(),
+        branch: BranchName::main(),
+    };
+    restorer.stop(&main, &id()).await?;
+    assert!(matches!(last("refused").await?, Event::BranchRefused(_)));
+
+    for _ in 0..2 {
+        restorer.delete(&instance(), &branch, &id()).await?;
+        assert!(matches!(last("deleted").await?, Event::BranchDeleted(_)));
+        assert!(!world.root_of("b").exists());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dry_run_starts_nothing() -> Result<()> {
+    let world = World::new(PgVersion::V18).await?;
+    let question = RestoreQuestion {
+        instance: instance(),
+        source_branch: BranchName::main(),
+        branch: Some(BranchName::new("b")?),
+        target: RestoreTarget::Latest,
+        size: ClusterSize::Small,
+    };
+    let answer = world.restorer.answer(question.clone()).await;
+    assert!(matches!(answer, RestoreAnswer::Refused(_)), "{answer:?}");
+    let backup = world.back_up().await?;
+    let position = world.archive().await?;
+    match world.restorer.answer(question).await {
+        RestoreAnswer::Possible(preview) => {
+            assert_eq!(preview.plan.backup_id, backup.backup_id);
+            assert_eq!(preview.plan.end_lsn, position.lsn);
+            assert_eq!(preview.latest, Some(position.proven_at));
+            let names: Vec<&str> = preview
+                .checks
+                .iter()
+                .map(|check| check.name.as_str())
+                .collect();
+            assert_eq!(
+                names,
+                ["base_backup", "wal", "timeline", "programs", "branch_name"]
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(!world.root_of("b").exists());
+    Ok(())
+}
