@@ -26,8 +26,7 @@ impl World {
         {
             return Err(Refusal::no_such_branch(&create.instance, &create.source_branch).into());
         }
-        self.refuse_used_prefix(&document, create, restore_id)
-            .await?;
+        self.refuse_used_prefix(&document, create).await?;
         let claimed = self
             .update_document(&create.instance, |document| {
                 claim(document, &create.branch, restore_id)
