@@ -176,35 +176,35 @@ async fn list_wal(
     let objects = reader.list_wal(size).await?;
     let newest = objects.iter().map(|object| object.timeline).max();
     for object in &objects {
-        let end = match object.kind {
-            WalObjectKind::Segment(name) => name.end(size),
-            WalObjectKind::History => Lsn(0),
-            // The open segment of the newest timeline is not announced; the ends of older ones are.
-            WalObjectKind::Partial(_) if Some(object.timeline) == newest => continue,
-            WalObjectKind::Partial(name) => match readable(reader.open_segment(name).await)? {
-                Some(open) => name.start(size).saturating_add(open.raw_bytes),
-                None => continue,
-            },
-        };
-        let row = segment_row(reader.instance(), reader.branch(), object, size, end);
-        writing.change(Change::PutSegment(row)).await?;
+        // The open segment of the newest timeline is not announced; the ends of older ones are.
+        let open = matches!(object.kind, WalObjectKind::Partial(_));
+        if !(open && Some(object.timeline) == newest) {
+            let row = segment_row(reader.instance(), reader.branch(), object, size);
+            writing.change(Change::PutSegment(row)).await?;
+        }
     }
     Ok(())
 }
 
+/// The row that the archiver's announcement of this object makes; it is made of the listing too.
 fn segment_row(
     instance: &InstanceName,
     branch: &BranchName,
     object: &WalObject,
     size: WalSegmentSize,
-    end_lsn: Lsn,
 ) -> WalSegmentRow {
-    let (kind, segment, start_lsn) = match object.kind {
-        WalObjectKind::Segment(name) => (EventKind::Segment, name.to_string(), name.start(size)),
-        WalObjectKind::Partial(name) => (EventKind::Partial, name.to_string(), name.start(size)),
+    let (kind, segment, start_lsn, end_lsn) = match object.kind {
+        WalObjectKind::Segment(name) => {
+            let (start, end) = (name.start(size), name.end(size));
+            (EventKind::Segment, name.to_string(), start, end)
+        }
+        WalObjectKind::Partial(name) => {
+            let (start, end) = (name.start(size), name.end(size));
+            (EventKind::Partial, format!("{name}.partial"), start, end)
+        }
         WalObjectKind::History => {
             let file = object.timeline.history_file_name();
-            (EventKind::History, file, Lsn(0))
+            (EventKind::History, file, Lsn(0), Lsn(0))
         }
     };
     WalSegmentRow {

@@ -4,13 +4,14 @@ use std::time::Duration;
 use bus::{Bus, Outgoing};
 use bytes::Bytes;
 use events::document::{ActiveBranch, Branch};
+use events::event::{WalObjectKind as EventKind, WalSegmentArchived};
 use events::query::RebuildSource;
 use events::{
     BackupSummary, BranchName, CommandId, Event, InstanceDocument, InstanceName, MessageId,
     SealedSecret, example, subject, topology,
 };
-use pg_format::{SegmentName, TimelineId, WalSegmentSize};
-use repository::{BackupOptions, BranchRecord, Repository, RetryPolicy};
+use pg_format::{Lsn, SegmentName, TimelineId, WalSegmentSize};
+use repository::{BackupOptions, BranchRecord, Repository, RetryPolicy, WalObjectKind};
 use serde_json::json;
 use service::SystemClock;
 use tokio_util::sync::CancellationToken;
@@ -18,9 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::Projector;
 use crate::answer::{self, answer};
 use crate::rebuild::{STREAMS, rebuild};
-use crate::scenario::{
-    SEGMENT_SIZE, all_rows, archived, backup_id, backup_life, event, registered, sqlite,
-};
+use crate::scenario::{SEGMENT_SIZE, all_rows, backup_id, backup_life, event, registered, sqlite};
 use crate::store::{Position, Store};
 
 struct Running {
@@ -123,14 +122,7 @@ impl Running {
         self.publish(running).await;
         self.publish(vec![event("restore.requested"), event("restore.started")])
             .await;
-        for number in 3..6 {
-            let stored_bytes = put_segment(&self.repository, number).await;
-            let Event::WalSegmentArchived(mut event) = archived("orders", number) else {
-                panic!("the type was asked for");
-            };
-            event.stored_bytes = stored_bytes;
-            self.publish(vec![Event::WalSegmentArchived(event)]).await;
-        }
+        self.publish(put_wal(&self.repository).await).await;
         self.caught_up().await;
     }
 }
@@ -143,12 +135,43 @@ fn size() -> WalSegmentSize {
     WalSegmentSize::new(SEGMENT_SIZE).unwrap()
 }
 
-async fn put_segment(repository: &Repository, number: u64) -> u64 {
+/// Segments of two timelines, the history and the last partial of the first, and an open one that is not
+/// announced. The announcements are made of the listing, as the archiver makes them.
+async fn put_wal(repository: &Repository) -> Vec<Event> {
     let (instance, branch) = orders();
-    let name = SegmentName::new(TimelineId(1), number, size());
-    let raw = Bytes::from(vec![7_u8; usize::try_from(SEGMENT_SIZE).unwrap()]);
     let writer = repository.writer(&instance, &branch);
-    writer.put_segment(name, raw).await.unwrap().stored_bytes()
+    let name = |timeline, number| SegmentName::new(TimelineId(timeline), number, size());
+    let raw = Bytes::from(vec![7_u8; usize::try_from(SEGMENT_SIZE).unwrap()]);
+    for segment in [name(1, 3), name(1, 4), name(2, 5)] {
+        let _ = writer.put_segment(segment, raw.clone()).await.unwrap();
+    }
+    for open in [name(1, 5), name(2, 6)] {
+        let _ = writer.put_partial(open, raw.slice(..8192)).await.unwrap();
+    }
+    let history = Bytes::from_static(b"1\t0/500100\tno recovery target specified\n");
+    let _ = writer.put_history(TimelineId(2), history).await.unwrap();
+
+    let mut announced = Vec::new();
+    for object in writer.list_wal(size()).await.unwrap() {
+        let (kind, segment, range) = match object.kind {
+            WalObjectKind::Segment(at) => (EventKind::Segment, at.to_string(), Some(at)),
+            WalObjectKind::Partial(at) if at.timeline == TimelineId(2) => continue,
+            WalObjectKind::Partial(at) => (EventKind::Partial, format!("{at}.partial"), Some(at)),
+            WalObjectKind::History => (EventKind::History, "00000002.history".to_owned(), None),
+        };
+        announced.push(Event::WalSegmentArchived(WalSegmentArchived {
+            instance: instance.clone(),
+            branch: branch.clone(),
+            timeline: object.timeline,
+            segment,
+            kind,
+            start_lsn: range.map_or(Lsn(0), |at| at.start(size())),
+            end_lsn: range.map_or(Lsn(0), |at| at.end(size())),
+            stored_bytes: object.stored_bytes,
+            archived_at: object.last_modified,
+        }));
+    }
+    announced
 }
 
 /// The instance document, the branch and completed backups.
@@ -264,6 +287,7 @@ async fn rows_follow_the_streams_and_questions_are_answered() {
         )
         .await;
     assert_eq!(wal["segments"], 3);
+    assert_eq!(wal["last_segment"], "000000020000000000000005");
     assert_eq!(wal["gaps"], json!([]));
     let detail = running
         .ask("instance.show", json!({"instance": "orders"}))
