@@ -110,25 +110,22 @@ impl Assignments {
                 tokio::time::sleep(BUS_POLL).await;
             }
         };
+        let mirrored = self.repository.instances().await;
+        if let Err(error) = &mirrored {
+            tracing::error!(%error, "the repository does not tell the instances");
+        }
+        let mirrored = by_name(mirrored.unwrap_or_default());
         if tokio::time::timeout(BUS_PATIENCE, connected).await.is_ok() {
             match self.bus.instances().list().await {
-                Ok(listed) => return by_name(listed),
+                Ok(listed) => return reconcile(mirrored, listed, &self.repository).await,
                 Err(error) => tracing::warn!(%error, "the bus does not tell the instances"),
             }
         }
-        match self.repository.instances().await {
-            Ok(mirrored) => {
-                tracing::warn!(
-                    instances = mirrored.len(),
-                    "the bus cannot be reached; the instances are those in the repository"
-                );
-                by_name(mirrored)
-            }
-            Err(error) => {
-                tracing::error!(%error, "neither the bus nor the repository tells the instances");
-                BTreeMap::new()
-            }
-        }
+        tracing::warn!(
+            instances = mirrored.len(),
+            "the bus cannot be asked; the instances are those in the repository"
+        );
+        mirrored
     }
 
     async fn assign(

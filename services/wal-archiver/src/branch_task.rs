@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::error::ArchiveError;
+use crate::receiver::SETTLE_LIMIT;
 use crate::session::{self, BranchContext, Missing, Trouble};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -23,9 +24,13 @@ async fn archive(branch: BranchContext, cancel: CancellationToken) {
     while !cancel.is_cancelled() {
         let before = branch.status.observed().archived_lsn;
         let session = Box::pin(session::run(&branch, &mut trouble, &cancel));
+        let ending = async {
+            cancel.cancelled().await;
+            tokio::time::sleep(SETTLE_LIMIT * 2).await;
+        };
         let outcome = tokio::select! {
             outcome = session => outcome,
-            () = cancel.cancelled() => Ok(()),
+            () = ending => Ok(()),
         };
         let Err(error) = outcome else { continue };
         if branch.status.observed().archived_lsn != before {

@@ -34,6 +34,8 @@ use task::{Done, Task};
 /// PostgreSQL's `wal_sender_timeout` is a minute by default.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long a stream that has failed waits for what is on its way to the store.
+pub(crate) const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 const PING_PAUSE: Duration = Duration::from_millis(100);
 /// About five seconds.
 const PINGS_UNCONFIRMED: u32 = 50;
@@ -129,6 +131,32 @@ impl<'a> Receiver<'a> {
         mut self,
         cancel: &CancellationToken,
     ) -> Result<ReceiverEnd, ArchiveError> {
+        let end = match self.stream(cancel).await {
+            Ok(Some((next_timeline, switch_lsn))) => {
+                self.finish(next_timeline, switch_lsn, cancel).await
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match end {
+            Ok(Some((next_timeline, switch_lsn))) => Ok(ReceiverEnd::EndOfTimeline {
+                next_timeline,
+                switch_lsn,
+                connection: Box::new(self.stream.into_connection()?),
+            }),
+            left => {
+                // A put that is dropped half-way may still be done, later than those of the next session.
+                self.pipeline.settle(SETTLE_LIMIT).await;
+                left.map(|_| ReceiverEnd::Cancelled)
+            }
+        }
+    }
+
+    /// Receives until the timeline ends (`Some`) or the task is cancelled.
+    async fn stream(
+        &mut self,
+        cancel: &CancellationToken,
+    ) -> Result<Option<(TimelineId, Lsn)>, ArchiveError> {
         let mut flush = interval(self.branch.config.wal_flush_interval);
         let mut status = interval(STATUS_INTERVAL.min(self.branch.config.wal_receiver_timeout / 3));
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -141,7 +169,7 @@ impl<'a> Receiver<'a> {
             }
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Ok(ReceiverEnd::Cancelled),
+                () = cancel.cancelled() => return Ok(None),
                 Some(done) = self.pipeline.tasks.join_next(), if !self.pipeline.tasks.is_empty() => {
                     self.done(done??).await?;
                 }
@@ -151,7 +179,7 @@ impl<'a> Receiver<'a> {
                     let failed = |error| stream_error(error, self.timeline, self.pipeline.ledger.durable_end());
                     let message = message.map_err(failed)?;
                     if let WalMessage::EndOfTimeline { next_timeline, switch_lsn } = message {
-                        return self.finish(next_timeline, switch_lsn, cancel).await;
+                        return Ok(Some((next_timeline, switch_lsn)));
                     }
                     self.message(message).await?;
                 }
@@ -369,24 +397,19 @@ impl<'a> Receiver<'a> {
 
     /// Stores the rest of a timeline that has ended; its last segment stays as a `.partial`.
     async fn finish(
-        mut self,
+        &mut self,
         next_timeline: TimelineId,
         switch_lsn: Lsn,
         cancel: &CancellationToken,
-    ) -> Result<ReceiverEnd, ArchiveError> {
+    ) -> Result<Option<(TimelineId, Lsn)>, ArchiveError> {
         self.pipeline.end();
         while !self.pipeline.is_finished() {
             tokio::select! {
-                () = cancel.cancelled() => return Ok(ReceiverEnd::Cancelled),
+                () = cancel.cancelled() => return Ok(None),
                 Some(done) = self.pipeline.tasks.join_next() => self.done(done??).await?,
             }
         }
-        let connection = Box::new(self.stream.into_connection()?);
-        Ok(ReceiverEnd::EndOfTimeline {
-            next_timeline,
-            switch_lsn,
-            connection,
-        })
+        Ok(Some((next_timeline, switch_lsn)))
     }
 }
 

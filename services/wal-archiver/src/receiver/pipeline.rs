@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pg_format::wal::{WalBlockSize, WalReader, WalReaderConfig};
@@ -222,6 +223,12 @@ impl Pipeline {
             self.begin_partial_now();
         }
         stored && self.tasks.is_empty()
+    }
+
+    /// Waits, but not for long, until nothing is on its way to the store.
+    pub(super) async fn settle(&mut self, limit: Duration) {
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        let _in_time = tokio::time::timeout(limit, all).await;
     }
 
     pub(super) fn begin(&mut self, task: Task) {
