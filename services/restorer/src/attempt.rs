@@ -10,10 +10,13 @@ use events::event::{Event, Refused, RestoreFailed, RestoreRequested};
 use events::{Command, CommandId, MessageId};
 use uuid::Uuid;
 
+use crate::compute::ComputeError;
 use crate::error::{Reaction, RestoreError};
-use crate::outcome::FinishedBranch;
+use crate::metrics;
+use crate::outcome::{self, FinishedBranch};
 use crate::plan::Refusal;
 use crate::restorer::Restorer;
+use crate::site::Site;
 use crate::voice::{self, Voice};
 
 use self::build::Build;
@@ -57,12 +60,14 @@ impl Restorer {
         if ended {
             return Ending::Done;
         }
+        let begun = tokio::time::Instant::now();
         let mut voice = None;
         let attempt = Box::pin(self.attempt(request, token, progress, &mut voice));
         let result = tokio::select! {
             result = attempt => result,
             () = self.drain.cancelled() => Err(RestoreError::Draining),
         };
+        metrics::attempted(begun.elapsed(), result.as_ref().err());
         match result {
             Ok(()) => Ending::Done,
             Err(error) => {
@@ -121,12 +126,15 @@ impl Restorer {
                     site: &site,
                     prepared: &prepared,
                 };
-                let built = Box::pin(build.run(voice)).await;
-                if built.is_err() {
-                    // Before the lock is given back, so that nothing of it meets the next attempt.
-                    self.clean(&site).await;
+                match Box::pin(build.run(voice)).await {
+                    Ok(finished) => finished,
+                    Err(error) => {
+                        // Before the lock is given back, so that nothing of it meets the next attempt.
+                        let again = matches!(error.reaction(), Reaction::Retry(_));
+                        self.clean(&site, again).await;
+                        return Err(error);
+                    }
                 }
-                built?
             }
         };
         self.register(&finished).await?;
@@ -139,7 +147,7 @@ impl Restorer {
     fn finished(
         &self,
         request: &RestoreRequested,
-        site: &crate::site::Site,
+        site: &Site,
     ) -> Result<Option<FinishedBranch>, RestoreError> {
         match FinishedBranch::at(site)? {
             Some(finished) if finished.restore_id != request.restore_id => {
@@ -166,25 +174,35 @@ impl Restorer {
         Ok(())
     }
 
-    /// A failed restore leaves nothing behind.
-    async fn clean(&self, site: &crate::site::Site) {
-        if let Err(error) = self.compute.remove(site).await {
+    /// A failed restore leaves nothing behind; one that will be tried again leaves its plan.
+    async fn clean(&self, site: &Site, again: bool) {
+        let plan = outcome::stored_plan(site).ok().flatten().filter(|_| again);
+        let removed = self.compute.remove(site).await.map_err(RestoreError::from);
+        let kept = removed.and_then(|()| match &plan {
+            Some(plan) => {
+                std::fs::create_dir_all(site.root())
+                    .map_err(ComputeError::file("create", site.root()))?;
+                outcome::store_plan(site, plan)
+            }
+            None => Ok(()),
+        });
+        if let Err(error) = kept {
             tracing::error!(
                 site = %site.root().display(),
-                error = &error as &dyn std::error::Error,
+                error = service::run::chain(&error),
                 "the remains of a restore cannot be removed; the next start of the restorer tries again"
             );
         }
     }
 
-    /// The attempt was dropped in the middle. A site that somebody else holds by now is not ours to clean.
-    async fn clean_after_drain(&self, request: &RestoreRequested) {
+    /// After the attempt is over: a site that somebody else holds by now is not ours to clean.
+    async fn clean_unless_held(&self, request: &RestoreRequested, again: bool) {
         let site = self.compute.site(&request.instance, &request.branch);
         let lock = tokio::time::timeout(Duration::from_secs(1), self.compute.lock(&site)).await;
         if let Ok(Ok(_lock)) = lock
             && FinishedBranch::at(&site).is_ok_and(|finished| finished.is_none())
         {
-            self.clean(&site).await;
+            self.clean(&site, again).await;
         }
     }
 
@@ -199,10 +217,10 @@ impl Restorer {
         let mut reaction = error.reaction();
         let draining = matches!(error, RestoreError::Draining);
         if draining {
-            self.clean_after_drain(request).await;
-        }
-        if last_attempt && !draining && matches!(reaction, Reaction::Retry(_)) {
+            self.clean_unless_held(request, true).await;
+        } else if last_attempt && matches!(reaction, Reaction::Retry(_)) {
             reaction = error.failure();
+            self.clean_unless_held(request, false).await;
         }
         let said = match &reaction {
             Reaction::Refuse(refusal) => self.refuse(request, token, refusal).await,

@@ -14,6 +14,7 @@ pub mod control;
 pub mod error;
 pub mod fetch;
 pub mod handlers;
+pub mod metrics;
 pub mod opening;
 pub mod outcome;
 pub mod plan;

@@ -65,7 +65,7 @@ impl<'a> Voice<'a> {
     /// Says how far a phase is, at most every two seconds and once for each phase.
     ///
     /// # Errors
-    /// The attempt was taken over, or the bus failed.
+    /// The attempt was taken over. A bus that cannot be reached at the moment is none.
     pub async fn progressed(
         &mut self,
         phase: RestorePhase,
@@ -90,9 +90,18 @@ impl<'a> Voice<'a> {
             done_bytes,
             total_bytes,
         });
-        self.say(event).await?;
         self.said = Some((phase, Instant::now()));
-        Ok(())
+        match self.say(event).await {
+            // Nobody hears it, but the work is worth going on with. The fence decides later.
+            Err(FenceError::Bus(error)) if error.is_transient() => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "progress was not heard"
+                );
+                Ok(())
+            }
+            said => said,
+        }
     }
 
     /// Something answered: the work is alive though no byte moved.

@@ -113,6 +113,8 @@ pub(crate) async fn back_up(source: &Postgres, writer: &BranchWriter) -> Result<
 
 /// Archives everything up to now, and says so in the position.
 pub(crate) async fn archive(source: &Postgres, writer: &BranchWriter) -> Result<WalPosition> {
+    let timeline = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int";
+    let timeline = TimelineId(source.psql(timeline).await?.parse()?);
     let proven_at = clock(source).await?;
     let end: Lsn = source
         .psql("SELECT pg_current_wal_flush_lsn()")
@@ -122,11 +124,19 @@ pub(crate) async fn archive(source: &Postgres, writer: &BranchWriter) -> Result<
     let directory = source.data_directory().join("pg_wal");
     let mut first = None;
     for entry in fs::read_dir(&directory)? {
-        let Ok(name) = SegmentName::parse(&entry?.file_name().to_string_lossy(), SIZE) else {
+        let file = entry?.file_name().to_string_lossy().into_owned();
+        if let Some(timeline) = file.strip_suffix(".history") {
+            let text = Bytes::from(fs::read(directory.join(&file))?);
+            let _ = writer
+                .put_history(TimelineId::from_hex(timeline)?, text)
+                .await?;
+        }
+        let Ok(name) = SegmentName::parse(&file, SIZE) else {
             continue;
         };
         let number = name.number(SIZE);
-        if number > last {
+        // What lies beyond is recycled; an older timeline's last segment is left as it was archived.
+        if number > last || (name.timeline != timeline && has_newer(&directory, name)?) {
             continue;
         }
         first = first.map_or(Some(name), |first: SegmentName| Some(first.min(name)));
@@ -140,7 +150,7 @@ pub(crate) async fn archive(source: &Postgres, writer: &BranchWriter) -> Result<
         }
     }
     let position = WalPosition {
-        timeline: TimelineId(1),
+        timeline,
         lsn: end,
         proven_at,
         first_segment: first.context("no wal")?.to_string(),
@@ -148,6 +158,18 @@ pub(crate) async fn archive(source: &Postgres, writer: &BranchWriter) -> Result<
     };
     writer.put_wal_position(&position).await?;
     Ok(position)
+}
+
+/// Whether the place of a segment was taken over by another timeline.
+fn has_newer(directory: &Path, name: SegmentName) -> Result<bool> {
+    let number = name.number(SIZE);
+    let mut newer = false;
+    for entry in fs::read_dir(directory)? {
+        let file = entry?.file_name().to_string_lossy().into_owned();
+        newer |= SegmentName::parse(&file, SIZE)
+            .is_ok_and(|other| other.timeline > name.timeline && other.number(SIZE) <= number);
+    }
+    Ok(newer)
 }
 
 /// The server's clock.

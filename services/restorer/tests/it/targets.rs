@@ -4,10 +4,11 @@ use anyhow::Result;
 use events::RestoreTarget;
 use events::event::{Event, ExtensionState, FailureCause};
 use pg_format::Lsn;
-use testkit::postgres::PgVersion;
+use testkit::postgres::{PgVersion, Postgres};
+use testkit::wait_until;
 
 use crate::copy;
-use crate::world::{World, server_user};
+use crate::world::{PATIENCE, World, server_user};
 
 async fn every_target(version: PgVersion) -> Result<()> {
     let world = World::new(version).await?;
@@ -157,6 +158,54 @@ async fn a_source_that_raised_its_limits_after_the_backup_is_replayed() -> Resul
     let _ = world.archive().await?;
     let finished = world.restore("b", RestoreTarget::Time { at }).await?;
     assert_eq!(world.count(&finished).await?, 20);
+    Ok(())
+}
+
+#[tokio::test]
+async fn recovery_follows_a_promotion() -> Result<()> {
+    let mut world = World::without_tablespace(PgVersion::V18).await?;
+    let standby = Postgres::builder()
+        .standby_of(&world.source)
+        .start()
+        .await?;
+    let base = world.back_up().await?;
+    world.rows(11..=15).await?;
+    let before = copy::clock(&world.source).await?;
+    world.rows(16..=20).await?;
+    let end: Lsn = world
+        .source
+        .psql("SELECT pg_current_wal_lsn()")
+        .await?
+        .parse()?;
+    let _ = world.archive().await?;
+    let caught_up = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+    wait_until("the standby to have it all", PATIENCE, async || {
+        standby
+            .psql(&caught_up)
+            .await
+            .is_ok_and(|answer| answer == "t")
+    })
+    .await?;
+    standby.promote().await?;
+    // The old primary goes on for a while; that past is not the branch's any more.
+    world.rows(100..=105).await?;
+    world.source = standby;
+    world.rows(21..=25).await?;
+    let after = copy::clock(&world.source).await?;
+    world.rows(26..=27).await?;
+    let position = world.archive().await?;
+    assert_eq!(position.timeline.0, 2);
+
+    for (branch, target, rows) in [
+        ("before", RestoreTarget::Time { at: before }, 15),
+        ("after", RestoreTarget::Time { at: after }, 25),
+        ("latest", RestoreTarget::Latest, 27),
+        ("backup", RestoreTarget::Backup { id: base.backup_id }, 10),
+    ] {
+        let finished = world.restore(branch, target).await?;
+        assert_eq!(world.count(&finished).await?, rows, "{branch}");
+        world.remove(branch).await?;
+    }
     Ok(())
 }
 

@@ -61,18 +61,30 @@ pub(crate) fn instance() -> InstanceName {
 impl World {
     /// A source with rows 1 to 10 in `t`, kept WAL, a tablespace and a role with a password.
     pub(crate) async fn new(version: PgVersion) -> Result<World> {
+        let world = Self::without_tablespace(version).await?;
+        let space = world.source.directory("space")?;
+        let create = format!("CREATE TABLESPACE space LOCATION '{}'", space.display());
+        let _ = world.source.psql(&create).await?;
+        let _ = world
+            .source
+            .psql("ALTER TABLE elsewhere SET TABLESPACE space")
+            .await?;
+        Ok(world)
+    }
+
+    /// The same, with everything in the data directory.
+    pub(crate) async fn without_tablespace(version: PgVersion) -> Result<World> {
         let source = Postgres::builder()
             .version(version)
-            .setting("wal_keep_size", "1GB");
-        let source = source.setting("timezone", "Europe/Berlin").start().await?;
-        let space = source.directory("space")?;
+            .setting("wal_keep_size", "1GB")
+            .setting("timezone", "Europe/Berlin")
+            .start()
+            .await?;
         let _ = source
-            .psql(&format!(
-                "CREATE TABLE t (id int PRIMARY KEY); CREATE ROLE alice LOGIN PASSWORD 'old';
-                 CREATE TABLESPACE space LOCATION '{}';
-                 CREATE TABLE elsewhere (id int) TABLESPACE space;",
-                space.display()
-            ))
+            .psql(
+                "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE elsewhere (id int);
+                 CREATE ROLE alice LOGIN PASSWORD 'old'",
+            )
             .await?;
         let place = testkit::temporary_directory()?;
         let faults = Arc::new(Faults::default());
