@@ -22,7 +22,7 @@ base_image() {
 # Context in $scratch/<name>; its Dockerfile from stdin.
 server_image() { # image, context
   cat >"$2/Dockerfile"
-  docker build --quiet --tag "$1" "$2" >/dev/null
+  docker build --quiet --tag "$1" "$2" >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" >&2; die "no image $1"; }
   rm -rf "$2"
 }
 
