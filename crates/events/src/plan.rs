@@ -71,7 +71,8 @@ pub struct RestoreRefusal {
 /// One thing that was looked at before a restore.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanCheck {
-    /// `base_backup`, `wal`, `timeline`, `damaged_pages`, `programs`, `branch_name`.
+    /// `base_backup`, `wal`, `timeline`, `damaged_pages`, `wal_gap`, `programs`, `disk`,
+    /// `branch_name`.
     pub name: String,
     /// How it stands.
     pub state: CheckState,

@@ -60,6 +60,9 @@ pub trait Compute: Send + Sync {
     /// Who must own the files; `None` for the user of this process.
     fn owner(&self) -> Option<Owner>;
 
+    /// Bytes that can still be written where branches are kept; `None` if nobody knows.
+    async fn free_bytes(&self) -> Option<u64>;
+
     /// The programs of a major version.
     async fn programs(&self, major: u32) -> Result<Programs, ComputeError>;
 

@@ -13,6 +13,7 @@ pub mod config;
 pub mod control;
 pub mod error;
 pub mod fetch;
+mod freshness;
 pub mod handlers;
 pub mod metrics;
 pub mod opening;

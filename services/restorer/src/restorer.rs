@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::archive;
 use crate::compute::{Compute, ComputeError, Programs};
 use crate::error::RestoreError;
+use crate::freshness;
 use crate::outcome;
 use crate::plan::{self, Plan, Policy, Refusal};
 use crate::server_sql::Names;
@@ -23,6 +24,9 @@ use crate::site::Site;
 
 /// The oldest major version with `recovery.signal` and everything else that is relied on.
 const OLDEST_MAJOR: u32 = 13;
+
+/// Spooled and replayed WAL, and what a starting server writes.
+const ROOM_BYTES: u64 = 1 << 30;
 
 /// The service.
 pub struct Restorer {
@@ -81,6 +85,7 @@ impl Restorer {
             }
         };
         let programs = self.programs(&plan).await?;
+        let _ = self.check_disk(&plan).await?;
         let names = self.names(&site.instance, source).await?;
         Ok(Prepared {
             plan,
@@ -95,8 +100,23 @@ impl Restorer {
         source: &BranchName,
         target: &RestoreTarget,
     ) -> Result<Plan, RestoreError> {
-        let archive = archive::read(&self.repository.reader(instance, source)).await?;
+        let archive = self.archive(instance, source, target).await?;
         Ok(plan::plan(&archive, target, self.clock.now(), self.policy)?)
+    }
+
+    /// What is stored of the source, after the archiver had the chance to catch up with the target.
+    async fn archive(
+        &self,
+        instance: &InstanceName,
+        source: &BranchName,
+        target: &RestoreTarget,
+    ) -> Result<plan::Archive, RestoreError> {
+        let reader = self.repository.reader(instance, source);
+        let position = RepositoryError::absent_as_none(reader.wal_position().await)?;
+        if freshness::would_help(target, position.as_ref(), self.clock.now()) {
+            freshness::ask_archiver(&self.bus, instance, source).await;
+        }
+        Ok(archive::read(&reader).await?)
     }
 
     /// A branch writes to a prefix of its own: one that was used before is not ours.
@@ -110,6 +130,22 @@ impl Restorer {
             None => Ok(()),
             Some(_) => Err(Refusal::name_used(branch).into()),
         }
+    }
+
+    /// Whether the files fit, with room for the WAL that is spooled and for what the server writes meanwhile.
+    /// Gives back what is free.
+    async fn check_disk(&self, plan: &Plan) -> Result<Option<u64>, RestoreError> {
+        let needed = plan.backup.logical_bytes.saturating_add(ROOM_BYTES);
+        let free = self.compute.free_bytes().await;
+        if free.is_none_or(|free| free >= needed) {
+            return Ok(free);
+        }
+        let message = format!(
+            "the branch needs {needed} bytes and the restorer's disk has {} left",
+            free.unwrap_or_default()
+        );
+        let hint = "make room in the restorer's compute directory, or delete branches";
+        Err(Refusal::new(RefusalCode::Limit, message, hint).into())
     }
 
     async fn programs(&self, plan: &Plan) -> Result<Programs, RestoreError> {
@@ -185,7 +221,9 @@ impl Restorer {
             source_branch,
             ..
         } = question;
-        let archive = archive::read(&self.repository.reader(instance, source_branch)).await?;
+        let archive = self
+            .archive(instance, source_branch, &question.target)
+            .await?;
         let now = self.clock.now();
         let plan = plan::plan(&archive, &question.target, now, self.policy)?;
         let programs = self.programs(&plan).await?;
@@ -196,6 +234,9 @@ impl Restorer {
             programs.bin.display()
         );
         checks.push(plan::passed("programs", programs));
+        if let Some(free) = self.check_disk(&plan).await? {
+            checks.push(plan::passed("disk", format!("{free} bytes are free")));
+        }
         if let Some(branch) = &question.branch {
             self.check_name(instance, branch).await?;
             checks.push(plan::passed(

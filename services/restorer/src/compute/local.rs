@@ -198,6 +198,16 @@ impl Compute for LocalCompute {
         })
     }
 
+    async fn free_bytes(&self) -> Option<u64> {
+        // The directory may not exist yet; whatever is above it is on the same file system then.
+        let existing = self
+            .directory
+            .ancestors()
+            .find(|directory| directory.is_dir())?;
+        let found = rustix::fs::statvfs(existing).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     async fn programs(&self, major: u32) -> Result<Programs, ComputeError> {
         programs::find(self, major, &self.bin_directories).await
     }

@@ -101,7 +101,14 @@ async fn a_dry_run_starts_nothing() -> Result<()> {
                 .collect();
             assert_eq!(
                 names,
-                ["base_backup", "wal", "timeline", "programs", "branch_name"]
+                [
+                    "base_backup",
+                    "wal",
+                    "timeline",
+                    "programs",
+                    "disk",
+                    "branch_name"
+                ]
             );
         }
         other => panic!("{other:?}"),
