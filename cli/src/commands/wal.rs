@@ -65,7 +65,7 @@ pub(crate) async fn position(
     let subject = subject::archiver_position(instance, branch);
     let answer = session
         .bus
-        .request(&subject, &PositionQuestion {}, POSITION_WITHIN)
+        .request(&subject, &PositionQuestion::default(), POSITION_WITHIN)
         .await;
     match answer {
         Ok(position) => Ok(Some(position)),

@@ -11,6 +11,7 @@
 //! - A call that had no answer may have been done; every retry here carries the same message id.
 //! - The bus has no policy: handlers decide how a delivery ends ([`Outcome`]).
 
+mod archiver;
 mod bucket;
 mod bus;
 mod config;

@@ -10,7 +10,11 @@ use crate::Timestamp;
 
 /// Asks for the present position. The subject names the branch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct PositionQuestion {}
+pub struct PositionQuestion {
+    /// Answer only when the archive is proven complete up to this moment, or after a few seconds.
+    #[serde(default)]
+    pub prove: bool,
+}
 
 /// Where the archive of a branch is, as its archiver knows at this moment.
 ///

@@ -89,6 +89,11 @@ impl Attempt<'_> {
             start: start.start_lsn,
             stop: end.stop_lsn,
         };
+        // Not waited for but for speed: without an archiver the wait below says what is wrong.
+        let _position = world
+            .bus
+            .prove_archived(&request.instance, &request.branch)
+            .await;
         let timeout = world.config.backup_wal_timeout;
         wal_wait::wait(&writer, needed, timeout, &self.voice).await?;
 

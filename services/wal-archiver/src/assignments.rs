@@ -272,12 +272,21 @@ async fn archive_while_held(
     holding
 }
 
+/// Shorter than the patience of whoever asks.
+const PROVE_WITHIN: Duration = Duration::from_secs(3);
+
 /// Answers where the archive of the branch is.
 async fn answer(bus: Bus, context: BranchContext, stop: CancellationToken) {
     let subject = subject::archiver_position(&context.key.instance, &context.key.branch);
     let status = Arc::clone(&context.status);
-    let handler = move |_subject: String, _question: PositionQuestion| {
-        std::future::ready(Ok(status.position()))
+    let handler = move |_subject: String, question: PositionQuestion| {
+        let status = Arc::clone(&status);
+        async move {
+            if question.prove && !status.haste.prove(PROVE_WITHIN).await {
+                tracing::debug!("no proof in time");
+            }
+            Ok(status.position())
+        }
     };
     if let Err(error) = bus.serve(&subject, QUEUE_GROUP, handler, stop).await {
         tracing::error!(%error, "the position of the archive cannot be asked for");

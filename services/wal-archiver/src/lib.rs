@@ -15,6 +15,7 @@ mod branch_task;
 mod config;
 mod confirm;
 mod error;
+mod haste;
 mod health;
 mod lease;
 mod metrics;

@@ -120,17 +120,27 @@ impl PositionKeeper {
         let soon = self
             .last_write
             .is_some_and(|last| now - last < self.interval);
+        if soon { None } else { self.due_now(now) }
+    }
+
+    /// The position to write now, whenever the last one was written.
+    pub(crate) fn due_now(&mut self, now: Instant) -> Option<WalPosition> {
         let wanted = self.wanted();
         let same = self.written.as_ref().is_some_and(|written| {
             let parts = |p: &WalPosition| (p.timeline, p.lsn, p.proven_at);
             parts(written) == parts(&wanted) && written.first_segment == wanted.first_segment
         });
-        if soon || same {
+        if same {
             return None;
         }
         self.last_write = Some(now);
         self.written = Some(wanted.clone());
         Some(wanted)
+    }
+
+    /// The moment that the last written position proves.
+    pub(crate) fn written_proof(&self) -> Option<Timestamp> {
+        self.written.as_ref().map(|written| written.proven_at)
     }
 
     /// A write failed: what is stored is not known.

@@ -10,6 +10,7 @@
 //!   PostgreSQL keeps the rest. Status updates go on all the while.
 //! - Everything slow runs beside the stream, in [`Task`]s; the loop itself only decides.
 
+mod hurry;
 mod pipeline;
 mod task;
 
@@ -28,6 +29,7 @@ use crate::position::PositionKeeper;
 use crate::proof::Claim;
 use crate::session::{BranchContext, Opening, is_removed};
 use crate::status::{BranchStatus, ChainEnd};
+use hurry::Hurry;
 use pipeline::Pipeline;
 use task::{Done, Task};
 
@@ -71,6 +73,7 @@ pub(crate) struct Receiver<'a> {
     /// Times in a row that the server wanted an answer at once.
     pings: u32,
     server_end: Lsn,
+    hurry: Option<Hurry>,
     /// Takes "streaming" back when the stream is left.
     _streaming: Streaming,
 }
@@ -119,6 +122,7 @@ impl<'a> Receiver<'a> {
             last_ping: None,
             pings: 0,
             server_end: Lsn::INVALID,
+            hurry: None,
             _streaming: Streaming::begin(&branch.status),
         })
     }
@@ -161,6 +165,7 @@ impl<'a> Receiver<'a> {
         let mut status = interval(STATUS_INTERVAL.min(self.branch.config.wal_receiver_timeout / 3));
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut asks = self.branch.status.haste.asks();
         loop {
             let reading = self.may_read();
             if !reading {
@@ -172,6 +177,13 @@ impl<'a> Receiver<'a> {
                 () = cancel.cancelled() => return Ok(None),
                 Some(done) = self.pipeline.tasks.join_next(), if !self.pipeline.tasks.is_empty() => {
                     self.done(done??).await?;
+                    self.hurry_on().await?;
+                }
+                Ok(()) = asks.changed() => {
+                    let ask = *asks.borrow_and_update();
+                    let open = self.branch.status.haste.is_open(ask);
+                    self.hurry = open.then_some(Hurry { ask, at: None });
+                    self.hurry_on().await?;
                 }
                 _ = flush.tick() => self.flush_tick().await?,
                 _ = status.tick() => self.status_tick().await?,
@@ -257,6 +269,9 @@ impl<'a> Receiver<'a> {
             return;
         }
         self.probe.wanted = false;
+        if let Some(hurry) = &mut self.hurry {
+            let _ = hurry.at.get_or_insert(at);
+        }
         self.probe.running = true;
         self.probe.last = Some(Instant::now());
         let connection = self.probe.connection.take();
@@ -272,7 +287,12 @@ impl<'a> Receiver<'a> {
         if self.position_running {
             return;
         }
-        if let Some(position) = self.position.due(Instant::now()) {
+        let due = if self.hurry.is_some() {
+            self.position.due_now(Instant::now())
+        } else {
+            self.position.due(Instant::now())
+        };
+        if let Some(position) = due {
             self.position_running = true;
             self.pipeline.begin(Task::Position(position));
         }
@@ -287,7 +307,9 @@ impl<'a> Receiver<'a> {
             }
             Done::Position { written } => {
                 self.position_running = false;
-                if !written {
+                if written {
+                    self.answer_hurry();
+                } else {
                     self.position.failed();
                 }
             }

@@ -7,6 +7,8 @@ use events::position::ArchiverPosition;
 use events::{BranchName, InstanceName, Timestamp};
 use pg_format::{Lsn, PgTimestamp, TimelineId};
 
+use crate::haste::Haste;
+
 /// A branch of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BranchKey {
@@ -60,7 +62,11 @@ pub(crate) struct Observed {
 
 /// What was seen of one branch, shared.
 #[derive(Debug, Default)]
-pub(crate) struct BranchStatus(Mutex<Observed>);
+pub(crate) struct BranchStatus {
+    seen: Mutex<Observed>,
+    /// Who wants a proof at once.
+    pub(crate) haste: Haste,
+}
 
 impl BranchStatus {
     /// Changes what was seen.
@@ -101,7 +107,7 @@ impl BranchStatus {
     }
 
     fn lock(&self) -> MutexGuard<'_, Observed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

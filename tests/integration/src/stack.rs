@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use testkit::nats::NatsServer;
 use testkit::postgres::Postgres;
 use testkit::process::Service;
-use testkit::s3::S3Server;
+use testkit::s3::{BUCKET, S3Server};
 
 use crate::command::Answer;
 
@@ -76,7 +76,7 @@ impl Builder {
         let _key = MasterKey::generate_file(&key)?;
         let repository_url = match &self.store {
             Store::Local => format!("file://{}", place.path().join("repository").display()),
-            Store::S3(server) => server.url("zektor"),
+            Store::S3(server) => server.url(BUCKET),
         };
         let mut environment = vec![
             ("ZEKTOR_NATS_URL".to_owned(), nats.url()),
@@ -209,9 +209,11 @@ impl Stack {
     /// # Errors
     /// When it cannot be opened.
     pub fn repository(&self) -> Result<Repository> {
-        Ok(Repository::open(
-            self.variable("ZEKTOR_REPOSITORY_URL"),
+        let url = self.variable("ZEKTOR_REPOSITORY_URL");
+        Ok(Repository::open_with(
+            url,
             RetryPolicy::default(),
+            &self.environment,
         )?)
     }
 

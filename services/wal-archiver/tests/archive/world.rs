@@ -238,7 +238,7 @@ impl World {
         let subject = subject::archiver_position(&registered.instance, &registered.branch);
         let wait = Duration::from_secs(2);
         self.bus
-            .request(&subject, &PositionQuestion {}, wait)
+            .request(&subject, &PositionQuestion::default(), wait)
             .await
             .ok()
     }
