@@ -7,6 +7,7 @@ use events::command::{BranchStart, BranchStop};
 use events::document::Branch;
 use events::event::{BranchDeleted, BranchStarted, BranchStopped, Event, RefusalCode, Refused};
 use events::{BranchName, CommandId, InstanceName, MessageId};
+use futures::StreamExt as _;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -18,6 +19,8 @@ use crate::site::Site;
 
 /// A branch may have to recover from a crash first.
 const READY: Duration = Duration::from_secs(120);
+/// Starting servers read a lot.
+const STARTS_AT_ONCE: usize = 4;
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Restorer {
@@ -153,7 +156,8 @@ impl Restorer {
     /// # Errors
     /// The sites cannot be listed.
     pub async fn reconcile(&self) -> Result<(), RestoreError> {
-        for site in self.compute.sites().await? {
+        let sites = futures::stream::iter(self.compute.sites().await?);
+        let each = sites.for_each_concurrent(STARTS_AT_ONCE, async |site| {
             if let Err(error) = self.reconcile_site(&site).await {
                 tracing::error!(
                     instance = %site.instance,
@@ -162,7 +166,8 @@ impl Restorer {
                     "a branch cannot be brought back"
                 );
             }
-        }
+        });
+        each.await;
         Ok(())
     }
 

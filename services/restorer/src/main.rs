@@ -13,6 +13,9 @@ use restorer::plan::Policy;
 use restorer::restorer::Restorer;
 use service::{Context, MasterKey, ServiceInfo};
 
+/// Orders to stop and start branches that are carried out at the same time.
+const ORDERS_AT_ONCE: usize = 4;
+
 fn main() -> ExitCode {
     let info = ServiceInfo {
         name: "restorer",
@@ -48,35 +51,42 @@ async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
         parallelism: config.restore_parallelism.max(1),
         drain: context.shutdown.clone(),
     });
-    restorer.reconcile().await?;
 
     let jobs = events::topology::restore_jobs();
     let orders = events::topology::restorer_commands();
     let question = events::subject::restorer_plan();
     let (asked, concurrency) = (Arc::clone(&restorer), config.restore_concurrency.max(1));
-    let ended = tokio::try_join!(
-        bus.consume(
-            &jobs,
-            concurrency,
-            Arc::new(Jobs(Arc::clone(&restorer))),
-            context.shutdown.clone()
-        ),
-        bus.consume(
-            &orders,
-            4,
-            Arc::new(Orders(Arc::clone(&restorer))),
-            context.shutdown.clone()
-        ),
-        bus.serve::<RestoreQuestion, RestoreAnswer, _, _>(
-            &question,
-            "restorer",
-            move |_, question| {
-                let restorer = Arc::clone(&asked);
-                async move { Ok(restorer.answer(question).await) }
-            },
-            context.shutdown.clone(),
-        ),
+    let handlers = (
+        Arc::new(Jobs(Arc::clone(&restorer))),
+        Arc::new(Orders(Arc::clone(&restorer))),
     );
+    let shutdown = &context.shutdown;
+    let serving = async {
+        let answer = move |_, question| {
+            let restorer = Arc::clone(&asked);
+            async move { Ok(restorer.answer(question).await) }
+        };
+        let ((), (), ()) = tokio::try_join!(
+            bus.consume(&jobs, concurrency, handlers.0, shutdown.clone()),
+            bus.consume(&orders, ORDERS_AT_ONCE, handlers.1, shutdown.clone()),
+            bus.serve::<RestoreQuestion, RestoreAnswer, _, _>(
+                &question,
+                "restorer",
+                answer,
+                shutdown.clone(),
+            ),
+        )?;
+        anyhow::Ok(())
+    };
+    // Branches are brought back while others are already being built: each site has its lock.
+    let bringing_back = async {
+        tokio::select! {
+            brought_back = restorer.reconcile() => brought_back?,
+            () = shutdown.cancelled() => {}
+        }
+        anyhow::Ok(())
+    };
+    let ended = tokio::try_join!(serving, bringing_back);
     restorer.stop_servers(config.stop_branches_on_drain).await?;
-    Ok(ended.map(drop)?)
+    ended.map(drop)
 }

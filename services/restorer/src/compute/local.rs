@@ -17,7 +17,7 @@ use rand::Rng as _;
 use repository::Owner;
 use tokio::time::Instant;
 
-use super::process::{Signal, postmaster, send};
+use super::process::{Signal, in_use, postmaster, send};
 use super::{Compute, ComputeError, Programs, ServerState, SiteLock, Stopping, log_end, programs};
 use crate::settings;
 use crate::site::Site;
@@ -255,8 +255,19 @@ impl Compute for LocalCompute {
         if postmaster(&data).is_some() {
             return Ok(());
         }
-        let pid = self.spawn(site, programs, port)?;
         let deadline = Instant::now() + START;
+        // After a crash the file names a process that is gone, or by now somebody else's, which would keep the
+        // server from starting. Processes that a killed server left end by themselves; until then the file
+        // protects them.
+        let stale = data.join("postmaster.pid");
+        while stale.exists() && Instant::now() < deadline {
+            if !in_use(&data) {
+                fs::remove_file(&stale).map_err(ComputeError::file("remove", &stale))?;
+                break;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        let pid = self.spawn(site, programs, port)?;
         loop {
             if postmaster(&data).is_some() {
                 return Ok(());

@@ -45,6 +45,26 @@ fn works_in(pid: u32, data: &Path) -> bool {
     directory == data
 }
 
+/// Whether any process works in `data`: a server, or what a killed server left behind.
+pub(super) fn in_use(data: &Path) -> bool {
+    let Ok(data) = fs::canonicalize(data) else {
+        return false;
+    };
+    let processes = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
+    processes
+        .filter(|entry| {
+            entry
+                .file_name()
+                .to_string_lossy()
+                .bytes()
+                .all(|byte| byte.is_ascii_digit())
+        })
+        .any(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == data))
+}
+
 /// Sends a signal. A process that is gone already is no error.
 pub(super) fn send(signal: Signal, pid: u32) -> Result<(), ComputeError> {
     let name = match signal {

@@ -7,9 +7,10 @@ use events::plan::{RestoreAnswer, RestoreQuestion};
 use events::{BranchName, ClusterSize, MessageId, RestoreTarget};
 use restorer::compute::{Compute as _, ServerState, Stopping};
 use testkit::postgres::PgVersion;
+use testkit::wait_until;
 use uuid::Uuid;
 
-use crate::world::{World, instance};
+use crate::world::{PATIENCE, World, instance};
 
 fn id() -> MessageId {
     MessageId::new(Uuid::now_v7().to_string())
@@ -34,8 +35,22 @@ async fn stop_start_reconcile_delete() -> Result<()> {
             .message)
     };
 
-    // A crash of the machine: the next start of the restorer brings it back.
+    // The next start of the restorer brings it back: after a hard stop, and after a crash.
     world.compute.stop(&site, Stopping::Immediate).await?;
+    restorer.reconcile().await?;
+    assert_eq!(world.count(&finished).await?, 10);
+    let server = world.postmaster("b").unwrap().to_string();
+    let _ = std::process::Command::new("/bin/sh")
+        .args(["-c", "kill -9 $0", &server])
+        .status()?;
+    wait_until("the server to be gone", PATIENCE, async || {
+        world
+            .compute
+            .state(&site)
+            .await
+            .is_ok_and(|state| state == ServerState::Down)
+    })
+    .await?;
     restorer.reconcile().await?;
     assert_eq!(world.count(&finished).await?, 10);
 
