@@ -19,6 +19,8 @@ use crate::site::Site;
 
 /// A branch may have to recover from a crash first.
 const READY: Duration = Duration::from_secs(120);
+/// A lock that is not had within this time is held by somebody who means it.
+const HELD: Duration = Duration::from_secs(1);
 /// Starting servers read a lot.
 const STARTS_AT_ONCE: usize = 4;
 const LOOK: Duration = Duration::from_millis(50);
@@ -211,9 +213,13 @@ impl Restorer {
             } else {
                 Stopping::Immediate
             };
-            if (branches || !finished)
-                && let Err(error) = self.compute.stop(site, how).await
-            {
+            if finished && !branches {
+                return;
+            }
+            // A site that is held is another restorer's work.
+            let lock = tokio::time::timeout(HELD, self.compute.lock(site)).await;
+            let Ok(Ok(_lock)) = lock else { return };
+            if let Err(error) = self.compute.stop(site, how).await {
                 tracing::error!(
                     site = %site.root().display(),
                     error = &error as &dyn std::error::Error,
