@@ -113,6 +113,15 @@ pub(crate) async fn back_up(source: &Postgres, writer: &BranchWriter) -> Result<
 
 /// Archives everything up to now, and says so in the position.
 pub(crate) async fn archive(source: &Postgres, writer: &BranchWriter) -> Result<WalPosition> {
+    archive_without(source, writer, None).await
+}
+
+/// The same, with a hole.
+pub(crate) async fn archive_without(
+    source: &Postgres,
+    writer: &BranchWriter,
+    hole: Option<&str>,
+) -> Result<WalPosition> {
     let timeline = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int";
     let timeline = TimelineId(source.psql(timeline).await?.parse()?);
     let proven_at = clock(source).await?;
@@ -134,6 +143,9 @@ pub(crate) async fn archive(source: &Postgres, writer: &BranchWriter) -> Result<
         let Ok(name) = SegmentName::parse(&file, SIZE) else {
             continue;
         };
+        if hole == Some(file.as_str()) {
+            continue;
+        }
         let number = name.number(SIZE);
         // What lies beyond is recycled; an older timeline's last segment is left as it was archived.
         if number > last || (name.timeline != timeline && has_newer(&directory, name)?) {

@@ -52,7 +52,11 @@ async fn every_target(version: PgVersion) -> Result<()> {
     check("idle", idle, two, 30).await?;
     let end = RestoreTarget::Lsn { lsn: position.lsn };
     check("end", end, two, 30).await?;
-    // Behind the plan's end the source goes on; a restore planned before must not see it.
+    // More WAL is stored than the position has proven: nothing of it may be served.
+    world.rows(31..=35).await?;
+    let _ = world.source.psql("SELECT pg_switch_wal()").await?;
+    let _ = world.archive().await?;
+    world.writer.put_wal_position(&position).await?;
     check("latest", RestoreTarget::Latest, two, 30).await
 }
 
@@ -158,6 +162,47 @@ async fn a_source_that_raised_its_limits_after_the_backup_is_replayed() -> Resul
     let _ = world.archive().await?;
     let finished = world.restore("b", RestoreTarget::Time { at }).await?;
     assert_eq!(world.count(&finished).await?, 20);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_gap_is_never_passed_over() -> Result<()> {
+    let world = World::new(PgVersion::V15).await?;
+    let _ = world.back_up().await?;
+    world.rows(11..=15).await?;
+    let before = copy::clock(&world.source).await?;
+    world.rows(16..=17).await?;
+    let _ = world.source.psql("SELECT pg_switch_wal()").await?;
+    world.rows(18..=19).await?;
+    let within = copy::clock(&world.source).await?;
+    let hole = world
+        .source
+        .psql("SELECT pg_walfile_name(pg_current_wal_lsn())")
+        .await?;
+    world.rows(20..=20).await?;
+    let _ = world.source.psql("SELECT pg_switch_wal()").await?;
+    world.rows(21..=25).await?;
+    let _ = copy::archive_without(&world.source, &world.writer, Some(&hole)).await?;
+
+    let finished = world
+        .restore("before", RestoreTarget::Time { at: before })
+        .await?;
+    assert_eq!(world.count(&finished).await?, 15);
+    match world
+        .run(&world.request("within", RestoreTarget::Time { at: within }))
+        .await?
+    {
+        Event::RestoreFailed(failed) => {
+            assert_eq!(failed.cause, FailureCause::Wal);
+            assert!(failed.message.contains("gap"), "{}", failed.message);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(!world.root_of("within").exists());
+    let latest = world
+        .run(&world.request("latest", RestoreTarget::Latest))
+        .await?;
+    assert!(matches!(latest, Event::RestoreRefused(_)), "{latest:?}");
     Ok(())
 }
 
