@@ -29,6 +29,8 @@ pub struct Target {
     pub data_directory: PathBuf,
     /// For each tablespace's oid, the directory that takes its place.
     pub tablespaces: BTreeMap<u32, PathBuf>,
+    /// Where each tablespace that is not named gets a directory, called by its oid.
+    pub other_tablespaces: Option<PathBuf>,
     /// Who shall own the files; `None` for the user of this process.
     pub owner: Option<Owner>,
 }

@@ -177,6 +177,7 @@ async fn restore(branch: &BranchReader, manifest: &Manifest, place: &Path) -> cr
     let target = Target {
         data_directory: data_directory.clone(),
         tablespaces,
+        other_tablespaces: None,
         owner: None,
     };
     let restored = branch.materialise(manifest, &target, 3, &|_| {}).await?;

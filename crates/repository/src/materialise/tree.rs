@@ -22,6 +22,7 @@ impl Tree {
         [&self.target.data_directory]
             .into_iter()
             .chain(self.target.tablespaces.values())
+            .chain(self.target.other_tablespaces.as_ref())
     }
 
     /// Makes the target's directories, accessible to their owner alone; refuses what is not empty.
@@ -134,19 +135,22 @@ impl Tree {
     fn resolve(&self, path: &EntryPath) -> Result<PathBuf> {
         let root = match path.tablespace {
             None => &self.target.data_directory,
-            Some(oid) => self.tablespace(oid)?,
+            Some(oid) => &self.tablespace(oid)?,
         };
         Ok(root.join(&path.path))
     }
 
-    fn linked(&self, path: &EntryPath) -> Result<&PathBuf> {
+    fn linked(&self, path: &EntryPath) -> Result<PathBuf> {
         let oid = path.linked_tablespace();
         let refuse = || RepositoryError::refused(format!("{path} does not lead to a tablespace"));
         self.tablespace(oid.ok_or_else(refuse)?)
     }
 
-    fn tablespace(&self, oid: u32) -> Result<&PathBuf> {
-        self.target.tablespaces.get(&oid).ok_or_else(|| {
+    fn tablespace(&self, oid: u32) -> Result<PathBuf> {
+        let others = self.target.other_tablespaces.as_ref();
+        let named = self.target.tablespaces.get(&oid).cloned();
+        let place = named.or_else(|| Some(others?.join(oid.to_string())));
+        place.ok_or_else(|| {
             RepositoryError::refused(format!("name a directory to restore tablespace {oid} into"))
         })
     }

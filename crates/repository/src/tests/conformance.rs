@@ -330,6 +330,7 @@ async fn tablespace_links(repository: &Repository) {
     let mut target = Target {
         data_directory: data_directory.clone(),
         tablespaces: BTreeMap::new(),
+        other_tablespaces: None,
         owner: None,
     };
     let error = branch
@@ -338,6 +339,15 @@ async fn tablespace_links(repository: &Repository) {
         .unwrap_err();
     assert!(error.to_string().contains("tablespace 16384"), "{error}");
     fs::remove_dir_all(&data_directory).unwrap();
+    target.other_tablespaces = Some(place.path().join("spaces"));
+    let _ = branch
+        .materialise(outcome.manifest(), &target, 1, &|_| {})
+        .await
+        .unwrap();
+    let link = fs::read_link(data_directory.join("pg_tblspc/16384")).unwrap();
+    assert_eq!(link, place.path().join("spaces/16384"));
+    fs::remove_dir_all(&data_directory).unwrap();
+    target.other_tablespaces = None;
     let _ = target.tablespaces.insert(16384, space.clone());
     let _ = branch
         .materialise(outcome.manifest(), &target, 1, &|_| {})

@@ -12,7 +12,7 @@ use events::RestoreSummary;
 use events::command::{BranchOrigin, BranchRegister};
 use events::event::{ExtensionCheck, RestorePhase, RestoreRequested};
 use pg_replication::{ConnectionSettings, SqlConnection};
-use repository::{BranchRecord, Manifest, ParentBranch, RepositoryError, Target};
+use repository::{BranchRecord, Manifest, ParentBranch, Target};
 use service::seal::dsn_context;
 use tokio::time::Instant;
 
@@ -33,8 +33,6 @@ use crate::voice::Voice;
 /// A fast answer after a start.
 const READY: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(500);
-/// More tablespaces than anybody has.
-const MOST_TABLESPACES: usize = 10_000;
 
 /// One branch being built.
 pub(super) struct Build<'a> {
@@ -131,40 +129,24 @@ impl Build<'_> {
         }
     }
 
-    /// Writes the files. Which tablespaces there are is only in the index, which begins with their links: the
-    /// repository asks for one directory after the other.
     async fn write_files(
         &self,
         reader: &repository::BranchReader,
         manifest: &Manifest,
         done: &AtomicU64,
     ) -> Result<(), RestoreError> {
-        let mut target = Target {
+        let target = Target {
             data_directory: self.site.data(),
             tablespaces: BTreeMap::new(),
+            other_tablespaces: Some(self.site.tablespaces()),
             owner: self.restorer.compute.owner(),
         };
         let progress =
             |progress: repository::Progress| done.store(progress.bytes, Ordering::Relaxed);
         let parallelism = self.restorer.parallelism;
-        loop {
-            let written = reader
-                .materialise(manifest, &target, parallelism, &progress)
-                .await;
-            let error = match written {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            };
-            match missing_tablespace(&error) {
-                Some(oid) if target.tablespaces.len() < MOST_TABLESPACES => {
-                    let _ = target.tablespaces.insert(oid, self.site.tablespace(oid));
-                    for directory in [self.site.data(), self.site.tablespaces()] {
-                        empty(&directory)?;
-                    }
-                }
-                _ => return Err(error.into()),
-            }
-        }
+        let written = reader.materialise(manifest, &target, parallelism, &progress);
+        let _ = written.await?;
+        Ok(())
     }
 
     /// Ports of the other branches here, those of stopped ones too.
@@ -416,34 +398,6 @@ impl Build<'_> {
             encoded(&readied.database)
         )
     }
-}
-
-/// The tablespace that the repository wants a directory for.
-fn missing_tablespace(error: &RepositoryError) -> Option<u32> {
-    let RepositoryError::Refused { what } = error else {
-        return None;
-    };
-    let oid = what.strip_prefix("name a directory to restore tablespace ")?;
-    oid.split_whitespace().next()?.parse().ok()
-}
-
-fn empty(directory: &Path) -> Result<(), ComputeError> {
-    let failed = |error| ComputeError::file("empty", directory)(error);
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    };
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        let removed = if path.is_dir() && !path.is_symlink() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        removed.map_err(failed)?;
-    }
-    Ok(())
 }
 
 fn forget(path: &Path) -> Result<(), ComputeError> {
