@@ -1,13 +1,15 @@
 //! Sending a command and following what comes of it.
 //!
 //! The stream's end is noted before the command is sent, so that no outcome can be missed. What belongs to
-//! the command names it as its cause, or carries its id: a backup or restore has the id of its command.
+//! the command names it, or something that belongs to it, as its cause; or it carries the command's id, which
+//! is also the id of the backup or restore that was asked for.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bus::{BusError, From, Outgoing, Sequence, Stored};
-use events::{Command, CommandId, Event, MessageId, topology};
+use events::{Command, CommandId, Envelope, Event, MessageId, topology};
 use futures::{Stream, StreamExt as _};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -24,6 +26,8 @@ pub(crate) const DONE_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) struct Sent {
     pub(crate) id: CommandId,
     events: Pin<Box<dyn Stream<Item = Result<Stored<Event>, BusError>> + Send>>,
+    /// Ids of the command and of everything seen that came of it. Few: a command's events end.
+    ids: BTreeSet<String>,
     /// The last of its events that was seen.
     pub(crate) seen: Sequence,
 }
@@ -51,6 +55,7 @@ impl Session {
         Ok(Sent {
             id,
             events: Box::pin(events),
+            ids: BTreeSet::from([id.to_string()]),
             seen: Sequence::NONE,
         })
     }
@@ -85,9 +90,10 @@ impl Sent {
                 Some(Err(error)) => return Err(error.into()),
                 None => return Err(BusError::Disconnected.into()),
             };
-            if !belongs(&stored, self.id) {
+            if !belongs(&stored.envelope, &self.ids) {
                 continue;
             }
+            let _new = self.ids.insert(stored.envelope.id.to_string());
             self.seen = stored.sequence;
             let event = stored.envelope.message;
             return match failure_of(&event) {
@@ -106,23 +112,26 @@ impl Sent {
         let deadline = Instant::now() + within;
         loop {
             let event = tokio::time::timeout_at(deadline, self.next()).await;
-            let event = event.map_err(|_elapsed| {
-                nobody(format!(
-                    "nobody took the command within {} s",
-                    within.as_secs()
-                ))
-            })??;
+            let event = event.map_err(|_elapsed| self.too_late(within))??;
             if let Some(accepted) = accept(event) {
                 return Ok(accepted);
             }
         }
     }
+
+    fn too_late(&self, within: Duration) -> Failure {
+        let within = within.as_secs();
+        if self.seen == Sequence::NONE {
+            return nobody(format!("nobody took the command within {within} s"));
+        }
+        let message = format!("it was begun, but not done within {within} s; it goes on");
+        Failure::new(Ending::Failed, "too_late", message, "see `zektor events`")
+    }
 }
 
-fn belongs(stored: &Stored<Event>, id: CommandId) -> bool {
-    let id = id.to_string();
-    let envelope = &stored.envelope;
-    envelope.causation.as_ref() == Some(&id) || envelope.correlation.as_ref() == Some(&id)
+fn belongs(envelope: &Envelope<Event>, ids: &BTreeSet<String>) -> bool {
+    let named = [&envelope.causation, &envelope.correlation];
+    named.into_iter().flatten().any(|id| ids.contains(id))
 }
 
 fn failure_of(event: &Event) -> Option<Failure> {
@@ -153,3 +162,6 @@ pub(crate) async fn unless_interrupted<T>(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

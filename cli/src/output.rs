@@ -6,7 +6,6 @@ use std::time::Duration;
 use comfy_table::{ContentArrangement, Table, presets};
 use events::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::failure::{Ending, Failure};
 
@@ -22,7 +21,8 @@ pub(crate) enum OutputFormat {
 /// What a command says when it has done its work.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reply {
-    pub(crate) document: Value,
+    /// JSON; empty if there is nothing to say.
+    pub(crate) document: String,
     pub(crate) text: String,
     /// Of a command whose work is to find out what is wrong.
     pub(crate) failure: Option<Failure>,
@@ -33,7 +33,8 @@ impl Reply {
         document: &impl Serialize,
         text: impl Into<String>,
     ) -> Result<Reply, Failure> {
-        let document = serde_json::to_value(document)
+        // Not by way of a `Value`, which would lose the order of the fields.
+        let document = serde_json::to_string_pretty(document)
             .map_err(|error| Failure::local("the answer cannot be written as json", &error))?;
         Ok(Reply {
             document,
@@ -45,18 +46,20 @@ impl Reply {
     /// For commands that have written everything themselves.
     pub(crate) fn nothing() -> Reply {
         Reply {
-            document: Value::Null,
+            document: String::new(),
             text: String::new(),
             failure: None,
         }
     }
 
     fn print(&self, format: OutputFormat) -> io::Result<()> {
-        match (format, &self.document) {
-            (_, Value::Null) => Ok(()),
-            (OutputFormat::Json, document) => write_out(&format!("{document:#}\n")),
-            (OutputFormat::Table, _) if self.text.is_empty() => Ok(()),
-            (OutputFormat::Table, _) => write_out(&format!("{}\n", self.text.trim_end())),
+        let said = match format {
+            OutputFormat::Json => self.document.as_str(),
+            OutputFormat::Table => self.text.trim_end(),
+        };
+        match said {
+            "" => Ok(()),
+            said => write_out(&format!("{said}\n")).map(drop),
         }
     }
 }
@@ -68,7 +71,7 @@ pub(crate) fn conclude(outcome: Result<Reply, Failure>, format: OutputFormat) ->
         Err(failure) => {
             let document = serde_json::json!({ "error": failure.to_json() });
             let printed = match format {
-                OutputFormat::Json => write_out(&format!("{document:#}\n")),
+                OutputFormat::Json => write_out(&format!("{document:#}\n")).map(drop),
                 OutputFormat::Table => Ok(()),
             };
             (printed, Some(failure))
@@ -89,15 +92,23 @@ pub(crate) fn conclude(outcome: Result<Reply, Failure>, format: OutputFormat) ->
     }
 }
 
-/// Writes to stdout; whoever closed it has heard enough.
-pub(crate) fn write_out(text: &str) -> io::Result<()> {
+/// Whether anybody reads stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    There,
+    /// It was closed; whoever did has heard enough, and that is no failure.
+    Gone,
+}
+
+/// Writes to stdout.
+pub(crate) fn write_out(text: &str) -> io::Result<Reader> {
     let mut stdout = io::stdout().lock();
     match stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
     {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        written => written.map(|()| Reader::There),
     }
 }
 

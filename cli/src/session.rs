@@ -8,6 +8,8 @@ use bus::{Bus, BusConfig, RequestError};
 use events::query::{self, Question};
 use events::{BranchName, InstanceName, SealedSecret, subject};
 use repository::{Repository, RetryPolicy};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use service::seal::{ExposeSecret, dsn_context};
 use service::{Clock, Environment, MasterKey, SystemClock};
 use tokio::time::Instant;
@@ -24,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// What was asked for a moment ago may not be projected yet.
 const PROJECTED_WITHIN: Duration = Duration::from_secs(1);
+const LISTENING_WITHIN: Duration = Duration::from_secs(2);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What every command knows before it connects to anything.
@@ -136,15 +139,38 @@ impl Session {
 
     async fn ask_once<Q: Question>(&self, question: &Q) -> Result<Q::Answer, RequestError> {
         let subject = subject::catalog_query(Q::NAME);
-        self.bus.request(&subject, question, ANSWER_WITHIN).await
+        self.request(&subject, question, ANSWER_WITHIN).await
+    }
+
+    /// Asks a service. One that was started a moment ago may not listen yet: "nobody" is believed only after
+    /// two seconds.
+    pub(crate) async fn request<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        subject: &str,
+        question: &Q,
+        timeout: Duration,
+    ) -> Result<A, RequestError> {
+        let deadline = Instant::now() + LISTENING_WITHIN;
+        loop {
+            match self.bus.request(subject, question, timeout).await {
+                Err(RequestError::NoResponder { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Waits a moment until the catalog has projected the event at `sequence`, so that the next command
     /// sees it. A catalog that does not answer is not waited for.
     pub(crate) async fn projected(&self, sequence: bus::Sequence) {
+        let subject = subject::catalog_query(query::Status::NAME);
         let deadline = Instant::now() + PROJECTED_WITHIN;
         while Instant::now() < deadline {
-            let Ok(status) = self.ask_once(&query::Status {}).await else {
+            let asked = self
+                .bus
+                .request(&subject, &query::Status {}, PROJECTED_WITHIN);
+            let Ok(status): Result<query::CatalogStatus, _> = asked.await else {
                 return;
             };
             let applied = status.streams.get(events::topology::EVENTS);

@@ -6,11 +6,11 @@ use bus::{BusError, From, Sequence, Stored};
 use events::{Envelope, Event, InstanceName, topology};
 use futures::stream::{Peekable, select};
 use futures::{Stream, StreamExt as _};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::arguments::EventsArguments;
 use crate::failure::Failure;
-use crate::output::{Reply, exact, note, write_out};
+use crate::output::{Reader, Reply, exact, note, write_out};
 use crate::session::Session;
 
 type Items = Pin<Box<dyn Stream<Item = Result<Stored<Event>, BusError>> + Send>>;
@@ -63,8 +63,15 @@ pub(crate) async fn events(session: &Session, which: EventsArguments) -> Result<
 async fn print(mut all: Items) -> Result<(), Failure> {
     while let Some(item) = all.next().await {
         match item {
-            Ok(stored) => write_out(&format!("{}\n", line(&stored.envelope)))
-                .map_err(|error| Failure::local("stdout cannot be written", &error))?,
+            Ok(stored) => {
+                let line = line(&stored.envelope)
+                    .map_err(|error| Failure::local("an event cannot be written", &error))?;
+                let written = write_out(&format!("{line}\n"))
+                    .map_err(|error| Failure::local("stdout cannot be written", &error))?;
+                if written == Reader::Gone {
+                    return Ok(());
+                }
+            }
             Err(error @ BusError::Undecodable { .. }) => note(&service::run::chain(&error)),
             Err(error) => return Err(error.into()),
         }
@@ -142,19 +149,32 @@ fn in_order(streams: Vec<Items>) -> Items {
 }
 
 /// An event in the fields of the contract.
-fn line(envelope: &Envelope<Event>) -> Value {
+#[derive(Serialize)]
+struct Line<'a> {
+    r#type: &'a str,
+    id: &'a str,
+    time: String,
+    source: &'a str,
+    instance: Option<String>,
+    branch: Option<String>,
+    correlation: Option<&'a str>,
+    causation: Option<&'a str>,
+    data: &'a Event,
+}
+
+fn line(envelope: &Envelope<Event>) -> serde_json::Result<String> {
     let event = &envelope.message;
     let mut address = event.address().into_iter();
-    json!({
-        "type": event.type_name(),
-        "id": envelope.id.as_str(),
-        "time": exact(envelope.time),
-        "source": envelope.source,
-        "instance": address.next(),
-        "branch": address.next(),
-        "correlation": envelope.correlation,
-        "causation": envelope.causation,
-        "data": event,
+    serde_json::to_string(&Line {
+        r#type: event.type_name(),
+        id: envelope.id.as_str(),
+        time: exact(envelope.time),
+        source: &envelope.source,
+        instance: address.next(),
+        branch: address.next(),
+        correlation: envelope.correlation.as_deref(),
+        causation: envelope.causation.as_deref(),
+        data: event,
     })
 }
 
@@ -242,12 +262,12 @@ mod tests {
         let instances: Items = Box::pin(read("instance").await.unwrap());
         let branches: Items = Box::pin(read("branch").await.unwrap());
         let lines: Vec<_> = in_order(vec![instances, branches])
-            .map(|item| line(&item.unwrap().envelope).to_string())
+            .map(|item| line(&item.unwrap().envelope).unwrap())
             .collect()
             .await;
         insta::assert_snapshot!(lines.join("\n"), @r#"
-        {"branch":"b","causation":"d","correlation":"c","data":{"branch":"b","instance":"orders"},"id":"m0","instance":"orders","source":"in-memory","time":"2026-03-01T10:00:00.000000Z","type":"branch.stopped"}
-        {"branch":"b","causation":"d","correlation":"c","data":{"branch":"b","instance":"orders"},"id":"m1","instance":"orders","source":"in-memory","time":"2026-03-01T10:00:00.000000Z","type":"instance.removed"}
+        {"type":"branch.stopped","id":"m0","time":"2026-03-01T10:00:00.000000Z","source":"in-memory","instance":"orders","branch":"b","correlation":"c","causation":"d","data":{"instance":"orders","branch":"b"}}
+        {"type":"instance.removed","id":"m1","time":"2026-03-01T10:00:00.000000Z","source":"in-memory","instance":"orders","branch":"b","correlation":"c","causation":"d","data":{"instance":"orders","branch":"b"}}
         "#);
     }
 }

@@ -91,7 +91,6 @@ pub(crate) async fn restore(session: &Session, given: RestoreArguments) -> Resul
 async fn dry_run(session: &Session, question: &RestoreQuestion) -> Result<Reply, Failure> {
     let progress = Progress::start("the restorer makes the plan");
     let answer = session
-        .bus
         .request(&subject::restorer_plan(), question, PLANNED_WITHIN)
         .await;
     drop(progress);
@@ -395,34 +394,34 @@ mod tests {
         EXTENSION  VERSION  DATABASE  STATE
         postgis    3.5      shop      its files are missing on this machine
         "#);
-        insta::assert_snapshot!(format!("{:#}", reply.document), @r#"
+        insta::assert_snapshot!(reply.document, @r#"
         {
-          "backup_id": "0190a5d0-0000-7000-8000-000000000001",
-          "branch": "before",
-          "connection_uri": "postgres://zektor:pw@127.0.0.1:40123/postgres",
-          "duration_ms": 5250,
-          "extensions": [
-            {
-              "database": "shop",
-              "name": "postgis",
-              "state": "needs_reinstalling",
-              "version": "3.5"
-            }
-          ],
           "id": "0190a5d0-0000-7000-8000-000000000002",
+          "status": "completed",
           "instance": "orders",
+          "branch": "before",
+          "source_branch": "main",
+          "connection_uri": "postgres://zektor:pw@127.0.0.1:40123/postgres",
+          "target": {
+            "kind": "time",
+            "at": "2026-03-01T10:30:00Z"
+          },
+          "stop_lsn": "0/5000060",
           "last_commit_at": "2026-03-01T10:29:59.123456Z",
+          "backup_id": "0190a5d0-0000-7000-8000-000000000001",
+          "duration_ms": 5250,
           "phases": {
             "materialise": 2000,
             "recover": 3000
           },
-          "source_branch": "main",
-          "status": "completed",
-          "stop_lsn": "0/5000060",
-          "target": {
-            "at": "2026-03-01T10:30:00Z",
-            "kind": "time"
-          }
+          "extensions": [
+            {
+              "database": "shop",
+              "name": "postgis",
+              "version": "3.5",
+              "state": "needs_reinstalling"
+            }
+          ]
         }
         "#);
     }

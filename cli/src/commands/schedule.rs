@@ -27,10 +27,7 @@ pub(crate) async fn of_instance(
         instance: instance.clone(),
     };
     let subject = subject::scheduler_schedules();
-    Ok(session
-        .bus
-        .request(&subject, &question, ANSWER_WITHIN)
-        .await?)
+    Ok(session.request(&subject, &question, ANSWER_WITHIN).await?)
 }
 
 /// The schedules as a table.

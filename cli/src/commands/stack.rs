@@ -93,6 +93,8 @@ async fn start_detached(setting: &Setting, up: &Up) -> Result<StackState, Failur
         let what = format!("{} cannot be made", home.directory().display());
         Failure::local(&what, &error)
     })?;
+    // What one that was killed was waiting for is no news.
+    let _ = std::fs::remove_file(home.waiting());
     let log = home.log_of("supervisor");
     let (mut child, log_begins) = spawn(setting, up, &log)
         .map_err(|error| Failure::local("the supervisor cannot be started", &error))?;

@@ -73,7 +73,9 @@ impl Home {
     /// when zektor runs as root; what is secret is in files and directories of its own.
     pub(crate) fn create(&self) -> io::Result<()> {
         std::fs::create_dir_all(&self.0)?;
-        for private in [self.run(), self.logs(), self.nats_store()] {
+        // The archiver makes its spool itself, for anybody to read; WAL is not for anybody.
+        let spool = self.0.join("spool");
+        for private in [self.run(), self.logs(), self.nats_store(), spool] {
             match std::fs::DirBuilder::new().mode(0o700).create(private) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
