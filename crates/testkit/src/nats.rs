@@ -180,6 +180,16 @@ impl NatsServer {
         self.start_again().await
     }
 
+    /// SIGKILL, the store is deleted, and an empty server starts at the same address.
+    ///
+    /// # Errors
+    /// As [`Self::kill`] and [`Self::start_again`], or when the store cannot be deleted.
+    pub async fn lose_everything(&mut self) -> Result<()> {
+        self.kill().await?;
+        std::fs::remove_dir_all(self.place.path().join("jetstream"))?;
+        self.start_again().await
+    }
+
     async fn end(&mut self, signal: Signal) -> Result<()> {
         if let Some(mut running) = self.running.take_if(Running::runs) {
             running.signal(signal)?;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commands::World;
 use crate::fires::Fires;
+use crate::recall::recall_documents;
 use crate::refusal::{Unfinished, published_once};
 
 /// How often due fires are looked for.
@@ -41,6 +42,9 @@ pub(crate) async fn run(world: World, shutdown: CancellationToken) {
             && let Err(error) = firing.reload(&world).await
         {
             tracing::warn!(error = %error, "the instance documents cannot be read; firing from memory");
+            if let Err(error) = world.bus.apply_topology().await {
+                tracing::debug!(error = %error, "the topology of the bus cannot be applied");
+            }
         }
         tick = tick.wrapping_add(1);
         firing.fire_due(&world).await;
@@ -52,11 +56,21 @@ pub(crate) async fn run(world: World, shutdown: CancellationToken) {
 struct Firing {
     documents: Vec<InstanceDocument>,
     settled: HashMap<ScheduleId, Timestamp>,
+    /// Whether the mirror was looked at since the start.
+    recalled: bool,
 }
 
 impl Firing {
+    /// Reads the documents. None at all, at the start or where there were some, may mean that NATS was lost.
     async fn reload(&mut self, world: &World) -> Result<(), Unfinished> {
-        self.documents = world.bus.instances().list().await?;
+        let mut documents = world.bus.instances().list().await?;
+        if documents.is_empty() && !(self.recalled && self.documents.is_empty()) {
+            world.bus.apply_topology().await?;
+            recall_documents(world).await?;
+            documents = world.bus.instances().list().await?;
+        }
+        self.recalled = true;
+        self.documents = documents;
         let known: std::collections::HashSet<ScheduleId> = self
             .documents
             .iter()

@@ -5,6 +5,7 @@ mod commands;
 mod fires;
 mod firing;
 mod outcomes;
+mod recall;
 mod refusal;
 mod schedules;
 mod source;

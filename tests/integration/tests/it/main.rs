@@ -2,6 +2,7 @@
 
 mod branches;
 mod exactness;
+mod loss;
 mod memory;
 mod rebuild;
 mod survival;

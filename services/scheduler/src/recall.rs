@@ -1,0 +1,42 @@
+//! NATS was lost, the repository was not: the instance documents come back from their mirror.
+//!
+//! A document is recalled only where the bus has none, by create-if-absent, so that any number of schedulers
+//! may do it and a living document always wins. What was being removed stays removed. A restore that was
+//! under way died with its events: its name is freed.
+
+use bus::Decision;
+use events::InstanceDocument;
+use events::document::Branch;
+
+use crate::commands::World;
+use crate::refusal::Unfinished;
+
+/// Puts the mirrored documents back that the bus does not have.
+pub(crate) async fn recall_documents(world: &World) -> Result<(), Unfinished> {
+    for mirrored in world.repository.instances().await? {
+        if mirrored.removing {
+            continue;
+        }
+        let recalled = without_restores(mirrored);
+        let instance = recalled.instance.clone();
+        let put = world
+            .bus
+            .instances()
+            .update(&instance, |there| match there {
+                Some(_) => Decision::Keep(false),
+                None => Decision::Put(Box::new(recalled.clone()), true),
+            })
+            .await?;
+        if put {
+            tracing::warn!(%instance, "the bus had lost this instance; it is recalled from the repository");
+        }
+    }
+    Ok(())
+}
+
+fn without_restores(mut document: InstanceDocument) -> InstanceDocument {
+    document
+        .branches
+        .retain(|_, branch| !matches!(branch, Branch::Restoring { .. }));
+    document
+}
