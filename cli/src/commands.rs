@@ -26,16 +26,19 @@ pub(crate) async fn run(setting: Setting, command: Command) -> Result<Reply, Fai
     if let Some(later) = command.later() {
         return Err(Failure::not_yet(later));
     }
-    match command {
-        Command::Up(up) => return stack::up(&setting, &up).await,
+    // Those that run without a bus, and those whose arguments are looked at before one is needed.
+    match &command {
+        Command::Up(up) => return stack::up(&setting, up).await,
         Command::Down => return stack::down(&setting).await,
         Command::Status => return status::status(&setting).await,
         Command::Doctor => return doctor::doctor(&setting).await,
+        Command::Instance(InstanceCommand::Add(add)) => return instance::add(&setting, add).await,
+        Command::Restore(given) => return restore::restore(&setting, given).await,
+        Command::Events(which) => return events::events(&setting, which).await,
         _ => {}
     }
     let session = setting.connect().await?;
     match command {
-        Command::Instance(InstanceCommand::Add(add)) => instance::add(&session, &add).await,
         Command::Instance(InstanceCommand::List) => instance::list(&session).await,
         Command::Instance(InstanceCommand::Show(of)) => instance::show(&session, of).await,
         Command::Instance(InstanceCommand::Remove(of)) => instance::remove(&session, of).await,
@@ -43,7 +46,6 @@ pub(crate) async fn run(setting: Setting, command: Command) -> Result<Reply, Fai
         Command::Backup(BackupCommand::Create(create)) => backup::create(&session, create).await,
         Command::Backup(BackupCommand::List(list)) => backup::list(&session, list).await,
         Command::Backup(BackupCommand::Show(of)) => backup::show(&session, of).await,
-        Command::Restore(restore) => restore::restore(&session, restore).await,
         Command::Branch(BranchCommand::List(of)) => branch::list(&session, of).await,
         Command::Branch(BranchCommand::Show(of)) => branch::show(&session, of).await,
         Command::Branch(BranchCommand::Credentials(of)) => branch::credentials(&session, of).await,
@@ -53,7 +55,6 @@ pub(crate) async fn run(setting: Setting, command: Command) -> Result<Reply, Fai
         Command::Extensions(ExtensionsCommand::Check(of)) => branch::extensions(&session, of).await,
         Command::Window(of) => window::window(&session, of).await,
         Command::Wal(WalCommand::Status(of)) => wal::status(&session, of).await,
-        Command::Events(which) => events::events(&session, which).await,
         Command::Catalog(CatalogCommand::Rebuild(rebuild)) => {
             catalog::rebuild(&session, rebuild.from).await
         }

@@ -11,12 +11,12 @@ use serde::Serialize;
 use crate::arguments::EventsArguments;
 use crate::failure::Failure;
 use crate::output::{Reader, Reply, exact, note, write_out};
-use crate::session::Session;
+use crate::session::Setting;
 
 type Items = Pin<Box<dyn Stream<Item = Result<Stored<Event>, BusError>> + Send>>;
 
 /// Prints events: those that the streams hold, or what happens from now on.
-pub(crate) async fn events(session: &Session, which: EventsArguments) -> Result<Reply, Failure> {
+pub(crate) async fn events(setting: &Setting, which: &EventsArguments) -> Result<Reply, Failure> {
     if let Some(name) = &which.event_type
         && !Event::TYPES.contains(&name.as_str())
     {
@@ -25,8 +25,9 @@ pub(crate) async fn events(session: &Session, which: EventsArguments) -> Result<
             format!("known are {}", Event::TYPES.join(", ")),
         ));
     }
+    let session = setting.connect().await?;
     let mut opened = Vec::new();
-    for (stream, subjects) in selected(&which) {
+    for (stream, subjects) in selected(which) {
         let items: Items = match which.follow {
             true => {
                 let last = session.bus.stream_state(stream).await?.last;

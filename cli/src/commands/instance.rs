@@ -16,14 +16,15 @@ use crate::failure::{Failure, word};
 use crate::outcome::{DONE_WITHIN, unless_interrupted};
 use crate::output::{Reply, moment, note, or_dash, pairs, size, table};
 use crate::progress::Progress;
-use crate::session::Session;
+use crate::session::{Session, Setting};
 
 /// The longest text on stdin that is taken for a connection URI.
 const LONGEST_DSN: u64 = 64 * 1024;
 
 /// Registers a database: the scheduler looks at it, reserves its WAL and makes the default schedule.
-pub(crate) async fn add(session: &Session, add: &InstanceAdd) -> Result<Reply, Failure> {
+pub(crate) async fn add(setting: &Setting, add: &InstanceAdd) -> Result<Reply, Failure> {
     let dsn = read_dsn(&add.dsn)?;
+    let session = setting.connect().await?;
     let context = BranchName::main();
     let context = dsn_context(&add.name, &context);
     let sealed = session.master_key()?.seal(&dsn, &context)?;
@@ -42,7 +43,7 @@ pub(crate) async fn add(session: &Session, add: &InstanceAdd) -> Result<Reply, F
     let registered = unless_interrupted(registered, "the registration", &how).await?;
     drop(progress);
     session.projected(sent.seen).await;
-    registered_reply(session, &registered).await
+    registered_reply(&session, &registered).await
 }
 
 /// The URI as it was given or from stdin, checked here: what cannot be parsed is never sent.

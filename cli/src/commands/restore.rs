@@ -23,7 +23,7 @@ use crate::failure::{Ending, Failure, refusal, word};
 use crate::outcome::{ACCEPTED_WITHIN, Sent, unless_interrupted};
 use crate::output::{Reply, exact, note, pairs, size, span, table};
 use crate::progress::Progress;
-use crate::session::Session;
+use crate::session::{Session, Setting};
 
 /// A plan lists the repository.
 const PLANNED_WITHIN: Duration = Duration::from_secs(60);
@@ -58,33 +58,31 @@ struct PlanDocument<'a> {
 }
 
 /// Asks for a restore, or what it would do.
-pub(crate) async fn restore(session: &Session, given: RestoreArguments) -> Result<Reply, Failure> {
+pub(crate) async fn restore(setting: &Setting, given: &RestoreArguments) -> Result<Reply, Failure> {
     let target = given.target.target()?;
-    match (given.dry_run, given.branch) {
-        (true, branch) => {
-            let question = RestoreQuestion {
-                instance: given.instance,
-                source_branch: given.from,
-                branch,
-                target,
-                size: given.size,
-            };
-            dry_run(session, &question).await
-        }
-        (false, Some(branch)) => {
+    let session = setting.connect().await?;
+    let (instance, source_branch) = (given.instance.clone(), given.from.clone());
+    match &given.branch {
+        Some(branch) if !given.dry_run => {
             let wanted = command::RestoreCreate {
-                instance: given.instance,
-                source_branch: given.from,
-                branch,
+                instance,
+                source_branch,
+                branch: branch.clone(),
                 target,
                 size: given.size,
             };
-            create(session, wanted).await
+            create(&session, wanted).await
         }
-        (false, None) => Err(Failure::usage(
-            "the new branch has no name",
-            "give one with --as",
-        )),
+        branch => {
+            let question = RestoreQuestion {
+                instance,
+                source_branch,
+                branch: branch.clone(),
+                target,
+                size: given.size,
+            };
+            dry_run(&session, &question).await
+        }
     }
 }
 

@@ -166,3 +166,52 @@ pub(crate) fn sibling(program: &str) -> io::Result<PathBuf> {
         ),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::process::Signal;
+    use tokio_util::sync::CancellationToken;
+
+    use super::{ChildSpec, last_line};
+    use crate::stack::{Home, ProcessId};
+
+    /// Waits until the child that is kept has another process than `before`.
+    async fn process_after(home: &Home, before: Option<ProcessId>) -> ProcessId {
+        let path = home.pid_of("child");
+        loop {
+            match ProcessId::read(&path) {
+                Some(process) if Some(process) != before => return process,
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_dies_is_started_again_until_it_is_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path().to_owned());
+        home.create().unwrap();
+        let script = "echo alive as $NAME; exec sleep 600";
+        let spec = ChildSpec {
+            name: "child".to_owned(),
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".to_owned(), script.to_owned()],
+            environment: vec![("NAME".to_owned(), "one".to_owned())],
+            home: home.clone(),
+            grace: Duration::from_secs(10),
+        };
+        let end = CancellationToken::new();
+        let running = spec.start().unwrap();
+        let kept = tokio::spawn(spec.clone().keep(running, end.clone()));
+        let first = process_after(&home, None).await;
+        first.signal(Signal::KILL).unwrap();
+        let second = process_after(&home, Some(first)).await;
+        assert_eq!(last_line(&spec.log()).as_deref(), Some("alive as one"));
+        end.cancel();
+        kept.await.unwrap();
+        assert!(second.command_line().is_empty(), "it still runs");
+        assert!(!home.pid_of("child").exists());
+    }
+}

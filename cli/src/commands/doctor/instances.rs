@@ -6,7 +6,9 @@ use events::position::ArchiverPosition;
 use events::query::{self, BackupStatus};
 use events::{BranchName, InstanceName, Timestamp};
 use pg_replication::{ConnectionSettings, PgError, SqlConnection, quote_literal};
+use service::MasterKey;
 use service::run::chain;
+use service::seal::{ExposeSecret, dsn_context};
 
 use super::Check;
 use crate::commands::wal::position;
@@ -26,13 +28,17 @@ pub(super) async fn check(session: &Session) -> Vec<Check> {
         Ok(documents) => documents,
         Err(error) => return vec![Check::of_failure("instances", error.into())],
     };
+    let key = session.master_key().ok();
     let mut checks = Vec::new();
     for document in documents.iter().filter(|document| !document.removing) {
         for (name, branch) in &document.branches {
             if let Some(active) = branch.active() {
                 checks.push(archiving(session, &document.instance, name).await);
                 checks.push(last_backup(session, &document.instance, name).await);
-                checks.push(slot(session, &document.instance, name, active).await);
+                // Without the key nobody can log in to look; that it is missing was said.
+                if let Some(key) = &key {
+                    checks.push(slot(key, &document.instance, name, active).await);
+                }
             }
         }
     }
@@ -120,17 +126,17 @@ struct Slot {
 }
 
 async fn slot(
-    session: &Session,
+    key: &MasterKey,
     instance: &InstanceName,
     branch: &BranchName,
     active: &ActiveBranch,
 ) -> Check {
     let name = named(instance, branch, "slot");
-    let dsn = match session.open_dsn(instance, branch, &active.dsn) {
+    let dsn = match key.open(&active.dsn, &dsn_context(instance, branch)) {
         Ok(dsn) => dsn,
-        Err(failure) => return Check::of_failure(name, failure),
+        Err(error) => return Check::of_failure(name, error.into()),
     };
-    let settings = match ConnectionSettings::parse(&dsn) {
+    let settings = match ConnectionSettings::parse(dsn.expose_secret()) {
         Ok(settings) => settings,
         Err(error) => return Check::of_failure(name, Failure::local("the dsn is damaged", &error)),
     };

@@ -1,0 +1,107 @@
+//! The command as a process: exit codes, and stdout that carries the answer and nothing else.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on is a test that fails"
+)]
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Runs `zektor` with an empty home, in a time zone that is not UTC.
+fn zektor(line: &str) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    Command::new(env!("CARGO_BIN_EXE_zektor"))
+        .args(line.split_whitespace())
+        .env_clear()
+        .env("ZEKTOR_HOME", home.path())
+        .env("TZ", "Europe/Berlin")
+        .output()
+        .unwrap()
+}
+
+/// The command fails with this exit code, says why on stderr, and the same as JSON if it is asked to.
+fn check(line: &str, exit_code: i32, code: &str) -> String {
+    let output = zektor(line);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(exit_code), "{line}: {stderr}");
+    assert!(stderr.starts_with("error: "), "{line}: {stderr}");
+    assert!(output.stdout.is_empty(), "{line}: stdout is for answers");
+
+    let output = zektor(&format!("{line} --output json"));
+    assert_eq!(output.status.code(), Some(exit_code), "{line}");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["error"]["code"], code, "{line}");
+    for field in ["message", "hint"] {
+        assert!(document["error"][field].is_string(), "{line}: {document}");
+    }
+    stderr
+}
+
+#[test]
+fn without_a_stack_it_says_how_to_start_one() {
+    for line in [
+        "status",
+        "doctor",
+        "instance list",
+        "events",
+        "window orders",
+    ] {
+        let stderr = check(line, 5, "not_running");
+        assert!(stderr.contains("zektor up"), "{stderr}");
+    }
+    let down = zektor("down");
+    assert_eq!(down.status.code(), Some(0));
+}
+
+#[test]
+fn a_bus_that_is_not_there_is_exit_code_5() {
+    let _ = check("--nats nats://127.0.0.1:1 instance list", 5, "unreachable");
+}
+
+#[test]
+fn what_is_not_in_this_version_is_a_usage_error() {
+    for line in [
+        "moments orders",
+        "drill run orders",
+        "backup verify orders x",
+    ] {
+        let stderr = check(line, 2, "not_in_this_version");
+        assert!(stderr.contains("is not in this version yet"), "{stderr}");
+    }
+}
+
+#[test]
+fn usage_errors_are_exit_code_2() {
+    let _ = check("backup create", 2, "usage");
+    let _ = check("restore orders --latest --lsn 0/1 --as b", 2, "usage");
+    let _ = check("events --type backup.done", 2, "usage");
+    let _ = check("instance add orders --dsn mysql://u@h/", 2, "usage");
+    let _ = check("up --repository ftp://host/", 2, "usage");
+}
+
+#[test]
+fn a_time_without_an_offset_is_shown_in_both_readings() {
+    let stderr = check(
+        "restore orders --time 2026-03-01T14:30:00 --as b",
+        2,
+        "usage",
+    );
+    assert!(stderr.contains("2026-03-01T14:30:00Z"), "{stderr}");
+    let zones = std::path::Path::new("/usr/share/zoneinfo/Europe/Berlin");
+    if zones.exists() {
+        assert!(stderr.contains("2026-03-01T14:30:00+01:00"), "{stderr}");
+    }
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    for line in ["--help", "--version", "restore --help"] {
+        let output = zektor(line);
+        assert_eq!(output.status.code(), Some(0), "{line}");
+        assert!(
+            !output.stdout.is_empty() && output.stderr.is_empty(),
+            "{line}"
+        );
+    }
+}
