@@ -11,10 +11,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::error::{PgError, ServerMessage};
 
-/// Size of a read buffer. WAL comes in messages of 128 KiB, backup data in 32 KiB.
+/// The largest read buffer. WAL comes in messages of 128 KiB, backup data in 32 KiB.
 const READ_BUFFER_BYTES: usize = 1 << 20;
 /// Below this, asking the operating system for more is not worth the call.
 const SMALLEST_READ_BYTES: usize = 64 << 10;
+/// What a connection begins with, and goes back to: an archiver holds thousands of idle ones.
+const QUIET_BUFFER_BYTES: usize = SMALLEST_READ_BYTES;
 /// No message may be longer. PostgreSQL's longest here is a WAL message (128 KiB); rows of the
 /// catalog and history files are far below this too.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 16 << 20;
@@ -36,6 +38,9 @@ pub(crate) struct Frame {
 pub(crate) struct Wire {
     stream: Box<dyn Duplex>,
     input: BytesMut,
+    /// Size of the next read buffer: doubled when a read fills one, halved when none did.
+    buffer_bytes: usize,
+    filled: bool,
     output: BytesMut,
     /// TLS keeps written bytes back until it is flushed.
     unflushed: bool,
@@ -47,6 +52,8 @@ impl Wire {
         Wire {
             stream,
             input: BytesMut::new(),
+            buffer_bytes: QUIET_BUFFER_BYTES,
+            filled: false,
             output: BytesMut::new(),
             unflushed: false,
             max_message_bytes: MAX_LOGIN_MESSAGE_BYTES,
@@ -74,7 +81,7 @@ impl Wire {
             let read = self.stream.read_buf(&mut self.input).await;
             match read {
                 Ok(0) => return Err(PgError::closed(during)),
-                Ok(_) => {}
+                Ok(_) => self.filled |= self.input.len() == self.input.capacity(),
                 Err(source) => {
                     return Err(PgError::Closed {
                         during,
@@ -117,7 +124,13 @@ impl Wire {
         if spare >= wanted || self.input.try_reclaim(wanted) {
             return;
         }
-        let capacity = READ_BUFFER_BYTES.max(self.input.len() + missing);
+        let next = if std::mem::take(&mut self.filled) {
+            self.buffer_bytes * 2
+        } else {
+            self.buffer_bytes / 2
+        };
+        self.buffer_bytes = next.clamp(QUIET_BUFFER_BYTES, READ_BUFFER_BYTES);
+        let capacity = self.buffer_bytes.max(self.input.len() + missing);
         let mut fresh = BytesMut::with_capacity(capacity);
         fresh.extend_from_slice(&self.input);
         self.input = fresh;

@@ -6,6 +6,8 @@
 use events::{BackupId, BranchName, InstanceName};
 use pg_format::{SegmentName, TimelineId};
 
+use crate::WalObjectKind;
+
 /// The first part of every key: the layout's version.
 pub(crate) const ROOT: &str = "v1";
 
@@ -68,6 +70,15 @@ impl BranchLayout {
 
     pub(crate) fn segment(&self, name: SegmentName) -> String {
         format!("{}/wal/{}/{name}", self.root, name.timeline.to_hex())
+    }
+
+    /// The key of any object of the archive.
+    pub(crate) fn wal_object(&self, timeline: TimelineId, kind: WalObjectKind) -> String {
+        match kind {
+            WalObjectKind::History => self.history(timeline),
+            WalObjectKind::Segment(name) => self.segment(name),
+            WalObjectKind::Partial(name) => self.partial(name),
+        }
     }
 
     pub(crate) fn partial(&self, name: SegmentName) -> String {

@@ -203,10 +203,30 @@ impl Store {
 
     /// Every object under `prefix`, in the order of its key; keys are relative to the repository.
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(String, ObjectMeta)>> {
+        self.list_from(prefix, None).await
+    }
+
+    /// Everything under `prefix` whose key comes after `key`.
+    pub(crate) async fn list_after(
+        &self,
+        prefix: &str,
+        key: &str,
+    ) -> Result<Vec<(String, ObjectMeta)>> {
+        self.list_from(prefix, Some(self.path(key))).await
+    }
+
+    async fn list_from(
+        &self,
+        prefix: &str,
+        after: Option<Path>,
+    ) -> Result<Vec<(String, ObjectMeta)>> {
         let path = self.path(prefix);
         let limit = self.retry.call_timeout;
         let call = || async {
-            let mut objects = self.inner.list(Some(&path));
+            let mut objects = match &after {
+                Some(after) => self.inner.list_with_offset(Some(&path), after),
+                None => self.inner.list(Some(&path)),
+            };
             let mut all = Vec::new();
             while let Some(object) = timeout(limit, objects.next()).await.map_err(too_slow)? {
                 all.push(object?);

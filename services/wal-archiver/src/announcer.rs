@@ -230,7 +230,15 @@ impl Speaker {
             None => self.last_announced(key, place.size).await?,
         };
         let begun = Instant::now();
-        let objects = place.reader.list_wal(place.size).await?;
+        let objects = match last {
+            Some((timeline, kind)) => {
+                place
+                    .reader
+                    .list_wal_after(place.size, timeline, kind)
+                    .await?
+            }
+            None => place.reader.list_wal(place.size).await?,
+        };
         let rest = Instant::now() + begun.elapsed() * LISTING_REST;
         let _ = self.rests.insert(key.clone(), rest);
         for object in to_announce(&objects, last, chain_end, place.size) {

@@ -206,6 +206,21 @@ async fn wal_objects(repository: &Repository) {
         kinds().await,
         [(1, whole), (1, open), (2, WalObjectKind::History)]
     );
+    let after = |timeline, kind| {
+        let listed = branch.list_wal_after(segment_size(), TimelineId(timeline), kind);
+        async {
+            listed
+                .await
+                .unwrap()
+                .iter()
+                .map(|o| (o.timeline.0, o.kind))
+                .collect::<Vec<_>>()
+        }
+    };
+    let history = (2, WalObjectKind::History);
+    assert_eq!(after(1, whole).await, [(1, open), history]);
+    assert_eq!(after(1, open).await, [history]);
+    assert!(after(2, WalObjectKind::History).await.is_empty());
     branch.delete_partial(second).await.unwrap();
     branch.delete_partial(second).await.unwrap();
     assert_eq!(kinds().await, [(1, whole), (2, WalObjectKind::History)]);
@@ -222,6 +237,10 @@ async fn long_listing(repository: &Repository) {
         .unwrap();
     let listed = branch.list_wal(segment_size()).await.unwrap();
     assert_eq!(listed.len(), 1050);
+    let rest = branch
+        .list_wal_after(segment_size(), listed[9].timeline, listed[9].kind)
+        .await;
+    assert_eq!(rest.unwrap(), listed[10..]);
     assert!(listed.iter().enumerate().all(|(n, object)| {
         object.kind == WalObjectKind::Partial(segment(n as u64)) && object.stored_bytes == stored[0]
     }));

@@ -1,6 +1,7 @@
 //! What the store says is archived of a branch.
 
 use chrono::{DateTime, Utc};
+use object_store::ObjectMeta;
 use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 
 use crate::{BranchReader, BranchWriter, Result};
@@ -39,22 +40,39 @@ impl BranchReader {
     /// The store failed.
     pub async fn list_wal(&self, size: WalSegmentSize) -> Result<Vec<WalObject>> {
         let listed = self.store.list(&self.layout.wal()).await?;
-        let mut objects: Vec<WalObject> = listed
-            .into_iter()
-            .filter_map(|(key, meta)| {
-                let (timeline, kind) = parse(&key, size)?;
-                let stored_bytes = meta.size;
-                Some(WalObject {
-                    timeline,
-                    kind,
-                    stored_bytes,
-                    last_modified: meta.last_modified,
-                })
-            })
-            .collect();
-        objects.sort_by_key(|object| (object.timeline, object.kind));
-        Ok(objects)
+        Ok(wal_objects(listed, size))
     }
+
+    /// What was archived of the branch after one of its objects, in the order of the WAL: the object's
+    /// timeline from there on, and the timelines that follow. Costs as many requests as that has pages.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn list_wal_after(
+        &self,
+        size: WalSegmentSize,
+        timeline: TimelineId,
+        kind: WalObjectKind,
+    ) -> Result<Vec<WalObject>> {
+        let key = self.layout.wal_object(timeline, kind);
+        let listed = self.store.list_after(&self.layout.wal(), &key).await?;
+        Ok(wal_objects(listed, size))
+    }
+}
+
+fn wal_objects(listed: Vec<(String, ObjectMeta)>, size: WalSegmentSize) -> Vec<WalObject> {
+    let object = |(key, meta): (String, ObjectMeta)| {
+        let (timeline, kind) = parse(&key, size)?;
+        Some(WalObject {
+            timeline,
+            kind,
+            stored_bytes: meta.size,
+            last_modified: meta.last_modified,
+        })
+    };
+    let mut objects: Vec<WalObject> = listed.into_iter().filter_map(object).collect();
+    objects.sort_by_key(|object| (object.timeline, object.kind));
+    objects
 }
 
 impl BranchWriter {
@@ -63,11 +81,7 @@ impl BranchWriter {
     /// # Errors
     /// The store failed.
     pub async fn delete_wal(&self, object: &WalObject) -> Result<()> {
-        let key = match object.kind {
-            WalObjectKind::History => self.layout.history(object.timeline),
-            WalObjectKind::Segment(name) => self.layout.segment(name),
-            WalObjectKind::Partial(name) => self.layout.partial(name),
-        };
+        let key = self.layout.wal_object(object.timeline, object.kind);
         self.store.delete(&key).await
     }
 }
