@@ -134,7 +134,7 @@ bring_up() {
   use_docker
   base_image
   server_images
-  zektor_images 2>&1 | grep zektor- | note
+  zektor_images
   say "docker-compose up"
   "$here/secrets.sh" "$scratch" >/dev/null
   : >"$scratch/up"

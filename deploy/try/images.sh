@@ -14,7 +14,8 @@ base_image() {
   local release
   release=$(. /etc/os-release && echo "$VERSION_CODENAME")
   say "A minimal Debian ($release), by debootstrap"
-  debootstrap --variant=minbase --include=ca-certificates,wget "$release" "$scratch/root" >"$scratch/debootstrap.log"
+  debootstrap --variant=minbase --include=ca-certificates,wget "$release" "$scratch/root" >"$scratch/debootstrap.log" 2>&1 ||
+    { tail "$scratch/debootstrap.log" >&2; die "debootstrap failed"; }
   tar -C "$scratch/root" -c . | docker import - "$BASE" >/dev/null
   rm -rf "$scratch/root"
 }
@@ -78,5 +79,6 @@ DOCKERFILE
 
 zektor_images() {
   say "Images of Zektor"
-  PROFILE=debug IMAGE=$ZEKTOR_IMAGE "$here/build.sh"
+  PROFILE=debug IMAGE=$ZEKTOR_IMAGE "$here/build.sh" >"$scratch/build.log" 2>&1 ||
+    { cat "$scratch/build.log" >&2; die "no images of Zektor"; }
 }
