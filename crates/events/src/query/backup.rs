@@ -1,0 +1,114 @@
+//! Questions about backups.
+
+use pg_format::{Lsn, TimelineId};
+use serde::{Deserialize, Serialize};
+
+use crate::event::DamagedPage;
+use crate::{BackupId, BackupType, BranchName, InstanceName, ScheduleId, Timestamp, Trigger};
+
+/// Where a backup is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupStatus {
+    /// It waits for a worker.
+    Requested,
+    /// A worker is taking it.
+    InProgress,
+    /// It was given up.
+    Failed,
+    /// It is in the repository and restorable.
+    Completed,
+    /// Its retention ended and it was deleted.
+    Expired,
+}
+
+/// Backups, newest first; only those that match every filter that is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackupList {
+    /// Of this instance.
+    pub instance: Option<InstanceName>,
+    /// Of branches of this name.
+    pub branch: Option<BranchName>,
+    /// In this state.
+    pub status: Option<BackupStatus>,
+    /// At most so many; 100 when absent, 1000 at most.
+    pub limit: Option<u32>,
+    /// After so many.
+    pub offset: u32,
+}
+
+/// Backups, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backups {
+    /// The backups.
+    pub backups: Vec<BackupView>,
+}
+
+/// Everything about one backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupShow {
+    /// Its instance; any when absent.
+    #[serde(default)]
+    pub instance: Option<InstanceName>,
+    /// The backup.
+    pub id: BackupId,
+}
+
+/// A backup.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackupView {
+    /// The backup.
+    pub id: BackupId,
+    /// A name for people.
+    pub name: String,
+    /// Its instance.
+    pub instance: InstanceName,
+    /// Its branch.
+    pub branch: BranchName,
+    /// As it was asked for until it is completed, then as it was taken.
+    #[serde(rename = "type")]
+    pub backup_type: BackupType,
+    /// Where it is in its life.
+    pub status: BackupStatus,
+    /// Its end by the server's clock.
+    pub backed_up_at: Option<Timestamp>,
+    /// What it added to the repository.
+    pub size_bytes: Option<u64>,
+    /// Size of the cluster's files.
+    pub logical_bytes: Option<u64>,
+    /// Where replay begins.
+    pub start_lsn: Option<Lsn>,
+    /// Where the copy becomes consistent.
+    pub stop_lsn: Option<Lsn>,
+    /// The timeline of both.
+    pub timeline: Option<TimelineId>,
+    /// What asked for it; absent only if its request has expired from the bus.
+    pub trigger: Option<Trigger>,
+    /// The schedule, if one asked.
+    pub schedule_id: Option<ScheduleId>,
+    /// When it expires; never when absent.
+    pub expires_at: Option<Timestamp>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// What can be done about it.
+    pub hint: Option<String>,
+    /// Pages with a wrong checksum on the source.
+    pub damaged_pages: Vec<DamagedPage>,
+    /// When it was asked for.
+    pub requested_at: Option<Timestamp>,
+    /// When the latest attempt began.
+    pub started_at: Option<Timestamp>,
+    /// From the start of the successful attempt to its end, in milliseconds.
+    pub duration_ms: Option<u64>,
+    /// Files in it.
+    pub files: Option<u64>,
+    /// `server_version_num`.
+    pub server_version: Option<u32>,
+    /// Who takes it, while it is in progress.
+    pub worker: Option<String>,
+    /// Bytes copied so far, while it is in progress.
+    pub done_bytes: Option<u64>,
+    /// Bytes in all as estimated, while it is in progress.
+    pub total_bytes: Option<u64>,
+}
