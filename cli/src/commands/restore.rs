@@ -27,6 +27,8 @@ use crate::session::{Session, Setting};
 
 /// A plan lists the repository.
 const PLANNED_WITHIN: Duration = Duration::from_secs(60);
+/// Shorter than the acceptance's limit. A plan takes a second, and a few more when the archive is to catch up.
+const STARTED_WITHIN: Duration = Duration::from_secs(12);
 /// From "the branch is open" to its place in the instance document.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(30);
 
@@ -171,7 +173,10 @@ async fn create(session: &Session, wanted: command::RestoreCreate) -> Result<Rep
         let requested = requested.await?;
         match session.setting.wait {
             true => Ok((Some(completed(&mut sent, &requested).await?), requested)),
-            false => Ok((None, requested)),
+            false => {
+                planned(&mut sent).await?;
+                Ok((None, requested))
+            }
         }
     };
     let (completed, requested) = unless_interrupted(restored, "the restore", &how).await?;
@@ -194,6 +199,19 @@ async fn create(session: &Session, wanted: command::RestoreCreate) -> Result<Rep
     };
     session.projected(sent.seen).await;
     completed_reply(completed, connection_uri)
+}
+
+/// Waits for the restorer's plan, so that what cannot be restored is refused here and not later. A restorer
+/// that is busy with others does not hold the answer up.
+async fn planned(sent: &mut Sent) -> Result<(), Failure> {
+    let started = sent.until(ACCEPTED_WITHIN, |event| match event {
+        Event::RestoreStarted(started) => Some(started),
+        _ => None,
+    });
+    match tokio::time::timeout(STARTED_WITHIN, started).await {
+        Ok(started) => started.map(drop),
+        Err(_busy) => Ok(()),
+    }
 }
 
 async fn completed(

@@ -8,9 +8,10 @@ use events::event::{BackupPhase, BackupRequested};
 use events::{BackupSummary, BackupType, Timestamp};
 use pg_format::{SystemIdentifier, TimelineId};
 use pg_replication::{
-    BaseBackupOptions, ConnectionSettings, ReplicationConnection, ReserveWal, SqlConnection,
+    BackupStart, BaseBackupOptions, ConnectionSettings, ReplicationConnection, ReserveWal,
+    SqlConnection,
 };
-use repository::{BackupOptions, CommitOutcome, Repository};
+use repository::{BackupOptions, CommitOutcome, Repository, StoredBackup};
 use secrecy::ExposeSecret;
 use service::clock::Clock;
 use service::seal::{MasterKey, dsn_context};
@@ -33,6 +34,15 @@ pub(crate) struct World {
     pub(crate) worker: String,
 }
 
+/// A copied cluster, not a backup yet.
+struct Taken {
+    start: BackupStart,
+    copied: Copied,
+    backed_up_at: Timestamp,
+    server_version: u32,
+    stored: StoredBackup,
+}
+
 /// An attempt under way.
 pub(crate) struct Attempt<'a> {
     pub(crate) world: &'a World,
@@ -47,57 +57,104 @@ impl Attempt<'_> {
     #[tracing::instrument(skip_all, fields(backup = %self.request.backup_id, attempt = %self.name))]
     pub(crate) async fn run(&mut self) -> Result<BackupSummary, AttemptError> {
         let (branch, dsn) = self.source().await?;
-        let mut connection = ReplicationConnection::connect(&dsn).await?;
+        let taken = Box::pin(self.take(&branch, &dsn)).await?;
+        self.await_wal(&branch, &taken).await?;
+        let summary = self.summarise(&branch, &taken);
+        let committed = taken.stored.commit(summary).await?;
+        if let CommitOutcome::AlreadyCommitted(other) = &committed {
+            let attempt = &other.summary.attempt;
+            tracing::info!(attempt, "another attempt was first; its backup stands");
+        }
+        let summary = committed.manifest().summary.clone();
+        self.clean_up(&summary).await;
+        Ok(summary)
+    }
+
+    /// Copies the cluster. The slot is made first: from then on the server keeps the WAL that the backup
+    /// needs, whether or not an archiver runs.
+    async fn take(
+        &mut self,
+        branch: &ActiveBranch,
+        dsn: &ConnectionSettings,
+    ) -> Result<Taken, AttemptError> {
+        let (request, config) = (self.request, &self.world.config);
+        let mut connection = ReplicationConnection::connect(dsn).await?;
         let timeline = check_cluster(&mut connection, branch.system_identifier).await?;
-        // From here on the server keeps what the backup needs, whether or not an archiver runs.
-        let slot = slot_name(&self.request.instance, &self.request.branch);
+        let slot = slot_name(&request.instance, &request.branch);
         let _slot = connection
             .create_physical_slot(&slot, ReserveWal::Now)
             .await?;
         let server_version = connection.server_version().0;
 
-        let (request, world) = (self.request, self.world);
-        let writer = world.repository.writer(&request.instance, &request.branch);
-        let options = BackupOptions {
-            compression_level: world.config.backup_compression_level,
-            ..BackupOptions::default()
-        };
         self.voice.enter(BackupPhase::Checkpoint, 0, 0).await?;
-        let options_of_server = BaseBackupOptions {
-            fast_checkpoint: world.config.backup_fast_checkpoint,
-            max_rate_kib: Some(world.config.backup_max_rate_kib).filter(|rate| *rate > 0),
+        let asked = BaseBackupOptions {
+            fast_checkpoint: config.backup_fast_checkpoint,
+            max_rate_kib: Some(config.backup_max_rate_kib).filter(|rate| *rate > 0),
             ..BaseBackupOptions::new(format!("zektor {}", request.backup_id))
         };
-        let mut stream = connection.base_backup(options_of_server).await?;
+        let mut stream = connection.base_backup(asked).await?;
         let start = stream.start().clone();
         let total_bytes = start.tablespaces.iter().filter_map(|t| t.size_bytes).sum();
+        let options = BackupOptions {
+            compression_level: config.backup_compression_level,
+            ..BackupOptions::default()
+        };
+        let writer = self
+            .world
+            .repository
+            .writer(&request.instance, &request.branch);
         let mut pieces = writer.begin_backup(request.backup_id, &self.name, options)?;
         let copy = Copy::new(&mut pieces, &mut self.voice, total_bytes);
-        let Copied { end, damaged_pages } = copy.run(&mut stream).await?;
-        let backed_up_at = server_clock(&dsn).await?;
-        let stored = pieces.finish().await?;
-        if end.timeline != start.timeline || start.timeline != timeline {
+        let copied = copy.run(&mut stream).await?;
+        if copied.end.timeline != start.timeline || start.timeline != timeline {
             return Err(AttemptError::TimelineChanged);
         }
-        let copied_bytes = stored.totals.logical_bytes;
+        let backed_up_at = server_clock(dsn).await?;
+        let stored = pieces.finish().await?;
+        Ok(Taken {
+            start,
+            copied,
+            backed_up_at,
+            server_version,
+            stored,
+        })
+    }
+
+    async fn await_wal(
+        &mut self,
+        branch: &ActiveBranch,
+        taken: &Taken,
+    ) -> Result<(), AttemptError> {
+        let (request, world) = (self.request, self.world);
+        let bytes = taken.stored.totals.logical_bytes;
         self.voice
-            .enter(BackupPhase::WaitingForWal, copied_bytes, copied_bytes)
+            .enter(BackupPhase::WaitingForWal, bytes, bytes)
             .await?;
         let needed = NeededWal {
-            timeline,
+            timeline: taken.start.timeline,
             segment_size: branch.wal_segment_size,
-            start: start.start_lsn,
-            stop: end.stop_lsn,
+            start: taken.start.start_lsn,
+            stop: taken.copied.end.stop_lsn,
         };
         // Not waited for but for speed: without an archiver the wait below says what is wrong.
         let _position = world
             .bus
             .prove_archived(&request.instance, &request.branch)
             .await;
-        let timeout = world.config.backup_wal_timeout;
-        wal_wait::wait(&writer, needed, timeout, &self.voice).await?;
+        let reader = world.repository.reader(&request.instance, &request.branch);
+        wal_wait::wait(
+            &reader,
+            needed,
+            world.config.backup_wal_timeout,
+            &self.voice,
+        )
+        .await
+    }
 
-        let summary = BackupSummary {
+    fn summarise(&self, branch: &ActiveBranch, taken: &Taken) -> BackupSummary {
+        let (request, totals) = (self.request, &taken.stored.totals);
+        let backed_up_at = taken.backed_up_at;
+        BackupSummary {
             backup_id: request.backup_id,
             instance: request.instance.clone(),
             branch: request.branch.clone(),
@@ -111,28 +168,18 @@ impl Attempt<'_> {
             expires_at: request
                 .retention
                 .map(|retention| retention.expires_at(backed_up_at)),
-            start_lsn: start.start_lsn,
-            stop_lsn: end.stop_lsn,
-            timeline,
+            start_lsn: taken.start.start_lsn,
+            stop_lsn: taken.copied.end.stop_lsn,
+            timeline: taken.start.timeline,
             system_identifier: branch.system_identifier,
-            server_version,
+            server_version: taken.server_version,
             wal_segment_size: branch.wal_segment_size,
-            logical_bytes: stored.totals.logical_bytes,
-            stored_bytes: stored.totals.stored_bytes,
-            files: stored.totals.files,
+            logical_bytes: totals.logical_bytes,
+            stored_bytes: totals.stored_bytes,
+            files: totals.files,
             attempt: self.name.clone(),
-            damaged_pages,
-        };
-        let committed = stored.commit(summary).await?;
-        if let CommitOutcome::AlreadyCommitted(other) = &committed {
-            tracing::info!(
-                attempt = other.summary.attempt,
-                "another attempt was first; its backup stands"
-            );
+            damaged_pages: taken.copied.damaged_pages.clone(),
         }
-        let summary = committed.manifest().summary.clone();
-        self.clean_up(&summary).await;
-        Ok(summary)
     }
 
     async fn source(&self) -> Result<(ActiveBranch, ConnectionSettings), AttemptError> {
