@@ -7,20 +7,18 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bus::Outgoing;
 use events::document::{Branch, Schedule};
 use events::envelope::rfc3339;
 use events::event::BackupRequested;
 use events::{
-    BackupId, BackupType, Event, InstanceDocument, InstanceName, MessageId, ScheduleId, Timestamp,
-    Trigger, subject,
+    BackupId, BackupType, InstanceDocument, InstanceName, ScheduleId, Timestamp, Trigger,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::World;
 use crate::fires::Fires;
 use crate::recall::recall_documents;
-use crate::refusal::{Unfinished, published_once};
+use crate::refusal::Unfinished;
 
 /// How often due fires are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -127,7 +125,7 @@ async fn request(
     fire_at: Timestamp,
 ) -> Result<(), Unfinished> {
     let backup_id = BackupId::scheduled(schedule.id, fire_at);
-    let event = Event::BackupRequested(BackupRequested {
+    let requested = BackupRequested {
         backup_id,
         instance: instance.clone(),
         branch: schedule.branch.clone(),
@@ -137,13 +135,6 @@ async fn request(
         schedule_id: Some(schedule.id),
         retention: Some(schedule.retention),
         requested_at: world.clock.now(),
-    });
-    let fence = subject::backup_fence(instance, &schedule.branch, backup_id);
-    let id = MessageId::new(format!("backup.requested:{backup_id}"));
-    let outgoing = Outgoing::new(event, id, world.clock.now()).correlated(backup_id.to_string());
-    let published = world
-        .bus
-        .publish_expecting(outgoing, &fence, bus::Sequence::NONE)
-        .await;
-    Ok(published_once(published)?)
+    };
+    Ok(world.request_backup(requested, None).await?)
 }

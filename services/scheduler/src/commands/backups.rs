@@ -1,11 +1,11 @@
 //! Manual backups.
 
-use bus::Sequence;
+use bus::{BusError, Outgoing, Sequence};
 use events::command::BackupCreate;
 use events::document::Branch;
 use events::envelope::rfc3339;
 use events::event::{BackupRequested, RefusalCode};
-use events::{BackupId, BackupType, Event, MessageId, Trigger, subject};
+use events::{BackupId, BackupType, CommandId, Event, MessageId, Trigger, subject};
 
 use super::{Given, World};
 use crate::refusal::{Refusal, Unfinished, published_once};
@@ -40,7 +40,7 @@ impl World {
             None | Some("") => format!("manual {}", rfc3339(requested_at)),
             Some(name) => name.to_owned(),
         };
-        let event = Event::BackupRequested(BackupRequested {
+        let requested = BackupRequested {
             backup_id,
             instance: create.instance.clone(),
             branch: create.branch.clone(),
@@ -50,14 +50,26 @@ impl World {
             schedule_id: None,
             retention: create.retention,
             requested_at,
-        });
-        let fence = subject::backup_fence(&create.instance, &create.branch, backup_id);
+        };
+        Ok(self.request_backup(requested, Some(given.id)).await?)
+    }
+
+    /// Publishes a request that expects nothing on the backup's fence: whoever publishes it again, and
+    /// whenever, the backup is requested once.
+    pub(crate) async fn request_backup(
+        &self,
+        requested: BackupRequested,
+        cause: Option<CommandId>,
+    ) -> Result<(), BusError> {
+        let backup_id = requested.backup_id;
+        let fence = subject::backup_fence(&requested.instance, &requested.branch, backup_id);
         let id = MessageId::new(format!("backup.requested:{backup_id}"));
-        let outgoing = self.outgoing(given, id, Some(backup_id.to_string()), event);
-        let published = self
-            .bus
-            .publish_expecting(outgoing, &fence, Sequence::NONE)
-            .await;
-        Ok(published_once(published)?)
+        let event = Event::BackupRequested(requested);
+        let mut outgoing = Outgoing::new(event, id, self.clock.now()).correlated(backup_id);
+        if let Some(cause) = cause {
+            outgoing = outgoing.caused_by(cause);
+        }
+        let published = self.bus.publish_expecting(outgoing, &fence, Sequence::NONE);
+        published_once(published.await)
     }
 }

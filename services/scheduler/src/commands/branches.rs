@@ -1,6 +1,6 @@
 //! Branches that restores made: registered when they are open, deleted when nobody wants them.
 
-use bus::{Decision, Sequence};
+use bus::Decision;
 use events::command::{BranchDelete, BranchRegister};
 use events::document::{ActiveBranch, Branch};
 use events::event::{
@@ -8,11 +8,10 @@ use events::event::{
 };
 use events::{
     BackupId, BackupType, BranchName, Event, InstanceDocument, InstanceName, MessageId, Trigger,
-    subject,
 };
 
 use super::{Given, World};
-use crate::refusal::{Refusal, Unfinished, published_once};
+use crate::refusal::{Refusal, Unfinished};
 
 impl World {
     /// From here on the archiver sees the branch; its slot has held its WAL since before it was open.
@@ -56,7 +55,7 @@ impl World {
         register: &BranchRegister,
     ) -> Result<(), Unfinished> {
         let backup_id = BackupId::first_of_branch(register.origin.restore_id);
-        let event = Event::BackupRequested(BackupRequested {
+        let requested = BackupRequested {
             backup_id,
             instance: register.instance.clone(),
             branch: register.branch.clone(),
@@ -66,15 +65,8 @@ impl World {
             schedule_id: None,
             retention: None,
             requested_at: self.clock.now(),
-        });
-        let fence = subject::backup_fence(&register.instance, &register.branch, backup_id);
-        let id = MessageId::new(format!("backup.requested:{backup_id}"));
-        let outgoing = self.outgoing(given, id, Some(backup_id.to_string()), event);
-        let published = self
-            .bus
-            .publish_expecting(outgoing, &fence, Sequence::NONE)
-            .await;
-        Ok(published_once(published)?)
+        };
+        Ok(self.request_backup(requested, Some(given.id)).await?)
     }
 
     pub(super) async fn delete_branch(
