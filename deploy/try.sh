@@ -134,9 +134,9 @@ bring_up() {
   use_docker
   base_image
   server_images
-  zektor_images
-  say "docker-compose up"
   "$here/secrets.sh" "$scratch" >/dev/null
+  ZEKTOR_UID=$(sed -n 's/^ZEKTOR_UID=//p' "$scratch/.env") zektor_images
+  say "docker-compose up"
   : >"$scratch/up"
   compose up -d >"$scratch/up.log" 2>&1 || { cat "$scratch/up.log" >&2; die "docker-compose up failed"; }
   await 180 "every container is healthy" healthy
