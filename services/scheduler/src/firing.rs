@@ -51,7 +51,7 @@ pub(crate) async fn run(world: World, shutdown: CancellationToken) {
 
 /// The documents, and what was published already.
 #[derive(Default)]
-struct Firing {
+pub(crate) struct Firing {
     documents: Vec<InstanceDocument>,
     settled: HashMap<ScheduleId, Timestamp>,
     /// Whether the mirror was looked at since the start.
@@ -60,7 +60,7 @@ struct Firing {
 
 impl Firing {
     /// Reads the documents. None at all, at the start or where there were some, may mean that NATS was lost.
-    async fn reload(&mut self, world: &World) -> Result<(), Unfinished> {
+    pub(crate) async fn reload(&mut self, world: &World) -> Result<(), Unfinished> {
         let mut documents = world.bus.instances().list().await?;
         if documents.is_empty() && !(self.recalled && self.documents.is_empty()) {
             world.bus.apply_topology().await?;
@@ -79,7 +79,7 @@ impl Firing {
         Ok(())
     }
 
-    async fn fire_due(&mut self, world: &World) {
+    pub(crate) async fn fire_due(&mut self, world: &World) {
         let now = world.clock.now();
         for document in self.documents.iter().filter(|document| !document.removing) {
             for (schedule, fire_at) in due(document, now) {

@@ -9,6 +9,8 @@ mod recall;
 mod refusal;
 mod schedules;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 use std::sync::Arc;

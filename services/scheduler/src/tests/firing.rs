@@ -1,0 +1,123 @@
+//! Due schedules: one request for each fire, however many schedulers and however late.
+
+use std::collections::BTreeMap;
+
+use events::document::{ActiveBranch, Branch, Schedule};
+use events::{BranchName, Event, InstanceDocument, SealedSecret, Timestamp, example};
+use pg_format::{SystemIdentifier, TimelineId, WalSegmentSize};
+
+use super::{Place, command_id, instance};
+use crate::firing::Firing;
+
+fn document(created_at: Timestamp) -> InstanceDocument {
+    let main = ActiveBranch {
+        dsn: SealedSecret::from_base64(String::new()),
+        system_identifier: SystemIdentifier(1),
+        timeline: TimelineId(1),
+        server_version: 180_000,
+        wal_segment_size: WalSegmentSize::DEFAULT,
+        origin: None,
+        size: None,
+        created_at,
+    };
+    InstanceDocument {
+        version: 1,
+        instance: instance(),
+        registration: command_id(1),
+        created_at,
+        removing: false,
+        branches: BTreeMap::from([(BranchName::main(), Branch::Active(main))]),
+        schedules: vec![Schedule {
+            created_at,
+            ..example::schedule()
+        }],
+    }
+}
+
+async fn registered(place: &Place, document: &InstanceDocument) {
+    let put = |_: Option<&InstanceDocument>| bus::Decision::Put(Box::new(document.clone()), ());
+    place
+        .world
+        .bus
+        .instances()
+        .update(&document.instance, put)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn three_schedulers_request_a_fire_once() {
+    let place = Place::new("2026-01-01T00:00:00Z");
+    registered(&place, &document("2026-01-01T00:00:00Z".parse().unwrap())).await;
+    let mut replicas = [Firing::default(), Firing::default(), Firing::default()];
+    for (now, requested) in [
+        ("2026-01-01T02:16:59Z", 0),
+        ("2026-01-01T02:17:00Z", 1),
+        ("2026-01-01T02:17:01Z", 1),
+        ("2026-01-02T02:17:30Z", 2),
+        // Down for a week: one catch-up.
+        ("2026-01-09T12:00:00Z", 3),
+        // The clock steps back: nothing fires twice.
+        ("2026-01-02T03:00:00Z", 3),
+    ] {
+        place.clock.set(now.parse().unwrap());
+        for replica in &mut replicas {
+            replica.reload(&place.world).await.unwrap();
+            replica.fire_due(&place.world).await;
+        }
+        assert_eq!(
+            place.types().await,
+            vec!["backup.requested"; requested],
+            "at {now}"
+        );
+    }
+    let retentions = place.events().await.into_iter().map(|event| match event {
+        Event::BackupRequested(requested) => requested.retention.unwrap().to_string(),
+        other => panic!("{other:?}"),
+    });
+    assert!(retentions.into_iter().all(|retention| retention == "7d"));
+}
+
+#[tokio::test]
+async fn an_instance_that_is_removed_or_has_no_branch_fires_nothing() {
+    let place = Place::new("2026-01-02T00:00:00Z");
+    let document = document("2026-01-01T00:00:00Z".parse().unwrap());
+    registered(
+        &place,
+        &InstanceDocument {
+            removing: true,
+            ..document.clone()
+        },
+    )
+    .await;
+    let mut firing = Firing::default();
+    firing.reload(&place.world).await.unwrap();
+    firing.fire_due(&place.world).await;
+    registered(
+        &place,
+        &InstanceDocument {
+            branches: BTreeMap::new(),
+            ..document
+        },
+    )
+    .await;
+    firing.reload(&place.world).await.unwrap();
+    firing.fire_due(&place.world).await;
+    assert!(place.types().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_lost_bus_is_filled_from_the_mirror_but_not_with_what_was_removed() {
+    let place = Place::new("2026-01-01T00:00:00Z");
+    let kept = document("2026-01-01T00:00:00Z".parse().unwrap());
+    let name = events::InstanceName::new("gone").unwrap();
+    let gone = InstanceDocument {
+        instance: name.clone(),
+        removing: true,
+        ..kept.clone()
+    };
+    place.world.repository.put_instance(&kept).await.unwrap();
+    place.world.repository.put_instance(&gone).await.unwrap();
+    Firing::default().reload(&place.world).await.unwrap();
+    assert_eq!(place.world.bus.instances().list().await.unwrap(), [kept]);
+}
