@@ -17,7 +17,7 @@ use rand::Rng as _;
 use repository::Owner;
 use tokio::time::Instant;
 
-use super::process::{Signal, in_use, postmaster, send};
+use super::process::{Signal, has_ended, in_use, postmaster, send};
 use super::{Compute, ComputeError, Programs, ServerState, SiteLock, Stopping, log_end, programs};
 use crate::settings;
 use crate::site::Site;
@@ -272,8 +272,7 @@ impl Compute for LocalCompute {
             if postmaster(&data).is_some() {
                 return Ok(());
             }
-            if fs::read_link(format!("/proc/{pid}/exe")).is_err() {
-                // Gone, or a zombie that the runtime is about to collect.
+            if has_ended(pid) {
                 let log = log_end(&site.log_file());
                 return Err(ComputeError::ServerEnded {
                     during: "starting",
