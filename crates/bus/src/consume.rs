@@ -1,4 +1,4 @@
-//! Consuming: from a durable consumer through a handler to one of three endings.
+//! Consuming: from a durable consumer through a handler to one of four endings.
 //!
 //! One pull asks for one message, and only when a slot is free, so that no message waits in memory while
 //! its ack wait runs. While the handler works a heartbeat tells the server so, as long as there is
@@ -65,6 +65,12 @@ pub enum Outcome {
     /// Can never be handled: never delivered again, a copy goes to the dead letters.
     Reject {
         /// For the log and for whoever reads the dead letters.
+        reason: String,
+    },
+    /// Somebody else has a later delivery of the same message. The server is told nothing: it knows a
+    /// message by its sequence alone, so any word about this delivery would end or hurry the other one.
+    Leave {
+        /// For the log.
         reason: String,
     },
 }

@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use events::topology::{self, COMMANDS, DEAD_LETTERS, EVENTS};
 use events::{Command, Event, MessageId, example};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::{Backup, consume, consumer, in_time, scenarios};
 use crate::follow::Follower;
-use crate::transport::{RawMessage, RawStored, Start};
+use crate::transport::{RawMessage, RawStored, Start, Topology};
 use crate::{Bus, Delivery, Outcome, Outgoing};
 
 scenarios!(
     two_consumers_share,
     a_retry_comes_after_its_delay,
     what_a_dead_worker_held_is_delivered_again,
+    a_superseded_worker_leaves_the_message_to_its_successor,
     a_heartbeat_keeps_a_long_job,
     a_job_without_progress_is_given_up,
     the_last_failure_shows_in_the_dead_letters,
@@ -126,6 +127,53 @@ async fn what_a_dead_worker_held_is_delivered_again(bus: Bus) {
         }
     });
     assert_eq!(in_time("a redelivery", handled.recv()).await, Some(2));
+}
+
+/// The first worker is cut off longer than the ack wait, the second has the message and dies with it.
+async fn a_superseded_worker_leaves_the_message_to_its_successor(bus: Bus) {
+    let spec = consumer(SECOND, 5);
+    let only = Topology {
+        streams: Vec::new(),
+        consumers: vec![spec.clone()],
+        buckets: Vec::new(),
+    };
+    bus.transport.apply(&only).await.unwrap();
+    // Its heartbeats come too late for the server's ack wait.
+    let cut_off = consumer(60 * SECOND, 5);
+    let (seen, mut handled) = mpsc::channel(10);
+    let superseded = Arc::new(Notify::new());
+    let first = {
+        let (seen, superseded) = (seen.clone(), Arc::clone(&superseded));
+        consume(&bus, &cut_off, 1, move |delivery: Delivery<Event>| {
+            let (seen, superseded) = (seen.clone(), Arc::clone(&superseded));
+            async move {
+                seen.send(delivery.attempt).await.unwrap();
+                superseded.notified().await;
+                Outcome::Leave {
+                    reason: "superseded".to_owned(),
+                }
+            }
+        })
+    };
+    let _ = request(&bus).await;
+    assert_eq!(in_time("a delivery", handled.recv()).await, Some(1));
+    let hangs = {
+        let seen = seen.clone();
+        move |delivery: Delivery<Event>| {
+            let seen = seen.clone();
+            async move {
+                seen.send(delivery.attempt).await.unwrap();
+                std::future::pending().await
+            }
+        }
+    };
+    let second = consume(&bus, &spec, 1, hangs.clone());
+    assert_eq!(in_time("the successor's", handled.recv()).await, Some(2));
+    superseded.notify_one();
+    first.shut_down().await.unwrap();
+    drop(second);
+    let _third = consume(&bus, &spec, 1, hangs);
+    assert_eq!(in_time("a redelivery", handled.recv()).await, Some(3));
 }
 
 async fn a_heartbeat_keeps_a_long_job(bus: Bus) {

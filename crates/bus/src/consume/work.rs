@@ -87,6 +87,16 @@ impl<M: Family + Send + Sync + 'static> Work<M> {
                 Ack::Retry(after)
             }
             Outcome::Reject { reason } => self.bury(&raw, &reason).await,
+            Outcome::Leave { reason } => {
+                tracing::info!(
+                    consumer = self.spec.name,
+                    sequence = raw.stored.sequence.0,
+                    attempt = raw.attempt,
+                    reason,
+                    "a delivery is left to whoever has the message now"
+                );
+                return;
+            }
         };
         let acked = self.bus.patiently(|| raw.acker.ack(ack)).await;
         if let Err(error) = acked {
