@@ -96,6 +96,20 @@ impl World {
         }
     }
 
+    /// Mirrors the instance's document into the repository. Two that mirror at once may write in any order,
+    /// so it is written again until it is what the bus has.
+    async fn mirror(&self, instance: &InstanceName) -> Result<(), Unfinished> {
+        let mut mirrored = None;
+        while let Some((document, revision)) = self.bus.instances().get(instance).await? {
+            if mirrored == Some(revision) {
+                break;
+            }
+            self.repository.put_instance(&document).await?;
+            mirrored = Some(revision);
+        }
+        Ok(())
+    }
+
     /// Publishes an event about `correlation` (a backup, a restore), caused by the command. `id` makes it
     /// the same message when it is published again.
     async fn announce(

@@ -59,10 +59,13 @@ pub(crate) struct Firing {
 }
 
 impl Firing {
-    /// Reads the documents. None at all, at the start or where there were some, may mean that NATS was lost.
+    /// Reads the documents. Where one is gone that was there, and at the start, the mirror is asked: NATS may
+    /// have been lost.
     pub(crate) async fn reload(&mut self, world: &World) -> Result<(), Unfinished> {
         let mut documents = world.bus.instances().list().await?;
-        if documents.is_empty() && !(self.recalled && self.documents.is_empty()) {
+        let there = |wanted: &InstanceName| documents.iter().any(|d| d.instance == *wanted);
+        let some_gone = self.documents.iter().any(|known| !there(&known.instance));
+        if some_gone || !self.recalled {
             world.bus.apply_topology().await?;
             recall_documents(world).await?;
             documents = world.bus.instances().list().await?;

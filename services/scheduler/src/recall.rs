@@ -5,8 +5,9 @@
 //! under way died with its events: its name is freed.
 
 use bus::Decision;
-use events::InstanceDocument;
 use events::document::Branch;
+use events::{InstanceDocument, InstanceName};
+use repository::RepositoryError;
 
 use crate::commands::World;
 use crate::refusal::Unfinished;
@@ -14,9 +15,25 @@ use crate::refusal::Unfinished;
 /// Puts the mirrored documents back that the bus does not have.
 pub(crate) async fn recall_documents(world: &World) -> Result<(), Unfinished> {
     for mirrored in world.repository.instances().await? {
-        if mirrored.removing {
-            continue;
-        }
+        recall(world, mirrored).await?;
+    }
+    Ok(())
+}
+
+/// Puts one instance's document back, if the mirror has it and the bus does not.
+pub(crate) async fn recall_document(
+    world: &World,
+    instance: &InstanceName,
+) -> Result<(), Unfinished> {
+    let mirrored = world.repository.instance(instance).await;
+    match RepositoryError::absent_as_none(mirrored)? {
+        Some(mirrored) => recall(world, mirrored).await,
+        None => Ok(()),
+    }
+}
+
+async fn recall(world: &World, mirrored: InstanceDocument) -> Result<(), Unfinished> {
+    if !mirrored.removing {
         let recalled = without_restores(mirrored);
         let instance = recalled.instance.clone();
         let put = world

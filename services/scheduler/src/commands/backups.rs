@@ -17,6 +17,12 @@ impl World {
         given: &Given,
         create: &BackupCreate,
     ) -> Result<(), Unfinished> {
+        let backup_id = BackupId::from(given.id);
+        let fence = subject::backup_fence(&create.instance, &create.branch, backup_id);
+        // Requested by an earlier delivery; whatever has become of it since is not to be done again.
+        if self.bus.last_on(&fence).await?.is_some() {
+            return Ok(());
+        }
         let document = self.document(&create.instance).await?;
         if document
             .branches
@@ -34,7 +40,6 @@ impl World {
             )
             .into());
         }
-        let backup_id = BackupId::from(given.id);
         let requested_at = self.clock.now();
         let name = match create.name.as_deref().map(str::trim) {
             None | Some("") => format!("manual {}", rfc3339(requested_at)),

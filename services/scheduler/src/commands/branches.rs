@@ -30,12 +30,12 @@ impl World {
             size: Some(register.size),
             created_at: register.created_at,
         };
-        let document = self
+        let _document = self
             .update_document(&register.instance, |document| {
                 open(document, register, &active)
             })
             .await?;
-        self.repository.put_instance(&document).await?;
+        self.mirror(&register.instance).await?;
         let event = Event::BranchRegistered(BranchRegistered {
             instance: register.instance.clone(),
             branch: register.branch.clone(),
@@ -75,12 +75,12 @@ impl World {
         delete: &BranchDelete,
     ) -> Result<(), Unfinished> {
         let _document = self.document(&delete.instance).await?;
-        let document = self
+        let _document = self
             .update_document(&delete.instance, |document| {
                 mark_deleting(document, &delete.branch)
             })
             .await?;
-        self.repository.put_instance(&document).await?;
+        self.mirror(&delete.instance).await?;
         let event = Event::BranchDeletionRequested(BranchDeletionRequested {
             instance: delete.instance.clone(),
             branch: delete.branch.clone(),
@@ -107,7 +107,7 @@ impl World {
             })
             .await;
         match updated {
-            Ok(document) => Ok(self.repository.put_instance(&document).await?),
+            Ok(_document) => self.mirror(instance).await,
             Err(Unfinished::Refused(_)) => Ok(()),
             Err(error) => Err(error),
         }

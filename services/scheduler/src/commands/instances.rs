@@ -6,7 +6,9 @@ use bus::Decision;
 use events::command::{InstanceAdd, InstanceRemove};
 use events::document::{ActiveBranch, Branch, Schedule, slot_name};
 use events::event::{InstanceRegistered, InstanceRemoved, RefusalCode, RegisteredBranch};
-use events::{BranchName, Event, InstanceDocument, InstanceName, MessageId, Retention, ScheduleId};
+use events::{
+    BranchName, Event, InstanceDocument, InstanceName, MessageId, Retention, ScheduleId, subject,
+};
 use pg_replication::{ConnectionSettings, ReplicationConnection};
 use repository::{BranchRecord, RepositoryError};
 use secrecy::ExposeSecret;
@@ -14,6 +16,7 @@ use service::seal::dsn_context;
 
 use super::{Given, World};
 use crate::fires::default_cron;
+use crate::recall::recall_document;
 use crate::refusal::{Refusal, Unfinished};
 use crate::source;
 
@@ -25,12 +28,19 @@ impl World {
         given: &Given,
         add: &InstanceAdd,
     ) -> Result<(), Unfinished> {
+        if self.bus.instances().get(&add.instance).await?.is_none() {
+            recall_document(self, &add.instance).await?;
+        }
         let document = match self.bus.instances().get(&add.instance).await? {
             Some((document, _)) if document.registration == given.id => document,
+            Some((document, _)) if document.removing => {
+                let reason = format!("instance {} is still being removed", add.instance);
+                return Err(Unfinished::NotYet(reason));
+            }
             Some(_) => return Err(name_taken(&add.instance).into()),
             None => self.register(given, add).await?,
         };
-        self.repository.put_instance(&document).await?;
+        self.mirror(&add.instance).await?;
         let Some(main) = document
             .branches
             .get(&BranchName::main())
@@ -148,12 +158,13 @@ impl World {
         remove: &InstanceRemove,
     ) -> Result<(), Unfinished> {
         let instance = &remove.instance;
-        let Some((document, _revision)) = self.bus.instances().get(instance).await? else {
-            return match given.attempt {
-                1 => Err(Refusal::no_such_instance(instance).into()),
-                // An earlier delivery deleted the document and was stopped before it said so.
-                _ => self.announce_removal(given, instance).await,
-            };
+        let removed = self.said_removed(given, instance).await?;
+        let document = match self.bus.instances().get(instance).await? {
+            // An instance of the same name that was registered since is none of this command's business.
+            Some((document, _)) if removed && !document.removing => return Ok(()),
+            Some((document, _)) => document,
+            None if removed => return Ok(()),
+            None => return Err(Refusal::no_such_instance(instance).into()),
         };
         if document
             .branches
@@ -176,13 +187,30 @@ impl World {
             })
             .await?;
         self.drop_slot(given, &marked).await?;
-        self.repository.put_instance(&marked).await?;
+        self.mirror(instance).await?;
+        // Said before the document goes: a redelivery then knows what it has done.
+        self.announce_removal(given, instance).await?;
         let remove_marked = |there: Option<&InstanceDocument>| match there {
             Some(document) if document.removing => Decision::Remove(()),
             _ => Decision::Keep(()),
         };
-        self.bus.instances().update(instance, remove_marked).await?;
-        self.announce_removal(given, instance).await
+        Ok(self.bus.instances().update(instance, remove_marked).await?)
+    }
+
+    /// Whether an earlier delivery of this command has announced the removal.
+    async fn said_removed(
+        &self,
+        given: &Given,
+        instance: &InstanceName,
+    ) -> Result<bool, Unfinished> {
+        let subject = format!(
+            "{}.instance.removed.{instance}.{}",
+            subject::ROOT,
+            BranchName::main()
+        );
+        let last = self.bus.last_on(&subject).await?;
+        let cause = last.and_then(|last| last.envelope.causation);
+        Ok(cause == Some(given.id.to_string()))
     }
 
     async fn announce_removal(

@@ -17,6 +17,11 @@ impl World {
         create: &RestoreCreate,
     ) -> Result<(), Unfinished> {
         let restore_id = RestoreId::from(given.id);
+        let fence = subject::restore_fence(&create.instance, &create.branch, restore_id);
+        // Requested by an earlier delivery; whatever has become of it since is not to be done again.
+        if self.bus.last_on(&fence).await?.is_some() {
+            return Ok(());
+        }
         let document = self.document(&create.instance).await?;
         if document
             .branches
@@ -27,12 +32,12 @@ impl World {
             return Err(Refusal::no_such_branch(&create.instance, &create.source_branch).into());
         }
         self.refuse_used_prefix(&document, create).await?;
-        let claimed = self
+        let _claimed = self
             .update_document(&create.instance, |document| {
                 claim(document, &create.branch, restore_id)
             })
             .await?;
-        self.repository.put_instance(&claimed).await?;
+        self.mirror(&create.instance).await?;
         let event = Event::RestoreRequested(RestoreRequested {
             restore_id,
             instance: create.instance.clone(),
@@ -42,7 +47,6 @@ impl World {
             size: create.size,
             requested_at: self.clock.now(),
         });
-        let fence = subject::restore_fence(&create.instance, &create.branch, restore_id);
         let id = MessageId::new(format!("restore.requested:{restore_id}"));
         let outgoing = self.outgoing(given, id, Some(restore_id.to_string()), event);
         let published = self

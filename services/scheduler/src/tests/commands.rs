@@ -213,3 +213,79 @@ async fn a_name_that_holds_another_clusters_backups_is_refused() {
         .await;
     assert_eq!(place.types().await.last(), Some(&"instance.registered"));
 }
+
+#[tokio::test]
+async fn a_command_delivered_again_after_its_end_changes_nothing() {
+    let postgres = Postgres::builder().start().await.unwrap();
+    let place = Place::new("2026-01-01T00:00:00Z");
+    let _ = place
+        .deliver(command_id(1), 1, place.add(&postgres.dsn()))
+        .await;
+    let _ = place.deliver(command_id(2), 1, backup(instance())).await;
+    let _ = place.deliver(command_id(3), 1, restore("fix")).await;
+    let branch = BranchName::new("fix").unwrap();
+    place
+        .world
+        .forget_branch(&instance(), &branch, |_| true)
+        .await
+        .unwrap();
+
+    // The restore has failed meanwhile, and its name is free: it is not claimed again.
+    let _ = place.deliver(command_id(3), 2, restore("fix")).await;
+    let (document, _) = place
+        .world
+        .bus
+        .instances()
+        .get(&instance())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(!document.branches.contains_key(&branch));
+
+    let remove = Command::InstanceRemove(InstanceRemove {
+        instance: instance(),
+    });
+    let _ = place.deliver(command_id(4), 1, remove.clone()).await;
+    // The instance is gone: the backup that was requested is not refused after the fact.
+    let _ = place.deliver(command_id(2), 2, backup(instance())).await;
+    assert_eq!(place.types().await.last(), Some(&"instance.removed"));
+
+    // Registered anew under the same name: the old removal leaves it alone.
+    let _ = place
+        .deliver(command_id(5), 1, place.add(&postgres.dsn()))
+        .await;
+    let _ = place.deliver(command_id(4), 2, remove).await;
+    assert_eq!(place.world.bus.instances().list().await.unwrap().len(), 1);
+    assert!(!slots(&postgres).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_instance_that_the_bus_lost_is_not_registered_over() {
+    let postgres = Postgres::builder().start().await.unwrap();
+    let place = Place::new("2026-01-01T00:00:00Z");
+    let _ = place
+        .deliver(command_id(1), 1, place.add(&postgres.dsn()))
+        .await;
+    let lost = |_: Option<&events::InstanceDocument>| bus::Decision::Remove(());
+    place
+        .world
+        .bus
+        .instances()
+        .update(&instance(), lost)
+        .await
+        .unwrap();
+
+    let _ = place
+        .deliver(command_id(2), 1, place.add(&postgres.dsn()))
+        .await;
+    assert_eq!(place.last_refusal().await.code, RefusalCode::NameTaken);
+    let (document, _) = place
+        .world
+        .bus
+        .instances()
+        .get(&instance())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(document.registration, command_id(1));
+}

@@ -119,5 +119,32 @@ async fn a_lost_bus_is_filled_from_the_mirror_but_not_with_what_was_removed() {
     place.world.repository.put_instance(&kept).await.unwrap();
     place.world.repository.put_instance(&gone).await.unwrap();
     Firing::default().reload(&place.world).await.unwrap();
-    assert_eq!(place.world.bus.instances().list().await.unwrap(), [kept]);
+    assert_eq!(
+        place.world.bus.instances().list().await.unwrap(),
+        [kept.clone()]
+    );
+
+    // One that is gone from the bus while others stay is recalled as well.
+    let other = events::InstanceName::new("other").unwrap();
+    let other = InstanceDocument {
+        instance: other,
+        ..kept.clone()
+    };
+    place.world.repository.put_instance(&other).await.unwrap();
+    registered(&place, &other).await;
+    let mut firing = Firing::default();
+    firing.reload(&place.world).await.unwrap();
+    let lost = |_: Option<&InstanceDocument>| bus::Decision::Remove(());
+    place
+        .world
+        .bus
+        .instances()
+        .update(&other.instance, lost)
+        .await
+        .unwrap();
+    firing.reload(&place.world).await.unwrap();
+    assert_eq!(
+        place.world.bus.instances().list().await.unwrap(),
+        [kept, other]
+    );
 }
