@@ -111,7 +111,9 @@ async fn list_repository(
     repository: &Repository,
     writing: &mut Writing,
 ) -> Result<(), RebuildError> {
-    for document in repository.instances().await? {
+    let documents = repository.instances().await?;
+    // The mirror of a removed instance stays, to tell a removal from a loss.
+    for document in documents.into_iter().filter(|document| !document.removing) {
         for change in of_document(&document) {
             writing.change(change).await?;
         }
