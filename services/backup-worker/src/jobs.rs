@@ -31,7 +31,7 @@ impl Handler<Event> for Jobs {
             };
         };
         match Box::pin(self.work(delivery, request)).await {
-            Ok(()) => Outcome::Done,
+            Ok(outcome) => outcome,
             Err(error) => {
                 let reason = error.sentence();
                 tracing::warn!(backup = %request.backup_id, reason, "the attempt failed");
@@ -44,30 +44,38 @@ impl Handler<Event> for Jobs {
     }
 }
 
+/// An ack would end the successor's delivery: if it died, nobody would be given the request again.
+fn superseded() -> Outcome {
+    Outcome::Leave {
+        reason: "another worker has the backup now".to_owned(),
+    }
+}
+
 /// 2, 4, 8, 16 seconds: a restart of the server or of the store is over by then.
 fn pause_after(attempt: u64) -> Duration {
     Duration::from_secs(1 << attempt.clamp(1, 4))
 }
 
 impl Jobs {
-    /// `Ok` when the message is settled, `Err` when it must be delivered again.
+    /// `Err` when the message must be delivered again. Only a backup that has ended settles it: whoever
+    /// was superseded leaves it to its successor.
     async fn work(
         &self,
         delivery: &Delivery<Event>,
         request: &BackupRequested,
-    ) -> Result<(), AttemptError> {
+    ) -> Result<Outcome, AttemptError> {
         let fence = subject::backup_fence(&request.instance, &request.branch, request.backup_id);
         let last = self.world.bus.last_on(&fence).await?;
         let last = last
             .as_ref()
             .map(|stored| (stored.sequence, &stored.envelope.message));
         let Takeover::Attempt { last } = takeover::decide(last) else {
-            return Ok(());
+            return Ok(Outcome::Done);
         };
         let random = rand::rng().random();
         let name = takeover::attempt_name(request.backup_id, random);
         let Some(fence) = self.begin(delivery, request, &name, fence, last).await? else {
-            return Ok(());
+            return Ok(superseded());
         };
         let causation = delivery.envelope.id.to_string();
         let heartbeat = delivery.progress.clone();
@@ -128,7 +136,7 @@ impl Jobs {
         delivery: &Delivery<Event>,
         mut attempt: Attempt<'_>,
         result: Result<BackupSummary, AttemptError>,
-    ) -> Result<(), AttemptError> {
+    ) -> Result<Outcome, AttemptError> {
         let request = attempt.request;
         let event = match result {
             Ok(summary) => Event::BackupCompleted(BackupCompleted {
@@ -138,7 +146,7 @@ impl Jobs {
                 summary,
             }),
             Err(error) => match error.verdict() {
-                Verdict::Superseded => return Ok(()),
+                Verdict::Superseded => return Ok(superseded()),
                 Verdict::TryAgain if !delivery.last_attempt => return Err(error),
                 Verdict::TryAgain | Verdict::GiveUp => {
                     let (cause, hint) = error.explain();
@@ -156,8 +164,12 @@ impl Jobs {
         };
         tracing::info!(backup = %request.backup_id, outcome = event.type_name(), "the backup has ended");
         match attempt.voice.say(event).await {
-            Ok(()) | Err(FenceError::Lost { .. }) => Ok(()),
+            Ok(()) => Ok(Outcome::Done),
+            Err(FenceError::Lost { .. }) => Ok(superseded()),
             Err(FenceError::Bus(error)) => Err(error.into()),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! Endings on an in-memory bus and repository.
+
+use std::sync::Arc;
+
+use bus::{Bus, Progress};
+use events::{BackupId, Envelope, MessageId, example};
+use repository::{Repository, RetryPolicy};
+use service::{ManualClock, MasterKey};
+use uuid::Uuid;
+
+use super::*;
+use crate::config::WorkerConfig;
+
+struct Place {
+    jobs: Jobs,
+    request: BackupRequested,
+}
+
+impl Place {
+    fn new() -> Self {
+        let world = World {
+            bus: Bus::in_memory(),
+            repository: Repository::open("memory://", RetryPolicy::default()).unwrap(),
+            master_key: Arc::new(MasterKey::from_bytes(&[7; 32])),
+            clock: Arc::new(ManualClock::new(example::at(0))),
+            config: WorkerConfig::default(),
+            worker: "test".to_owned(),
+        };
+        let request = example::events().into_iter().find_map(|event| match event {
+            Event::BackupRequested(request) => Some(request),
+            _ => None,
+        });
+        let request = BackupRequested {
+            backup_id: BackupId(Uuid::now_v7()),
+            ..request.unwrap()
+        };
+        Place {
+            jobs: Jobs { world },
+            request,
+        }
+    }
+
+    fn delivery(&self, last_attempt: bool) -> Delivery<Event> {
+        Delivery {
+            envelope: Envelope {
+                id: MessageId::new("request"),
+                source: "test".to_owned(),
+                time: example::at(0),
+                correlation: None,
+                causation: None,
+                traceparent: None,
+                tracestate: None,
+                message: Event::BackupRequested(self.request.clone()),
+            },
+            sequence: Sequence(1),
+            attempt: if last_attempt { 5 } else { 1 },
+            last_attempt,
+            progress: Progress::default(),
+        }
+    }
+
+    fn fence(&self) -> String {
+        let request = &self.request;
+        subject::backup_fence(&request.instance, &request.branch, request.backup_id)
+    }
+
+    /// An attempt that has taken the fence.
+    async fn attempt(&self, name: &str) -> Attempt<'_> {
+        let (world, delivery) = (&self.jobs.world, self.delivery(false));
+        let last = world.bus.last_on(&self.fence()).await.unwrap();
+        let last = last.map_or(Sequence::NONE, |stored| stored.sequence);
+        let fence = self
+            .jobs
+            .begin(&delivery, &self.request, name, self.fence(), last)
+            .await
+            .unwrap()
+            .unwrap();
+        let heartbeat = delivery.progress;
+        let voice = Voice::new(world, &self.request, "request".to_owned(), fence, heartbeat);
+        Attempt {
+            world,
+            request: &self.request,
+            name: name.to_owned(),
+            started_at: world.clock.now(),
+            voice,
+        }
+    }
+
+    fn summary(&self, attempt: &str) -> BackupSummary {
+        BackupSummary {
+            backup_id: self.request.backup_id,
+            instance: self.request.instance.clone(),
+            branch: self.request.branch.clone(),
+            attempt: attempt.to_owned(),
+            files: 0,
+            logical_bytes: 0,
+            stored_bytes: 0,
+            ..example::backup_summary()
+        }
+    }
+
+    async fn last_said(&self) -> Event {
+        let last = self.jobs.world.bus.last_on(&self.fence()).await.unwrap();
+        last.unwrap().envelope.message
+    }
+}
+
+#[tokio::test]
+async fn whoever_was_superseded_leaves_the_request() {
+    let place = Place::new();
+    let (first, delivery) = (place.attempt("first").await, place.delivery(true));
+    let second = place.attempt("second").await;
+    let ended = place.jobs.end(&delivery, first, Ok(place.summary("first")));
+    let outcome = ended.await.unwrap();
+    assert!(matches!(outcome, Outcome::Leave { .. }), "{outcome:?}");
+    assert_eq!(place.last_said().await.type_name(), "backup.started");
+
+    // The successor ends it; only then is the request settled, whoever gets it.
+    let ended = place
+        .jobs
+        .end(&delivery, second, Ok(place.summary("second")));
+    assert_eq!(ended.await.unwrap(), Outcome::Done);
+    assert_eq!(place.jobs.handle(&delivery).await, Outcome::Done);
+    assert_eq!(place.last_said().await.type_name(), "backup.completed");
+}
