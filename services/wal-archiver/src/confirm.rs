@@ -3,6 +3,8 @@
 //! The flush position moves the slot, and the server removes whole segments behind it. A `.partial` is
 //! replaced and its segment is streamed again after a restart, so a confirmation that rests on one
 //! stays inside its segment: only the complete object lets the server have the segment.
+//!
+//! What is durable stays durable, so no end here ever goes back.
 
 use std::collections::VecDeque;
 
@@ -18,6 +20,8 @@ pub(crate) struct Ledger {
     uploading: VecDeque<bool>,
     /// How far the newest `.partial` of each place goes.
     partial_end: Lsn,
+    /// The farthest that was ever stored without a gap.
+    durable_end: Lsn,
 }
 
 impl Ledger {
@@ -29,6 +33,7 @@ impl Ledger {
             complete_end: start,
             uploading: VecDeque::new(),
             partial_end: start,
+            durable_end: start,
         }
     }
 
@@ -51,12 +56,14 @@ impl Ledger {
             let _ = self.uploading.pop_front();
             self.complete_end = self.complete_end.saturating_add(self.size.bytes());
         }
+        self.note_durable();
         before != self.complete_end
     }
 
     /// The open segment is stored up to `end`.
     pub(crate) fn partial_stored(&mut self, end: Lsn) {
         self.partial_end = self.partial_end.max(end);
+        self.note_durable();
     }
 
     /// Complete segments that are not stored yet.
@@ -74,13 +81,18 @@ impl Ledger {
     /// Stored without a gap up to here, `.partial` included.
     #[must_use]
     pub(crate) fn durable_end(&self) -> Lsn {
+        self.durable_end
+    }
+
+    fn note_durable(&mut self) {
         let segment_end = self.complete_end.saturating_add(self.size.bytes());
-        if self.partial_end <= segment_end {
+        let end = if self.partial_end <= segment_end {
             self.partial_end.max(self.complete_end)
         } else {
             // It belongs to a later segment, and one between is still on its way.
             self.complete_end
-        }
+        };
+        self.durable_end = self.durable_end.max(end);
     }
 
     /// What the server may be told.
@@ -140,6 +152,17 @@ mod tests {
         ledger.segment_begun();
         ledger.partial_stored(Lsn(4 * MIB + 9));
         check(&ledger, 3 * MIB, 3 * MIB, 1);
+        assert!(ledger.segment_stored(3));
+        check(&ledger, 4 * MIB + 9, 4 * MIB + 9, 0);
+    }
+
+    #[test]
+    fn a_partial_of_the_next_segment_does_not_take_back_what_was_stored_of_this_one() {
+        let mut ledger = ledger();
+        ledger.partial_stored(Lsn(3 * MIB + 5));
+        ledger.segment_begun();
+        ledger.partial_stored(Lsn(4 * MIB + 9));
+        check(&ledger, 3 * MIB + 5, 3 * MIB + 5, 1);
         assert!(ledger.segment_stored(3));
         check(&ledger, 4 * MIB + 9, 4 * MIB + 9, 0);
     }

@@ -1,12 +1,14 @@
 //! Keeps the `wal/position` object: how far the archive is proven complete, and at which moment.
 //!
-//! What must stay true: the position never goes back on a timeline, never says more than is stored, and
-//! is written at most once in a flush interval.
+//! What must stay true: the position never goes back along the server's history, never says more than is
+//! stored, and is written at most once in a flush interval.
+
+mod reach;
 
 use std::time::Duration;
 
 use events::Timestamp;
-use pg_format::{Lsn, SegmentName, TimelineId};
+use pg_format::{Lsn, SegmentName, TimelineHistory, TimelineId};
 use repository::WalPosition;
 use tokio::time::Instant;
 
@@ -15,41 +17,45 @@ use crate::proof::{Claim, Proof};
 use crate::session::BranchContext;
 use crate::start_point::{StartPoint, StartReason};
 use crate::status::moment;
+use reach::{Place, Reach};
 
 /// What the position object is to say.
 pub(crate) struct PositionKeeper {
     branch: BranchContext,
     chain_first: SegmentName,
-    timeline: TimelineId,
-    durable: Lsn,
+    start: Place,
+    reach: Reach,
     proof: Proof,
     proven_at: Timestamp,
     /// As it is in the repository, or on its way there.
     written: Option<WalPosition>,
-    /// The last one known to be there; what a restart finds, and not to be gone back from.
-    floor: Option<(TimelineId, Lsn)>,
     last_write: Option<Instant>,
     interval: Duration,
 }
 
 impl PositionKeeper {
-    /// Goes on from what is stored.
+    /// Goes on from what is stored, as far as a server with this `history` went that way.
     #[must_use]
     pub(crate) fn new(
         branch: &BranchContext,
         stored: Option<WalPosition>,
         start: &StartPoint,
+        history: &TimelineHistory,
     ) -> Self {
+        let begin = Place::new(start.timeline, start.lsn);
+        let place = stored
+            .as_ref()
+            .map(|stored| Place::new(stored.timeline, stored.lsn));
+        let kept = place.filter(|place| place.is_on_the_way_of(history));
         PositionKeeper {
             branch: branch.clone(),
             chain_first: start.chain_first,
-            timeline: start.timeline,
-            durable: start.lsn,
+            start: begin,
+            reach: Reach::new(begin, kept),
             proof: Proof::default(),
             proven_at: stored
                 .as_ref()
                 .map_or(Timestamp::UNIX_EPOCH, |stored| stored.proven_at),
-            floor: stored.as_ref().map(|stored| (stored.timeline, stored.lsn)),
             written: stored,
             last_write: None,
             interval: branch.config.wal_flush_interval,
@@ -61,18 +67,12 @@ impl PositionKeeper {
     ///
     /// # Errors
     /// As the repository's.
-    pub(crate) async fn record_start(
-        &mut self,
-        start: Lsn,
-        timeline: TimelineId,
-        reason: StartReason,
-    ) -> Result<(), ArchiveError> {
-        (self.durable, self.timeline) = (start, timeline);
+    pub(crate) async fn record_start(&mut self, reason: StartReason) -> Result<(), ArchiveError> {
         if reason == StartReason::Archive && self.written.is_some() {
             return Ok(());
         }
         // A new chain, after a gap too: what was stored before is no part of it.
-        self.floor = None;
+        self.reach = Reach::new(self.start, None);
         let position = self.wanted();
         let uploader = &self.branch.uploader;
         uploader
@@ -84,24 +84,22 @@ impl PositionKeeper {
 
     /// Everything before `switch_lsn` is stored, and streaming goes on with the timeline that begins there.
     pub(crate) fn follow(&mut self, timeline: TimelineId, switch_lsn: Lsn) {
-        (self.timeline, self.durable) = (timeline, switch_lsn);
-        // The segment that both share is streamed again from its beginning.
-        self.floor = Some((timeline, switch_lsn));
+        self.reach.follow(timeline, switch_lsn);
         // Claims were made about the timeline before.
         self.proof = Proof::default();
     }
 
     /// The archive is durable up to here; true if that proves a later moment.
     pub(crate) fn durable(&mut self, lsn: Lsn) -> bool {
-        self.durable = lsn;
-        let advanced = self.proof.durable(lsn);
+        self.reach.durable(lsn);
+        let advanced = self.proof.durable(self.reach.durable_end());
         self.note_proof();
         advanced
     }
 
     /// The server made a claim; true if that proves a later moment.
     pub(crate) fn claim(&mut self, claim: Claim) -> bool {
-        let advanced = self.proof.claim(claim, self.durable);
+        let advanced = self.proof.claim(claim, self.reach.durable_end());
         self.note_proof();
         advanced
     }
@@ -150,12 +148,10 @@ impl PositionKeeper {
 
     fn wanted(&self) -> WalPosition {
         // A restarted archiver streams the open segment again; what was stored of it still is.
-        let floor = self
-            .floor
-            .filter(|(timeline, _)| *timeline == self.timeline);
+        let end = self.reach.end();
         WalPosition {
-            timeline: self.timeline,
-            lsn: floor.map_or(self.durable, |(_, lsn)| lsn.max(self.durable)),
+            timeline: end.timeline,
+            lsn: end.lsn,
             proven_at: self.proven_at,
             first_segment: self.chain_first.to_string(),
             updated: self.branch.clock.now(),

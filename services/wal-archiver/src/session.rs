@@ -86,10 +86,9 @@ pub(crate) async fn run(
     let findings = look(branch, &mut connection).await?;
     trouble.slot_was_lost |= findings.slot_was_lost;
     let start = begin_at(branch, &findings, *trouble);
-    let mut position = PositionKeeper::new(branch, findings.position.clone(), &start);
-    position
-        .record_start(start.lsn, start.timeline, start.reason)
-        .await?;
+    let stored = findings.position.clone();
+    let mut position = PositionKeeper::new(branch, stored, &start, &findings.history);
+    position.record_start(start.reason).await?;
     // Recorded: streaming now begins beyond it, after a crash too.
     trouble.missing = None;
     let (mut timeline, mut lsn) = (start.timeline, start.lsn);
