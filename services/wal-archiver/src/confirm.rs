@@ -2,7 +2,8 @@
 //!
 //! The flush position moves the slot, and the server removes whole segments behind it. A `.partial` is
 //! replaced and its segment is streamed again after a restart, so a confirmation that rests on one
-//! stays inside its segment: only the complete object lets the server have the segment.
+//! stays inside its segment: only the complete object lets the server have the segment. The position stays
+//! there too, for a restart begins with the segment that the position lies in.
 //!
 //! What is durable stays durable, so no end here ever goes back.
 
@@ -78,7 +79,7 @@ impl Ledger {
         self.complete_end
     }
 
-    /// Stored without a gap up to here, `.partial` included.
+    /// Stored without a gap up to here, `.partial` included; what the server may be told.
     #[must_use]
     pub(crate) fn durable_end(&self) -> Lsn {
         self.durable_end
@@ -86,20 +87,14 @@ impl Ledger {
 
     fn note_durable(&mut self) {
         let segment_end = self.complete_end.saturating_add(self.size.bytes());
+        let last_inside = self.complete_end.saturating_add(self.size.bytes() - 1);
         let end = if self.partial_end <= segment_end {
-            self.partial_end.max(self.complete_end)
+            self.partial_end.min(last_inside).max(self.complete_end)
         } else {
             // It belongs to a later segment, and one between is still on its way.
             self.complete_end
         };
         self.durable_end = self.durable_end.max(end);
-    }
-
-    /// What the server may be told.
-    #[must_use]
-    pub(crate) fn confirmable(&self) -> Lsn {
-        let last_inside = self.complete_end.saturating_add(self.size.bytes() - 1);
-        self.durable_end().min(last_inside)
     }
 }
 
@@ -115,13 +110,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(ledger: &Ledger, durable: u64, confirmable: u64, uploading: usize) {
-        let found = (
-            ledger.durable_end(),
-            ledger.confirmable(),
-            ledger.uploading(),
-        );
-        assert_eq!(found, (Lsn(durable), Lsn(confirmable), uploading));
+    fn check(ledger: &Ledger, durable: u64, uploading: usize) {
+        let found = (ledger.durable_end(), ledger.uploading());
+        assert_eq!(found, (Lsn(durable), uploading));
     }
 
     #[test]
@@ -130,20 +121,23 @@ mod tests {
         ledger.segment_begun();
         ledger.segment_begun();
         assert!(!ledger.segment_stored(4));
-        check(&ledger, 3 * MIB, 3 * MIB, 1);
+        check(&ledger, 3 * MIB, 1);
         assert!(ledger.segment_stored(3));
-        check(&ledger, 5 * MIB, 5 * MIB, 0);
+        check(&ledger, 5 * MIB, 0);
         assert!(!ledger.segment_stored(3), "twice is once");
-        check(&ledger, 5 * MIB, 5 * MIB, 0);
+        check(&ledger, 5 * MIB, 0);
     }
 
     #[test]
-    fn a_partial_is_confirmed_inside_its_segment_only() {
+    fn even_a_full_partial_counts_inside_its_segment_only() {
         let mut ledger = ledger();
         ledger.partial_stored(Lsn(3 * MIB + 5));
-        check(&ledger, 3 * MIB + 5, 3 * MIB + 5, 0);
+        check(&ledger, 3 * MIB + 5, 0);
         ledger.partial_stored(Lsn(4 * MIB));
-        check(&ledger, 4 * MIB, 4 * MIB - 1, 0);
+        check(&ledger, 4 * MIB - 1, 0);
+        ledger.segment_begun();
+        assert!(ledger.segment_stored(3));
+        check(&ledger, 4 * MIB, 0);
     }
 
     #[test]
@@ -151,9 +145,9 @@ mod tests {
         let mut ledger = ledger();
         ledger.segment_begun();
         ledger.partial_stored(Lsn(4 * MIB + 9));
-        check(&ledger, 3 * MIB, 3 * MIB, 1);
+        check(&ledger, 3 * MIB, 1);
         assert!(ledger.segment_stored(3));
-        check(&ledger, 4 * MIB + 9, 4 * MIB + 9, 0);
+        check(&ledger, 4 * MIB + 9, 0);
     }
 
     #[test]
@@ -162,8 +156,8 @@ mod tests {
         ledger.partial_stored(Lsn(3 * MIB + 5));
         ledger.segment_begun();
         ledger.partial_stored(Lsn(4 * MIB + 9));
-        check(&ledger, 3 * MIB + 5, 3 * MIB + 5, 1);
+        check(&ledger, 3 * MIB + 5, 1);
         assert!(ledger.segment_stored(3));
-        check(&ledger, 4 * MIB + 9, 4 * MIB + 9, 0);
+        check(&ledger, 4 * MIB + 9, 0);
     }
 }

@@ -409,7 +409,7 @@ impl<'a> Receiver<'a> {
         let now = self.branch.clock.now().timestamp_micros();
         let status = StatusUpdate {
             written: self.pipeline.next(),
-            flushed: self.pipeline.ledger.confirmable(),
+            flushed: self.pipeline.ledger.durable_end(),
             applied: Lsn::INVALID,
             client_time: PgTimestamp::from_unix_micros(now),
             reply_requested,

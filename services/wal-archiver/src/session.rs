@@ -175,6 +175,7 @@ fn begin_at(branch: &BranchContext, findings: &Findings, trouble: Trouble) -> St
         segment_size: size,
         history: &findings.history,
         archived: &findings.archived,
+        partials: &findings.partials,
         position,
         fork: fork.map(|origin| Fork {
             lsn: origin.fork_lsn,

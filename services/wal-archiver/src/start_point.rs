@@ -18,6 +18,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) history: &'a TimelineHistory,
     /// The complete segments in the repository.
     pub(crate) archived: &'a BTreeSet<SegmentName>,
+    /// The `.partial` objects in the repository.
+    pub(crate) partials: &'a BTreeSet<SegmentName>,
     /// The `wal/position` object.
     pub(crate) position: Option<ArchivePosition>,
     /// Of a restored branch: where its own WAL begins.
@@ -193,6 +195,15 @@ fn chain_end(evidence: &Evidence<'_>) -> Option<(SegmentNumber, SegmentName)> {
     };
     let name =
         |number| SegmentName::new(archived_under(evidence.history, number, size), number, size);
+    // A position at the very end of a segment may rest on a full `.partial`. (One that is neither there
+    // in part nor whole was expired.)
+    if let Some(before) = number.checked_sub(1)
+        && before >= chain_first.number(size)
+        && evidence.partials.contains(&name(before))
+        && !evidence.archived.contains(&name(before))
+    {
+        number = before;
+    }
     while evidence.archived.contains(&name(number)) {
         number += 1;
     }

@@ -24,6 +24,7 @@ fn promoted() -> TimelineHistory {
 struct Case {
     history: TimelineHistory,
     archived: Vec<SegmentName>,
+    partials: Vec<SegmentName>,
     position: Option<(u32, Lsn, SegmentName)>,
     fork: Option<Fork>,
     slot: Option<Lsn>,
@@ -34,6 +35,7 @@ impl Default for Case {
         Case {
             history: TimelineHistory::root(TimelineId(1)),
             archived: Vec::new(),
+            partials: Vec::new(),
             position: None,
             fork: None,
             slot: Some(lsn(3, 77)),
@@ -44,6 +46,7 @@ impl Default for Case {
 impl Case {
     fn with<T>(&self, decide: impl FnOnce(&Evidence<'_>) -> T) -> T {
         let archived = self.archived.iter().copied().collect();
+        let partials = self.partials.iter().copied().collect();
         let position = self
             .position
             .map(|(timeline, lsn, first_segment)| ArchivePosition {
@@ -55,6 +58,7 @@ impl Case {
             segment_size: size(),
             history: &self.history,
             archived: &archived,
+            partials: &partials,
             position,
             fork: self.fork,
             slot_restart: self.slot,
@@ -111,6 +115,22 @@ fn what_was_expired_is_not_asked_for_again() {
         ..Case::default()
     }
     .check(1, lsn(7, 0), segment(1, 1), StartReason::Archive);
+}
+
+#[test]
+fn a_full_partial_before_the_position_is_asked_for_again() {
+    let check = |position_at, first, start| {
+        let case = Case {
+            archived: vec![segment(1, 5)],
+            partials: vec![segment(1, 6)],
+            position: Some((1, position_at, segment(1, first))),
+            ..Case::default()
+        };
+        case.check(1, start, segment(1, first), StartReason::Archive);
+    };
+    check(lsn(7, 0), 5, lsn(6, 0));
+    check(lsn(7, 0), 7, lsn(7, 0)); // before a gap
+    check(lsn(8, 0), 5, lsn(8, 0)); // expired
 }
 
 #[test]
