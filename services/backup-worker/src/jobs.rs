@@ -10,7 +10,7 @@ use bus::{BusError, Delivery, Fence, FenceError, Handler, Outcome, Sequence};
 use events::event::{BackupCompleted, BackupFailed, BackupRequested, BackupStarted};
 use events::{BackupSummary, Event, subject};
 use rand::Rng;
-use repository::RepositoryError;
+use repository::{ErrorClass, RepositoryError};
 
 use crate::attempt::{Attempt, World};
 use crate::failure::{AttemptError, Verdict};
@@ -88,13 +88,8 @@ impl Jobs {
             voice,
         };
         // A worker may have been killed between the manifest and its announcement.
-        let branch = self
-            .world
-            .repository
-            .reader(&request.instance, &request.branch);
-        let manifest = RepositoryError::absent_as_none(branch.manifest(request.backup_id).await)?;
-        let result = match manifest {
-            Some(manifest) => Ok(manifest.summary),
+        let result = match self.standing(request).await? {
+            Some(summary) => Ok(summary),
             None => Box::pin(attempt.run()).await,
         };
         self.end(delivery, attempt, result).await
@@ -131,6 +126,32 @@ impl Jobs {
         }
     }
 
+    /// The backup, if its manifest stands. Another attempt may have committed while this one erred, so a
+    /// failure is only said after looking; while the store does not answer the delivery is tried again, and
+    /// after the last one the scheduler looks.
+    async fn standing(
+        &self,
+        request: &BackupRequested,
+    ) -> Result<Option<BackupSummary>, RepositoryError> {
+        let repository = &self.world.repository;
+        let branch = repository.reader(&request.instance, &request.branch);
+        let manifest = RepositoryError::absent_as_none(branch.manifest(request.backup_id).await)?;
+        Ok(manifest.map(|manifest| manifest.summary))
+    }
+
+    fn failed(&self, request: &BackupRequested, error: &AttemptError) -> Event {
+        let (cause, hint) = error.explain();
+        Event::BackupFailed(BackupFailed {
+            backup_id: request.backup_id,
+            instance: request.instance.clone(),
+            branch: request.branch.clone(),
+            cause,
+            message: error.sentence(),
+            hint: hint.to_owned(),
+            failed_at: self.world.clock.now(),
+        })
+    }
+
     async fn end(
         &self,
         delivery: &Delivery<Event>,
@@ -138,6 +159,20 @@ impl Jobs {
         result: Result<BackupSummary, AttemptError>,
     ) -> Result<Outcome, AttemptError> {
         let request = attempt.request;
+        let result = match result {
+            Err(error) => match error.verdict() {
+                Verdict::Superseded => return Ok(superseded()),
+                Verdict::TryAgain if !delivery.last_attempt => return Err(error),
+                Verdict::TryAgain | Verdict::GiveUp => match self.standing(request).await {
+                    Ok(standing) => standing.ok_or(error),
+                    Err(unknown) if unknown.class() == ErrorClass::Transient => {
+                        return Err(unknown.into());
+                    }
+                    Err(_refused) => Err(error),
+                },
+            },
+            committed => committed,
+        };
         let event = match result {
             Ok(summary) => Event::BackupCompleted(BackupCompleted {
                 backup_id: request.backup_id,
@@ -145,22 +180,7 @@ impl Jobs {
                 branch: request.branch.clone(),
                 summary,
             }),
-            Err(error) => match error.verdict() {
-                Verdict::Superseded => return Ok(superseded()),
-                Verdict::TryAgain if !delivery.last_attempt => return Err(error),
-                Verdict::TryAgain | Verdict::GiveUp => {
-                    let (cause, hint) = error.explain();
-                    Event::BackupFailed(BackupFailed {
-                        backup_id: request.backup_id,
-                        instance: request.instance.clone(),
-                        branch: request.branch.clone(),
-                        cause,
-                        message: error.sentence(),
-                        hint: hint.to_owned(),
-                        failed_at: self.world.clock.now(),
-                    })
-                }
-            },
+            Err(error) => self.failed(request, &error),
         };
         tracing::info!(backup = %request.backup_id, outcome = event.type_name(), "the backup has ended");
         match attempt.voice.say(event).await {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bus::{Bus, Progress};
 use events::{BackupId, Envelope, MessageId, example};
-use repository::{Repository, RetryPolicy};
+use repository::{BackupOptions, Repository, RetryPolicy};
 use service::{ManualClock, MasterKey};
 use uuid::Uuid;
 
@@ -122,4 +122,44 @@ async fn whoever_was_superseded_leaves_the_request() {
     assert_eq!(ended.await.unwrap(), Outcome::Done);
     assert_eq!(place.jobs.handle(&delivery).await, Outcome::Done);
     assert_eq!(place.last_said().await.type_name(), "backup.completed");
+}
+
+/// The first attempt was paused, taken over, and commits while the second one errs.
+#[tokio::test]
+async fn what_stands_in_the_repository_has_not_failed() {
+    let place = Place::new();
+    let delivery = place.delivery(true);
+    let second = place.attempt("second").await;
+    let branch = place
+        .jobs
+        .world
+        .repository
+        .writer(&place.request.instance, &place.request.branch);
+    let pieces = branch
+        .begin_backup(place.request.backup_id, "first", BackupOptions::default())
+        .unwrap();
+    let stored = pieces.finish().await.unwrap();
+    let summary = BackupSummary {
+        stored_bytes: stored.totals.stored_bytes,
+        ..place.summary("first")
+    };
+    let _committed = stored.commit(summary.clone()).await.unwrap();
+
+    let erred = Err(AttemptError::NotRegistered);
+    let outcome = place.jobs.end(&delivery, second, erred).await.unwrap();
+    assert_eq!(outcome, Outcome::Done);
+    let Event::BackupCompleted(completed) = place.last_said().await else {
+        panic!("{:?}", place.last_said().await);
+    };
+    assert_eq!(completed.summary, summary);
+}
+
+#[tokio::test]
+async fn without_a_manifest_the_failure_is_said() {
+    let place = Place::new();
+    let (attempt, delivery) = (place.attempt("only").await, place.delivery(false));
+    let erred = Err(AttemptError::NotRegistered);
+    let outcome = place.jobs.end(&delivery, attempt, erred).await;
+    assert_eq!(outcome.unwrap(), Outcome::Done);
+    assert_eq!(place.last_said().await.type_name(), "backup.failed");
 }
