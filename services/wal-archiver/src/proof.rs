@@ -3,7 +3,7 @@
 //! A claim says "what was flushed by moment S lies before P", and holds for the archive once it is
 //! durable up to P. It is made on a second connection: `IDENTIFY_SYSTEM` gives the flush position, asked
 //! for after a message of moment S had come over the stream. It counts only if the server still is on the
-//! timeline that is streamed.
+//! timeline that is streamed, and no standby.
 //!
 //! The stream alone cannot prove it. A keepalive's position is what was *sent*, not what is flushed
 //! (`sentPtr` in `WalSndKeepalive`, PostgreSQL `src/backend/replication/walsender.c`): right after a

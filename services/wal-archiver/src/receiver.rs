@@ -12,6 +12,7 @@
 
 mod hurry;
 mod pipeline;
+mod probe;
 mod task;
 
 use std::sync::Arc;
@@ -26,11 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::ArchiveError;
 use crate::position::PositionKeeper;
-use crate::proof::Claim;
 use crate::session::{BranchContext, Opening, is_removed};
 use crate::status::{BranchStatus, ChainEnd};
 use hurry::Hurry;
 use pipeline::Pipeline;
+use probe::Probe;
 use task::{Done, Task};
 
 /// PostgreSQL's `wal_sender_timeout` is a minute by default.
@@ -76,16 +77,6 @@ pub(crate) struct Receiver<'a> {
     hurry: Option<Hurry>,
     /// Takes "streaming" back when the stream is left.
     _streaming: Streaming,
-}
-
-/// The second connection, and when it is asked.
-#[derive(Default)]
-struct Probe {
-    connection: Option<Box<ReplicationConnection>>,
-    running: bool,
-    /// Ask as soon as the next message tells the server's clock.
-    wanted: bool,
-    last: Option<Instant>,
 }
 
 impl<'a> Receiver<'a> {
@@ -264,25 +255,6 @@ impl<'a> Receiver<'a> {
         });
     }
 
-    fn begin_probe(&mut self, at: PgTimestamp) {
-        if self.probe.running {
-            return;
-        }
-        self.probe.wanted = false;
-        if let Some(hurry) = &mut self.hurry {
-            let _ = hurry.at.get_or_insert(at);
-        }
-        self.probe.running = true;
-        self.probe.last = Some(Instant::now());
-        let connection = self.probe.connection.take();
-        let settings = self.settings.clone();
-        self.pipeline.begin(Task::Probe {
-            connection,
-            settings,
-            at,
-        });
-    }
-
     fn begin_position(&mut self) {
         if self.position_running {
             return;
@@ -315,22 +287,11 @@ impl<'a> Receiver<'a> {
             }
             Done::Probe {
                 connection,
-                identity,
+                answer,
                 at,
             } => {
-                self.probe.running = false;
                 self.probe.connection = connection;
-                let same = identity.filter(|identity| identity.timeline == self.timeline);
-                if let Some(identity) = same {
-                    let claim = Claim {
-                        lsn: identity.flush_lsn,
-                        at,
-                    };
-                    self.heard(identity.flush_lsn, at);
-                    if self.position.claim(claim) {
-                        self.begin_position();
-                    }
-                }
+                self.probe_done(answer, at);
             }
         }
         Ok(())
@@ -368,18 +329,6 @@ impl<'a> Receiver<'a> {
         }
         self.want_probe();
         self.send_status(self.probe.wanted).await
-    }
-
-    /// Asks for a proof, at most once in a flush interval.
-    fn want_probe(&mut self) {
-        let interval = self.branch.config.wal_flush_interval;
-        if self
-            .probe
-            .last
-            .is_none_or(|last| last.elapsed() >= interval)
-        {
-            self.probe.wanted = true;
-        }
     }
 
     async fn flush_tick(&mut self) -> Result<(), ArchiveError> {

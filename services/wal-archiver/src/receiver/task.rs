@@ -38,9 +38,17 @@ pub(crate) enum Done {
     /// What the server said; nothing if it could not be asked.
     Probe {
         connection: Option<Box<ReplicationConnection>>,
-        identity: Option<SystemIdentity>,
+        answer: Option<Answer>,
         at: PgTimestamp,
     },
+}
+
+/// What the server said of itself.
+pub(crate) struct Answer {
+    /// Which cluster, and how far its WAL goes.
+    pub(crate) identity: SystemIdentity,
+    /// In recovery, when that was asked.
+    pub(crate) standby: bool,
 }
 
 impl Task {
@@ -74,9 +82,9 @@ impl Task {
                 settings,
                 at,
             } => match ask(connection, &settings).await {
-                Ok((connection, identity)) => Ok(Done::Probe {
+                Ok((connection, answer)) => Ok(Done::Probe {
                     connection: Some(connection),
-                    identity: Some(identity),
+                    answer: Some(answer),
                     at,
                 }),
                 Err(error) => {
@@ -84,7 +92,7 @@ impl Task {
                     tracing::warn!(error, "the server's position could not be asked for");
                     Ok(Done::Probe {
                         connection: None,
-                        identity: None,
+                        answer: None,
                         at,
                     })
                 }
@@ -96,11 +104,13 @@ impl Task {
 async fn ask(
     connection: Option<Box<ReplicationConnection>>,
     settings: &ConnectionSettings,
-) -> Result<(Box<ReplicationConnection>, SystemIdentity), PgError> {
+) -> Result<(Box<ReplicationConnection>, Answer), PgError> {
     let mut connection = match connection {
         Some(connection) => connection,
         None => Box::new(ReplicationConnection::connect(settings).await?),
     };
+    // First this: once it is none, the position that follows is a primary's.
+    let standby = connection.show("in_hot_standby").await? == "on";
     let identity = connection.identify_system().await?;
-    Ok((connection, identity))
+    Ok((connection, Answer { identity, standby }))
 }

@@ -37,6 +37,33 @@ async fn fill(primary: &Postgres, standby: &Postgres) {
     .unwrap();
 }
 
+#[tokio::test]
+async fn a_standby_proves_nothing_until_it_is_promoted() {
+    let world = World::new().await;
+    let (primary, standby) = pair(PgVersion::V18).await;
+    let registered = world.register("shop", &standby).await;
+    let _archiver = world.archiver("one").await;
+    fill(&primary, &standby).await;
+    let mut answer = None;
+    wait_until("the standby to be told", PATIENCE, async || {
+        answer = world.ask(&registered).await;
+        let error = answer.as_ref().and_then(|answer| answer.error.as_ref());
+        error.is_some_and(|error| error.contains("standby"))
+    })
+    .await
+    .unwrap();
+    assert!(answer.unwrap().streaming);
+    let position = registered.position().await.unwrap();
+    assert_eq!(position.proven_at, events::Timestamp::UNIX_EPOCH);
+    standby.promote().await.unwrap();
+    wait_until("a proof, and no complaint", PATIENCE, async || {
+        let answer = world.ask(&registered).await;
+        answer.is_some_and(|answer| answer.proven_at.is_some() && answer.error.is_none())
+    })
+    .await
+    .unwrap();
+}
+
 async fn check_promoted(world: &World, registered: &Registered, server: &Postgres) {
     let _ = server
         .psql("INSERT INTO t SELECT generate_series(1, 30000)")
