@@ -142,13 +142,8 @@ impl Attempt<'_> {
             .prove_archived(&request.instance, &request.branch)
             .await;
         let reader = world.repository.reader(&request.instance, &request.branch);
-        wal_wait::wait(
-            &reader,
-            needed,
-            world.config.backup_wal_timeout,
-            &self.voice,
-        )
-        .await
+        let timeout = world.config.backup_wal_timeout;
+        wal_wait::wait(&reader, needed, timeout, || self.voice.beat()).await
     }
 
     fn summarise(&self, branch: &ActiveBranch, taken: &Taken) -> BackupSummary {

@@ -50,8 +50,13 @@ pub(crate) enum AttemptError {
         reached: Lsn,
         after: Duration,
     },
-    #[error("segment {segment}, which the backup needs, is not in the archive")]
-    WalMissing { segment: SegmentName },
+    #[error(
+        "segment {segment}, which the backup needs, did not come to the archive within {after:?}"
+    )]
+    WalMissing {
+        segment: SegmentName,
+        after: Duration,
+    },
 }
 
 /// What follows from a failed attempt.
@@ -77,8 +82,7 @@ impl AttemptError {
             },
             AttemptError::Stalled { .. }
             | AttemptError::TimelineChanged
-            | AttemptError::ServerClock
-            | AttemptError::WalMissing { .. } => Verdict::TryAgain,
+            | AttemptError::ServerClock => Verdict::TryAgain,
             AttemptError::Source(_)
             | AttemptError::Tar(_)
             | AttemptError::Credentials(_)
@@ -87,7 +91,9 @@ impl AttemptError {
             | AttemptError::ForeignCluster { .. }
             | AttemptError::UnknownArchive(_)
             | AttemptError::ManifestTooLarge { .. }
-            | AttemptError::WalNotArchived { .. } => Verdict::GiveUp,
+            // Waited for already; another copy would wait for the same.
+            | AttemptError::WalNotArchived { .. }
+            | AttemptError::WalMissing { .. } => Verdict::GiveUp,
         }
     }
 
