@@ -26,7 +26,6 @@ pub(crate) struct PositionKeeper {
     start: Place,
     reach: Reach,
     proof: Proof,
-    proven_at: Timestamp,
     /// As it is in the repository, or on its way there.
     written: Option<WalPosition>,
     last_write: Option<Instant>,
@@ -43,19 +42,19 @@ impl PositionKeeper {
         history: &TimelineHistory,
     ) -> Self {
         let begin = Place::new(start.timeline, start.lsn);
-        let place = stored
-            .as_ref()
-            .map(|stored| Place::new(stored.timeline, stored.lsn));
-        let kept = place.filter(|place| place.is_on_the_way_of(history));
+        let resumed = stored.as_ref().and_then(|stored| {
+            let place = Place::new(stored.timeline, stored.lsn);
+            Reach::resume(begin, place, stored.proven_at, history)
+        });
+        if resumed.is_none() {
+            forget_seen(branch);
+        }
         PositionKeeper {
             branch: branch.clone(),
             chain_first: start.chain_first,
             start: begin,
-            reach: Reach::new(begin, kept),
+            reach: resumed.unwrap_or_else(|| Reach::begin(begin)),
             proof: Proof::default(),
-            proven_at: stored
-                .as_ref()
-                .map_or(Timestamp::UNIX_EPOCH, |stored| stored.proven_at),
             written: stored,
             last_write: None,
             interval: branch.config.wal_flush_interval,
@@ -72,7 +71,8 @@ impl PositionKeeper {
             return Ok(());
         }
         // A new chain, after a gap too: what was stored before is no part of it.
-        self.reach = Reach::new(self.start, None);
+        self.reach = Reach::begin(self.start);
+        forget_seen(&self.branch);
         let position = self.wanted();
         let uploader = &self.branch.uploader;
         uploader
@@ -84,7 +84,9 @@ impl PositionKeeper {
 
     /// Everything before `switch_lsn` is stored, and streaming goes on with the timeline that begins there.
     pub(crate) fn follow(&mut self, timeline: TimelineId, switch_lsn: Lsn) {
-        self.reach.follow(timeline, switch_lsn);
+        if !self.reach.follow(timeline, switch_lsn) {
+            forget_seen(&self.branch);
+        }
         // Claims were made about the timeline before.
         self.proof = Proof::default();
     }
@@ -109,7 +111,9 @@ impl PositionKeeper {
             self.branch
                 .status
                 .update(|seen| seen.proven_at = seen.proven_at.max(Some(proven)));
-            self.proven_at = self.proven_at.max(moment(proven).unwrap_or(self.proven_at));
+            if let Some(at) = moment(proven) {
+                self.reach.proves(at);
+            }
         }
     }
 
@@ -152,9 +156,16 @@ impl PositionKeeper {
         WalPosition {
             timeline: end.timeline,
             lsn: end.lsn,
-            proven_at: self.proven_at,
+            proven_at: self.reach.proven_at(),
             first_segment: self.chain_first.to_string(),
             updated: self.branch.clock.now(),
         }
     }
+}
+
+/// What was shown of the branch is not true of the chain that is streamed now.
+fn forget_seen(branch: &BranchContext) {
+    branch.status.update(|seen| {
+        (seen.archived_lsn, seen.server_lsn, seen.proven_at) = (None, None, None);
+    });
 }
