@@ -175,7 +175,7 @@ fn apply(documents: &mut BTreeMap<InstanceName, InstanceDocument>, change: Insta
 }
 
 /// What the bus lists, and what it does not list but the repository still mirrors: a bucket that was lost
-/// is no removal.
+/// is no removal. What is mirrored as being removed is removed, whatever is remembered of it.
 async fn reconcile(
     known: BTreeMap<InstanceName, InstanceDocument>,
     listed: Vec<InstanceDocument>,
@@ -187,7 +187,11 @@ async fn reconcile(
             continue;
         }
         let mirrored = repository.instance(&instance).await;
-        if !matches!(RepositoryError::absent_as_none(mirrored), Ok(None)) {
+        let removed = match RepositoryError::absent_as_none(mirrored) {
+            Ok(mirrored) => mirrored.is_none_or(|mirrored| mirrored.removing),
+            Err(_) => false,
+        };
+        if !removed {
             tracing::warn!(%instance, "the bus does not know the instance, but it was not removed");
             let _ = documents.insert(instance, document);
         }
@@ -318,9 +322,13 @@ mod tests {
             .put_instance(&document("forgotten"))
             .await
             .unwrap();
+        let mut removing = document("removing");
+        removing.removing = true;
+        repository.put_instance(&removing).await.unwrap();
         let known = by_name(vec![
             document("listed"),
             document("forgotten"),
+            document("removing"),
             document("removed"),
         ]);
         let found = reconcile(
