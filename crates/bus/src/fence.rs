@@ -8,8 +8,8 @@ use events::Event;
 use uuid::Uuid;
 
 use crate::error::FenceError;
-use crate::publish::Expectation;
-use crate::{Bus, Outgoing, Sequence};
+use crate::publish::{ATTEMPT_HEADER, Expectation};
+use crate::{Bus, BusError, Outgoing, Sequence};
 
 /// A fence that this attempt holds, as far as it knows.
 #[derive(Debug)]
@@ -41,19 +41,40 @@ impl Fence {
         Ok(fence)
     }
 
-    /// Publishes the attempt's next event. After an error of the bus the same event may be published again:
-    /// if it was stored and only the answer was lost, it is recognised.
+    /// Publishes the attempt's next event. After an error of the bus the same event may be published again,
+    /// or another one: if the first was stored and only the answer was lost, it is recognised.
     ///
     /// # Errors
     /// [`FenceError::Lost`] if the attempt was taken over; it must stop.
     pub async fn publish(&mut self, event: Outgoing<Event>) -> Result<Sequence, FenceError> {
+        match self.publish_after(event.clone(), self.token).await {
+            // An event of ours stands there whose answer was lost: nobody came between.
+            Err(FenceError::Lost { head, .. }) if self.is_ours(head).await? => {
+                self.token = self.publish_after(event, head).await?;
+            }
+            published => self.token = published?,
+        }
+        Ok(self.token)
+    }
+
+    async fn publish_after(
+        &self,
+        event: Outgoing<Event>,
+        last: Sequence,
+    ) -> Result<Sequence, FenceError> {
         let expectation = Expectation {
             fence: &self.wildcard,
-            last: self.token,
+            last,
             attempt: Some(&self.attempt),
         };
-        self.token = self.bus.publish_under(event, &expectation).await?;
-        Ok(self.token)
+        self.bus.publish_under(event, &expectation).await
+    }
+
+    async fn is_ours(&self, head: Sequence) -> Result<bool, BusError> {
+        let last = self.bus.last_raw(&self.wildcard).await?;
+        Ok(last.is_some_and(|last| {
+            last.sequence == head && last.message.header(ATTEMPT_HEADER) == Some(&self.attempt)
+        }))
     }
 
     /// The sequence of the attempt's last event.

@@ -60,11 +60,13 @@ impl Bus {
     /// # Errors
     /// [`BusError::Undecodable`] if it cannot be read.
     pub async fn last_on(&self, filter: &str) -> Result<Option<Stored<Event>>, BusError> {
+        self.last_raw(filter).await?.map(decode).transpose()
+    }
+
+    pub(crate) async fn last_raw(&self, filter: &str) -> Result<Option<RawStored>, BusError> {
         let stream = subjects::stream_of(filter)?;
-        let last = self
-            .patiently(|| self.transport.last_on(&stream, filter))
-            .await?;
-        last.map(decode).transpose()
+        self.patiently(|| self.transport.last_on(&stream, filter))
+            .await
     }
 
     /// A stream's identity and extent.

@@ -7,7 +7,7 @@ use tracing::Instrument as _;
 use crate::bus::Retryable;
 use crate::error::FenceError;
 use crate::transport::{EXPECTED_LAST, EXPECTED_LAST_SUBJECT, PublishError, RawMessage, Receipt};
-use crate::{Bus, BusError, Sequence, subjects, trace};
+use crate::{Bus, BusError, Sequence, trace};
 
 /// A message on its way out.
 #[derive(Clone, Debug)]
@@ -159,10 +159,7 @@ impl Bus {
         expectation: &Expectation<'_>,
         duplicate: Option<Receipt>,
     ) -> Result<Sequence, FenceError> {
-        let stream = subjects::stream_of(expectation.fence)?;
-        let head = self
-            .patiently(|| self.transport.last_on(&stream, expectation.fence))
-            .await?;
+        let head = self.last_raw(expectation.fence).await?;
         let by = head
             .as_ref()
             .and_then(|head| head.message.header(events::envelope::MESSAGE_ID_HEADER))

@@ -21,6 +21,7 @@ scenarios!(
     other_backups_do_not_disturb,
     a_lost_answer_is_recognised,
     a_lost_answer_is_recognised_when_the_server_has_forgotten_the_id,
+    after_a_lost_answer_the_attempt_may_say_something_else,
     of_two_workers_with_the_same_message_id_one_wins,
     an_id_that_was_used_before_is_an_error,
     the_same_request_twice_is_one,
@@ -151,6 +152,30 @@ async fn a_lost_answer_is_recognised_when_the_server_has_forgotten_the_id(bus: B
     let token = fence.publish(completed).await.unwrap();
     let last = bus.last_on(&backup.fence()).await.unwrap().unwrap();
     assert_eq!(last.sequence, token);
+}
+
+/// What it said is stored, so the fence is its own; but not if somebody took it over after that.
+async fn after_a_lost_answer_the_attempt_may_say_something_else(bus: Bus) {
+    let backup = Backup::new();
+    let request = requested(&bus, &backup).await;
+    let (mut bus, network) = losing_answers(&bus);
+    bus.patience = Duration::ZERO;
+    let mut fence = take(&bus, &backup, request).await.unwrap();
+    let unheard = async |fence: &mut Fence| {
+        network.lose(1);
+        let said = fence.publish(backup.says("backup.started")).await;
+        assert!(matches!(said, Err(FenceError::Bus(_))), "{said:?}");
+    };
+    unheard(&mut fence).await;
+    let token = fence.publish(backup.says("backup.started")).await.unwrap();
+    let last = bus.last_on(&backup.fence()).await.unwrap().unwrap();
+    assert_eq!((last.sequence, fence.token()), (token, token));
+
+    unheard(&mut fence).await;
+    let head = bus.last_on(&backup.fence()).await.unwrap().unwrap();
+    let _successor = take(&bus, &backup, head.sequence).await.unwrap();
+    let late = fence.publish(backup.says("backup.completed")).await;
+    assert!(matches!(late, Err(FenceError::Lost { .. })), "{late:?}");
 }
 
 async fn of_two_workers_with_the_same_message_id_one_wins(bus: Bus) {
