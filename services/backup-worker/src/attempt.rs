@@ -1,6 +1,7 @@
 //! One attempt at one backup: from the server's data directory to a manifest in the repository.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bus::Bus;
 use events::document::{ActiveBranch, Branch, slot_name};
@@ -11,7 +12,7 @@ use pg_replication::{
     BackupStart, BaseBackupOptions, ConnectionSettings, ReplicationConnection, ReserveWal,
     SqlConnection,
 };
-use repository::{BackupOptions, CommitOutcome, Repository, StoredBackup};
+use repository::{BackupOptions, CommitOutcome, Repository, RepositoryError, StoredBackup};
 use secrecy::ExposeSecret;
 use service::clock::Clock;
 use service::seal::{MasterKey, dsn_context};
@@ -21,6 +22,11 @@ use crate::copy::{Copied, Copy};
 use crate::failure::AttemptError;
 use crate::voice::Voice;
 use crate::wal_wait::{self, NeededWal};
+
+/// A spread checkpoint takes most of `checkpoint_timeout`, which is five minutes unless it was changed.
+const LONGEST_CHECKPOINT: Duration = Duration::from_secs(3600);
+/// For what is left to store at the end of a copy.
+const LONGEST_STORING: Duration = Duration::from_secs(3600);
 
 /// What an attempt needs of the world.
 #[derive(Clone)]
@@ -60,14 +66,30 @@ impl Attempt<'_> {
         let taken = Box::pin(self.take(&branch, &dsn)).await?;
         self.await_wal(&branch, &taken).await?;
         let summary = self.summarise(&branch, &taken);
-        let committed = taken.stored.commit(summary).await?;
+        // Whoever was taken over while it waited commits nothing: its successor may have given up.
+        let bytes = summary.logical_bytes;
+        self.voice
+            .enter(BackupPhase::WaitingForWal, bytes, bytes)
+            .await?;
+        let committed = self.storing(taken.stored.commit(summary)).await?;
         if let CommitOutcome::AlreadyCommitted(other) = &committed {
             let attempt = &other.summary.attempt;
             tracing::info!(attempt, "another attempt was first; its backup stands");
         }
         let summary = committed.manifest().summary.clone();
-        self.clean_up(&summary).await;
+        let cleaned = self.clean_up(&summary);
+        let _cleaned = self.voice.beating(LONGEST_STORING, cleaned).await;
         Ok(summary)
+    }
+
+    /// Waits for the store, which has its own retries.
+    async fn storing<T>(
+        &self,
+        stored: impl Future<Output = Result<T, RepositoryError>>,
+    ) -> Result<T, AttemptError> {
+        let after = LONGEST_STORING;
+        let stored = self.voice.beating(after, stored).await;
+        Ok(stored.ok_or(AttemptError::StoreStalled { after })??)
     }
 
     /// Copies the cluster. The slot is made first: from then on the server keeps the WAL that the backup
@@ -92,7 +114,11 @@ impl Attempt<'_> {
             max_rate_kib: Some(config.backup_max_rate_kib).filter(|rate| *rate > 0),
             ..BaseBackupOptions::new(format!("zektor {}", request.backup_id))
         };
-        let mut stream = connection.base_backup(asked).await?;
+        let begun = connection.base_backup(asked);
+        let begun = self.voice.beating(LONGEST_CHECKPOINT, begun).await;
+        let mut stream = begun.ok_or(AttemptError::Stalled {
+            after: LONGEST_CHECKPOINT,
+        })??;
         let start = stream.start().clone();
         let total_bytes = start.tablespaces.iter().filter_map(|t| t.size_bytes).sum();
         let options = BackupOptions {
@@ -110,7 +136,7 @@ impl Attempt<'_> {
             return Err(AttemptError::TimelineChanged);
         }
         let backed_up_at = server_clock(dsn).await?;
-        let stored = pieces.finish().await?;
+        let stored = self.storing(pieces.finish()).await?;
         Ok(Taken {
             start,
             copied,

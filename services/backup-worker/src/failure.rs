@@ -36,6 +36,8 @@ pub(crate) enum AttemptError {
     ForeignCluster { found: u64, expected: u64 },
     #[error("the server sent nothing for {after:?} during the base backup")]
     Stalled { after: Duration },
+    #[error("the object store did not take the end of the backup within {after:?}")]
+    StoreStalled { after: Duration },
     #[error("the server sent an archive that zektor does not know: {0}")]
     UnknownArchive(String),
     #[error("the server's backup manifest is larger than {limit} bytes")]
@@ -81,6 +83,7 @@ impl AttemptError {
                 _ => Verdict::GiveUp,
             },
             AttemptError::Stalled { .. }
+            | AttemptError::StoreStalled { .. }
             | AttemptError::TimelineChanged
             | AttemptError::ServerClock => Verdict::TryAgain,
             AttemptError::Source(_)
@@ -112,7 +115,7 @@ impl AttemptError {
                 FailureCause::Connection,
                 "Check the network between the worker and the server.",
             ),
-            AttemptError::Repository(_) => (
+            AttemptError::Repository(_) | AttemptError::StoreStalled { .. } => (
                 FailureCause::Storage,
                 "Check the object store: credentials, free space, and that it can be reached.",
             ),

@@ -192,4 +192,4 @@ impl Jobs {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,4 +1,10 @@
 //! What an attempt says while it works: progress events, each through the fence, and the heartbeat.
+//!
+//! A bus that is away delays an attempt but does not end it: progress that nobody hears is passed over, and
+//! only the ending must be heard.
+
+use std::future::Future;
+use std::time::Duration;
 
 use bus::{Fence, FenceError, Outgoing, Progress};
 use events::event::{BackupPhase, BackupProgressed, BackupRequested};
@@ -6,6 +12,9 @@ use events::{Event, MessageId};
 use tokio::time::Instant;
 
 use crate::attempt::World;
+
+/// Much shorter than the time without progress after which a delivery is given up.
+const BEAT_EVERY: Duration = Duration::from_secs(10);
 
 /// Speaks for one attempt. Once the fence is lost, it cannot say anything more.
 pub(crate) struct Voice<'a> {
@@ -40,6 +49,29 @@ impl<'a> Voice<'a> {
         self.heartbeat.advance();
     }
 
+    /// Waits for something that takes long without a sign of life, such as a checkpoint of the server, and
+    /// counts as progress meanwhile; `None` when it took longer than `limit`.
+    pub(crate) async fn beating<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let beats = async {
+            loop {
+                self.beat();
+                tokio::time::sleep(BEAT_EVERY).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = tokio::time::timeout(limit, work) => {
+                self.beat();
+                done.ok()
+            }
+            () = beats => None,
+        }
+    }
+
     /// Bytes were copied: published now and then.
     pub(crate) async fn copied(&mut self, done: u64, total: u64) -> Result<(), FenceError> {
         self.beat();
@@ -49,7 +81,8 @@ impl<'a> Voice<'a> {
         self.enter(BackupPhase::Copying, done, total).await
     }
 
-    /// A phase begins, or goes on.
+    /// A phase begins, or goes on. Fails only if the attempt was taken over, or for what waiting does not
+    /// mend.
     pub(crate) async fn enter(
         &mut self,
         phase: BackupPhase,
@@ -57,15 +90,25 @@ impl<'a> Voice<'a> {
         total_bytes: u64,
     ) -> Result<(), FenceError> {
         self.last_said = Instant::now();
-        self.say(Event::BackupProgressed(BackupProgressed {
+        let event = Event::BackupProgressed(BackupProgressed {
             backup_id: self.request.backup_id,
             instance: self.request.instance.clone(),
             branch: self.request.branch.clone(),
             phase,
             done_bytes,
             total_bytes: total_bytes.max(done_bytes),
-        }))
-        .await
+        });
+        match self.say(event).await {
+            Err(FenceError::Bus(error)) if error.is_transient() => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "progress was not heard; the backup goes on"
+                );
+                self.last_said = Instant::now();
+                Ok(())
+            }
+            said => said,
+        }
     }
 
     /// Publishes an event of the attempt.
@@ -88,3 +131,6 @@ pub(crate) fn outgoing(
         .correlated(request.backup_id)
         .caused_by(causation)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,15 +11,19 @@ use uuid::Uuid;
 use super::*;
 use crate::config::WorkerConfig;
 
-struct Place {
-    jobs: Jobs,
-    request: BackupRequested,
+pub(crate) struct Place {
+    pub(crate) jobs: Jobs,
+    pub(crate) request: BackupRequested,
 }
 
 impl Place {
     fn new() -> Self {
+        Self::on(Bus::in_memory())
+    }
+
+    pub(crate) fn on(bus: Bus) -> Self {
         let world = World {
-            bus: Bus::in_memory(),
+            bus,
             repository: Repository::open("memory://", RetryPolicy::default()).unwrap(),
             master_key: Arc::new(MasterKey::from_bytes(&[7; 32])),
             clock: Arc::new(ManualClock::new(example::at(0))),
@@ -65,7 +69,7 @@ impl Place {
     }
 
     /// An attempt that has taken the fence.
-    async fn attempt(&self, name: &str) -> Attempt<'_> {
+    pub(crate) async fn attempt(&self, name: &str) -> Attempt<'_> {
         let (world, delivery) = (&self.jobs.world, self.delivery(false));
         let last = world.bus.last_on(&self.fence()).await.unwrap();
         let last = last.map_or(Sequence::NONE, |stored| stored.sequence);
@@ -99,7 +103,7 @@ impl Place {
         }
     }
 
-    async fn last_said(&self) -> Event {
+    pub(crate) async fn last_said(&self) -> Event {
         let last = self.jobs.world.bus.last_on(&self.fence()).await.unwrap();
         last.unwrap().envelope.message
     }
