@@ -7,7 +7,11 @@
 //!   asked makes recovery wait.
 //! - Nothing beyond the plan's end is given: the rest of the last segment is zeros.
 //! - The spool is bounded, in segments and in bytes.
+//! - A segment whose replay would reach out of the branch ([`inspect`]) is kept back, and recovery ends when it
+//!   asks for it. It may stop before; as it reads ahead, by half a megabyte at most, a target close before such
+//!   a segment is refused as well.
 
+mod inspect;
 mod spool;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,8 +27,10 @@ use pg_format::{Lsn, SegmentName, SegmentNumber};
 use repository::{BranchReader, ErrorClass, Owner, RepositoryError};
 use tokio::time::Instant;
 
+pub use inspect::{Cluster, CreatedTablespace};
 pub use spool::{restore_command, script};
 
+use self::inspect::{Inspected, Looked};
 use self::spool::Spool;
 use crate::served::{ServedWal, Wanted};
 
@@ -53,7 +59,15 @@ pub struct WalService {
     ready: BTreeMap<SegmentNumber, SegmentName>,
     /// Names of which the store said that they do not exist, and of which recovery does not need them.
     absent: BTreeSet<String>,
+    cluster: Cluster,
+    inspected: Inspected,
     taken: Arc<AtomicU64>,
+}
+
+/// A file of the archive; the segments are looked through already.
+struct Fetched {
+    bytes: Bytes,
+    looked: Option<Looked>,
 }
 
 /// Why recovery cannot be served any more.
@@ -78,6 +92,15 @@ pub enum FetchError {
         /// Bytes needed.
         needed: u64,
     },
+    /// The next WAL that recovery asks for would lead it into a directory of the source.
+    #[error(
+        "tablespace {} was created at {} after the backup, at {}; take a new backup, or choose a target before {}",
+        created.oid, created.location, created.lsn, created.lsn
+    )]
+    Tablespace {
+        /// The tablespace.
+        created: CreatedTablespace,
+    },
     /// The spool directory failed.
     #[error("cannot use the wal spool {}", path.display())]
     Spool {
@@ -90,11 +113,12 @@ pub enum FetchError {
 }
 
 impl WalService {
-    /// A service for the spool in `directory`, whose files are to belong to `owner`.
+    /// A service for the WAL of `cluster` and the spool in `directory`, whose files are to belong to `owner`.
     #[must_use]
     pub fn new(
         reader: BranchReader,
         served: ServedWal,
+        cluster: Cluster,
         directory: PathBuf,
         owner: Option<Owner>,
     ) -> Self {
@@ -105,6 +129,8 @@ impl WalService {
             spool: Spool::new(directory, owner),
             ready: BTreeMap::new(),
             absent: BTreeSet::new(),
+            cluster,
+            inspected: Inspected::new(cluster),
             taken: Arc::new(AtomicU64::new(0)),
         }
     }
@@ -136,8 +162,15 @@ impl WalService {
             for file in wanted.into_iter().chain(ahead) {
                 if (fetches.len() as u64) < at_once && in_flight.insert(file.clone()) {
                     let (reader, served) = (self.reader.clone(), Arc::clone(&self.served));
+                    let cluster = self.cluster;
                     fetches.push(async move {
-                        let fetched = fetch(&reader, &served, &file).await;
+                        let fetched = match fetch(&reader, &served, &file).await {
+                            Ok(Some(bytes)) => {
+                                Ok(Some(inspect(cluster, served, &file, bytes).await))
+                            }
+                            Ok(None) => Ok(None),
+                            Err(error) => Err(error),
+                        };
                         (file, fetched)
                     });
                 }
@@ -182,6 +215,7 @@ impl WalService {
                 self.spool.withdraw(&name.to_string())?;
             }
         }
+        self.inspected.forget_before(self.next.saturating_sub(1));
         Ok(())
     }
 
@@ -200,6 +234,9 @@ impl WalService {
                 _ if self.absent.contains(&file) => self.spool.say_absent(&file)?,
                 Wanted::History(_) => fetch.push(file),
                 Wanted::Segment(name) => {
+                    if let Some(created) = self.inspected.forbidden(name).cloned() {
+                        return Err(FetchError::Tablespace { created });
+                    }
                     let number = name.number(self.served.size());
                     let _ = self.ready.remove(&number);
                     self.next = number;
@@ -210,18 +247,16 @@ impl WalService {
         Ok(fetch)
     }
 
-    /// The segments after the next one that are neither ready nor beyond the plan.
+    /// The segments from the next one on that are neither ready, nor beyond the plan or what must not be replayed.
     fn ahead(&self) -> Vec<String> {
         (self.next..self.next + self.window())
             .filter(|number| !self.ready.contains_key(number))
             .filter_map(|number| {
-                let names = self
-                    .served
-                    .segments(number)
-                    .into_iter()
-                    .map(|name| name.to_string());
-                names.into_iter().find(|name| !self.absent.contains(name))
+                let mut names = self.served.segments(number).into_iter();
+                names.find(|name| !self.absent.contains(&name.to_string()))
             })
+            .take_while(|name| self.inspected.forbidden(*name).is_none())
+            .map(|name| name.to_string())
             .collect()
     }
 
@@ -229,15 +264,49 @@ impl WalService {
         (MOST_BYTES / self.served.size().bytes()).clamp(2, MOST_SEGMENTS)
     }
 
-    fn put(&mut self, file: &str, fetched: Option<Bytes>) -> Result<(), FetchError> {
-        let Some(bytes) = fetched else {
+    fn put(&mut self, file: &str, fetched: Option<Fetched>) -> Result<(), FetchError> {
+        let Some(Fetched { bytes, looked }) = fetched else {
             return self.spool.say_absent(file);
         };
-        self.spool.put(file, &bytes)?;
-        if let Wanted::Segment(name) = self.served.wanted(file) {
+        let Wanted::Segment(name) = self.served.wanted(file) else {
+            return self.spool.put(file, &bytes);
+        };
+        let forbidden = looked.map(|looked| self.inspected.add(&self.served, looked));
+        for name in forbidden.into_iter().flatten() {
+            // The one after this may be there already, and not be taken: this one comes before it.
+            let _ = self.ready.remove(&name.number(self.served.size()));
+            self.spool.withdraw(&name.to_string())?;
+        }
+        if self.inspected.forbidden(name).is_none() {
+            self.spool.put(file, &bytes)?;
             let _ = self.ready.insert(name.number(self.served.size()), name);
         }
         Ok(())
+    }
+}
+
+/// Looks through a file if it is a segment; a gibibyte takes a second, so not where the questions are answered.
+async fn inspect(cluster: Cluster, served: Arc<ServedWal>, file: &str, bytes: Bytes) -> Fetched {
+    let looked = match served.wanted(file) {
+        Wanted::Segment(name) => {
+            let raw = bytes.clone();
+            let look = move || inspect::look(cluster, &served, name, &raw);
+            tokio::task::spawn_blocking(look).await
+        }
+        Wanted::History(_) | Wanted::Absent => {
+            return Fetched {
+                bytes,
+                looked: None,
+            };
+        }
+    };
+    match looked {
+        Ok(looked) => Fetched {
+            bytes,
+            looked: Some(looked),
+        },
+        // The look panicked; so does whoever waits for it.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

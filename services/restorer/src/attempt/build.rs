@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::compute::{ComputeError, Stopping, log_end};
 use crate::control::Minimums;
 use crate::error::RestoreError;
-use crate::fetch::{self, WalService};
+use crate::fetch::{self, Cluster, WalService};
 use crate::opening::{self, Fork};
 use crate::outcome::{self, FinishedBranch};
 use crate::plan::StoredPlan;
@@ -241,8 +241,9 @@ impl Build<'_> {
             .repository
             .reader(&request.instance, &request.source_branch);
         let served = self.prepared.plan.served();
+        let cluster = Cluster::of(&self.prepared.plan.backup);
         let owner = restorer.compute.owner();
-        let service = WalService::new(reader, served, self.site.spool(), owner);
+        let service = WalService::new(reader, served, cluster, self.site.spool(), owner);
         let recovery = Recovery {
             compute: &*restorer.compute,
             site: self.site,

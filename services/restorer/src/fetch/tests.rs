@@ -5,16 +5,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use events::{BranchName, InstanceName};
-use pg_format::{Lsn, SegmentName, TimelineHistory, TimelineId, WalSegmentSize};
+use pg_format::{Lsn, SegmentName, SystemIdentifier, TimelineHistory, TimelineId, WalSegmentSize};
 use repository::{BranchReader, Repository, RetryPolicy};
 
-use super::{WalService, restore_command, script};
+use super::{Cluster, WalService, restore_command, script};
 use crate::served::ServedWal;
 
 const MIB: u64 = 1 << 20;
 
 fn size() -> WalSegmentSize {
     WalSegmentSize::new(MIB).unwrap()
+}
+
+fn cluster() -> Cluster {
+    Cluster {
+        system_identifier: SystemIdentifier(7),
+        major: 16,
+    }
 }
 
 fn name(number: u64) -> SegmentName {
@@ -90,7 +97,7 @@ fn served(end: u64) -> ServedWal {
 async fn gives_what_is_planned_and_zeros_beyond_the_end() {
     let (store, spool) = (tempfile::tempdir().unwrap(), Spool::new());
     let reader = archive(store.path()).await;
-    let service = WalService::new(reader, served(6 * MIB + 300), spool.path(), None);
+    let service = WalService::new(reader, served(6 * MIB + 300), cluster(), spool.path(), None);
     let asking = async {
         for number in [4, 3, 4, 5] {
             let (status, bytes) = spool.ask(&name(number).to_string()).await;
@@ -122,7 +129,7 @@ async fn a_lost_segment_is_a_failure_and_never_the_end_of_wal() {
     let (store, spool) = (tempfile::tempdir().unwrap(), Spool::new());
     let reader = archive(store.path()).await;
     // The archive ends in segment 6.
-    let service = WalService::new(reader, served(8 * MIB), spool.path(), None);
+    let service = WalService::new(reader, served(8 * MIB), cluster(), spool.path(), None);
     let file = name(7).to_string();
     tokio::select! {
         ended = service.run() => {

@@ -1,18 +1,21 @@
 //! Killed in the middle, delivered twice, and a store that fails.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use bus::{Bus, Progress};
 use events::RestoreTarget;
-use events::event::Event;
+use events::event::{Event, FailureCause};
 use restorer::attempt::Ending;
 use restorer::compute::{Compute as _, ServerState};
 use restorer::restorer::Restorer;
 use testkit::postgres::PgVersion;
 use testkit::wait_until;
 
+use crate::copy;
 use crate::world::{PATIENCE, World, alive};
 
 /// Enough WAL that recovery asks for several segments.
@@ -177,4 +180,67 @@ async fn a_drain_ends_a_restore_and_leaves_nothing() -> Result<()> {
     world.restorer.reconcile().await?;
     assert!(!world.root_of("b").exists());
     Ok(())
+}
+
+/// Every path below a directory.
+fn paths(directory: &Path) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(paths(&entry.path())?);
+        }
+        let _ = found.insert(entry.path());
+    }
+    Ok(found)
+}
+
+async fn a_later_tablespace(version: PgVersion) -> Result<()> {
+    let world = World::new(version).await?;
+    let _ = world.back_up().await?;
+    world.rows(11..=15).await?;
+    let before = copy::clock(&world.source).await?;
+    world.rows(16..=17).await?;
+    // Recovery reads ahead (`recovery_prefetch`), but not so far.
+    let much = "CREATE TABLE much AS SELECT generate_series(1, 50000)";
+    let _ = world.source.psql(much).await?;
+    let _ = world.source.psql("SELECT pg_switch_wal()").await?;
+    let late = world.source.directory("late")?;
+    let create = format!("CREATE TABLESPACE late LOCATION '{}'", late.display());
+    let _ = world.source.psql(&create).await?;
+    let fill =
+        "CREATE TABLE inside (id int) TABLESPACE late; INSERT INTO inside VALUES (1); CHECKPOINT";
+    let _ = world.source.psql(fill).await?;
+    world.rows(18..=20).await?;
+    let _ = world.archive().await?;
+    let there = paths(&late)?;
+
+    let latest = world.request("latest", RestoreTarget::Latest);
+    match world.run(&latest).await? {
+        Event::RestoreFailed(failed) => {
+            assert_eq!(failed.cause, FailureCause::Wal);
+            let location = late.display().to_string();
+            assert!(failed.message.contains(&location), "{}", failed.message);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(!world.root_of("latest").exists());
+    assert_eq!(paths(&late)?, there);
+    assert_eq!(world.source.psql("SELECT id FROM inside").await?, "1");
+    let finished = world
+        .restore("before", RestoreTarget::Time { at: before })
+        .await?;
+    assert_eq!(world.count(&finished).await?, 15);
+    assert_eq!(paths(&late)?, there);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tablespace_made_after_the_backup_is_left_alone_on_15() -> Result<()> {
+    a_later_tablespace(PgVersion::V15).await
+}
+
+#[tokio::test]
+async fn a_tablespace_made_after_the_backup_is_left_alone_on_18() -> Result<()> {
+    a_later_tablespace(PgVersion::V18).await
 }
