@@ -5,6 +5,7 @@
 
 mod bucket;
 mod consume;
+mod exhausted;
 mod fence;
 mod follow;
 mod query;

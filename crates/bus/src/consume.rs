@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::wanted;
 use crate::transport::{RawDelivery, Topology};
 use crate::{Bus, BusError, Sequence};
-use work::Work;
+use work::{Decode, Work};
 
 /// How long one pull stays open.
 const PULL_WAIT: Duration = Duration::from_secs(20);
@@ -116,10 +116,23 @@ impl Bus {
         handler: Arc<dyn Handler<M>>,
         shutdown: CancellationToken,
     ) -> Result<(), BusError> {
+        self.consume_decoding(spec, concurrency, handler, shutdown, work::decode)
+            .await
+    }
+
+    pub(crate) async fn consume_decoding<M: Send + Sync + 'static>(
+        &self,
+        spec: &ConsumerSpec,
+        concurrency: usize,
+        handler: Arc<dyn Handler<M>>,
+        shutdown: CancellationToken,
+        decode: Decode<M>,
+    ) -> Result<(), BusError> {
         let work = Arc::new(Work {
             bus: self.clone(),
             spec: spec.clone(),
             handler,
+            decode,
             give_back: CancellationToken::new(),
         });
         let slots = Arc::new(Semaphore::new(concurrency));

@@ -39,7 +39,7 @@ pub struct ConsumerSpec {
     pub filters: Vec<String>,
     /// Redelivered when there was neither an ending nor a progress ack for so long.
     pub ack_wait: Duration,
-    /// After so many deliveries an advisory goes to the dead letters.
+    /// After so many deliveries an advisory goes to the dead letters; [`UNLIMITED`] for never.
     pub max_deliver: i64,
     /// Deliveries without an ending, over all replicas; 1 keeps the order.
     pub max_ack_pending: i64,
@@ -75,6 +75,9 @@ const TWO_MINUTES: Duration = Duration::from_secs(120);
 /// for a dead one: the heartbeat comes every third of it.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 const MAX_DELIVER: i64 = 5;
+/// For what must always have an outcome: an answer to a command, a document kept true. Each redelivery waits
+/// for the delay that the handler named, so an outage of hours costs little.
+pub const UNLIMITED: i64 = -1;
 /// A limit on everything: jobs in hand over all workers together.
 const JOBS_IN_HAND: i64 = 1000;
 
@@ -142,6 +145,13 @@ fn consumer(name: &'static str, stream: &'static str, filters: Vec<String>) -> C
     }
 }
 
+fn without_limit(spec: ConsumerSpec) -> ConsumerSpec {
+    ConsumerSpec {
+        max_deliver: UNLIMITED,
+        ..spec
+    }
+}
+
 /// The scheduler's commands.
 #[must_use]
 pub fn scheduler_commands() -> ConsumerSpec {
@@ -153,14 +163,18 @@ pub fn scheduler_commands() -> ConsumerSpec {
         "branch.register",
         "branch.delete",
     ];
-    consumer("scheduler", COMMANDS, commands(&types))
+    without_limit(consumer("scheduler", COMMANDS, commands(&types)))
 }
 
 /// What the scheduler must hear of to keep the instance documents true.
 #[must_use]
 pub fn scheduler_events() -> ConsumerSpec {
     let types = ["restore.failed", "restore.refused", "branch.deleted"];
-    consumer("scheduler-events", EVENTS, types.map(events_of).to_vec())
+    without_limit(consumer(
+        "scheduler-events",
+        EVENTS,
+        types.map(events_of).to_vec(),
+    ))
 }
 
 /// The backup workers' jobs.
@@ -179,11 +193,26 @@ pub fn restore_jobs() -> ConsumerSpec {
 /// The restorers' commands.
 #[must_use]
 pub fn restorer_commands() -> ConsumerSpec {
-    consumer(
+    without_limit(consumer(
         "restorer-commands",
         COMMANDS,
         commands(&["branch.stop", "branch.start"]),
-    )
+    ))
+}
+
+/// The jobs that were delivered as often as they may be: the scheduler says that they have failed.
+#[must_use]
+pub fn exhausted() -> ConsumerSpec {
+    let of = |spec: &ConsumerSpec| {
+        let (stream, consumer) = (spec.stream, spec.name);
+        format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.{consumer}")
+    };
+    let jobs = [backup_jobs(), restore_jobs()];
+    without_limit(consumer(
+        "exhausted",
+        DEAD_LETTERS,
+        jobs.iter().map(of).collect(),
+    ))
 }
 
 /// Every consumer that must exist before anything is published, so that nothing is missed.
@@ -195,5 +224,6 @@ pub fn consumers() -> Vec<ConsumerSpec> {
         backup_jobs(),
         restore_jobs(),
         restorer_commands(),
+        exhausted(),
     ]
 }

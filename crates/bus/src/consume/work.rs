@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 
 use super::{Delivery, Handler, Outcome, Progress};
 use crate::error::dead_letter_subject;
-use crate::transport::{Ack, Acker, PublishError, RawDelivery, RawMessage};
+use crate::transport::{Ack, Acker, PublishError, RawDelivery, RawMessage, RawStored};
 use crate::{Bus, BusError, trace};
 
 /// Ack waits without progress after which a delivery is given up.
@@ -24,15 +24,24 @@ const MISHAP_PAUSE: Duration = Duration::from_secs(5);
 /// Characters of a reason that go into a header.
 const REASON_LIMIT: usize = 1000;
 
+/// Reads what was stored; the error is the reason why it cannot be read.
+pub(super) type Decode<M> = fn(&RawStored) -> Result<Envelope<M>, String>;
+
+pub(super) fn decode<M: Family>(stored: &RawStored) -> Result<Envelope<M>, String> {
+    let message = &stored.message;
+    Envelope::decode(&message.headers, &message.payload).map_err(|error| chain(&error))
+}
+
 pub(super) struct Work<M> {
     pub(super) bus: Bus,
     pub(super) spec: ConsumerSpec,
     pub(super) handler: Arc<dyn Handler<M>>,
+    pub(super) decode: Decode<M>,
     /// Cancelled when there is no more time: deliveries go back to the server.
     pub(super) give_back: CancellationToken,
 }
 
-impl<M: Family + Send + Sync + 'static> Work<M> {
+impl<M: Send + Sync + 'static> Work<M> {
     pub(super) async fn run(&self, raw: RawDelivery) {
         let message = &raw.stored.message;
         let span = trace::process_span(
@@ -49,22 +58,19 @@ impl<M: Family + Send + Sync + 'static> Work<M> {
     }
 
     async fn handle(&self, raw: RawDelivery) {
-        let message = &raw.stored.message;
-        let outcome = match Envelope::decode(&message.headers, &message.payload) {
+        let outcome = match (self.decode)(&raw.stored) {
             Ok(envelope) => {
                 let delivery = Delivery {
                     envelope,
                     sequence: raw.stored.sequence,
                     attempt: raw.attempt,
-                    last_attempt: i64::try_from(raw.attempt)
-                        .is_ok_and(|attempt| attempt >= self.spec.max_deliver),
+                    last_attempt: u64::try_from(self.spec.max_deliver)
+                        .is_ok_and(|limit| raw.attempt >= limit),
                     progress: Progress::default(),
                 };
                 self.outcome(&delivery, &*raw.acker).await
             }
-            Err(error) => Some(Outcome::Reject {
-                reason: chain(&error),
-            }),
+            Err(reason) => Some(Outcome::Reject { reason }),
         };
         let Some(outcome) = outcome else {
             tracing::error!(
