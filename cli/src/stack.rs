@@ -15,5 +15,6 @@ mod supervisor;
 
 pub(crate) use home::Home;
 pub(crate) use layout::{StackState, StateError};
+pub(crate) use orphans::end_orphans;
 pub(crate) use process::{ProcessId, ProcessView, is_supervisor, look_at};
 pub(crate) use supervisor::{Supervisor, SupervisorError};

@@ -19,7 +19,7 @@ use crate::failure::{Ending, Failure};
 use crate::output::{Reply, pairs};
 use crate::progress::Progress;
 use crate::session::Setting;
-use crate::stack::{Home, ProcessId, StackState, Supervisor, is_supervisor};
+use crate::stack::{Home, ProcessId, StackState, Supervisor, end_orphans, is_supervisor};
 
 /// NATS may have to be downloaded first, on a slow line.
 const UP_WITHIN: Duration = Duration::from_secs(600);
@@ -49,7 +49,21 @@ pub(crate) async fn up(setting: &Setting, up: &Up) -> Result<Reply, Failure> {
         supervisor.run(on_signal()?).await?;
         return Ok(Reply::nothing());
     }
+    let chosen = setting.home.repository_choice(repository.as_deref());
+    let chosen = chosen.map_err(|error| {
+        Failure::new(Ending::Refused, "another_repository", error.to_string(), "")
+    })?;
     if let Some(state) = StackState::read(&setting.home)? {
+        if repository.is_some() && state.repository_url != chosen {
+            let message = format!("the running stack archives into {}", state.repository_url);
+            let hint = "use another --home for another repository";
+            return Err(Failure::new(
+                Ending::Refused,
+                "another_repository",
+                message,
+                hint,
+            ));
+        }
         return described(setting, &state, "is running already");
     }
     let state = start_detached(setting, up).await?;
@@ -227,6 +241,8 @@ fn described(setting: &Setting, state: &StackState, how: &str) -> Result<Reply, 
 pub(crate) async fn down(setting: &Setting) -> Result<Reply, Failure> {
     let home = &setting.home;
     let Some(supervisor) = ProcessId::read(&home.lock()).filter(|it| is_supervisor(*it)) else {
+        // A killed supervisor leaves what does not watch it.
+        end_orphans(home).await;
         let document = json!({ "status": "stopped" });
         let text = format!("No stack is running in {}.", home.directory().display());
         return Reply::new(&document, text);

@@ -69,6 +69,42 @@ impl Home {
         self.run().join(format!("{name}.pid"))
     }
 
+    /// The repository of this home: what it was first started with. Archiving elsewhere from one start to the next
+    /// would leave a gap in both places.
+    pub(crate) fn settle_repository(
+        &self,
+        given: Option<&str>,
+    ) -> Result<String, RepositoryChoice> {
+        let chosen = self.repository_choice(given)?;
+        let file = self.0.join("repository.url");
+        if !file.exists() {
+            write_private(&file, chosen.as_bytes())
+                .map_err(|source| RepositoryChoice::Unrecorded { file, source })?;
+        }
+        Ok(chosen)
+    }
+
+    /// The same, without recording it.
+    pub(crate) fn repository_choice(
+        &self,
+        given: Option<&str>,
+    ) -> Result<String, RepositoryChoice> {
+        let file = self.0.join("repository.url");
+        let recorded = std::fs::read_to_string(&file)
+            .ok()
+            .map(|url| url.trim().to_owned());
+        match (given, recorded) {
+            (Some(now), Some(was)) if was != now => Err(RepositoryChoice::Another {
+                was,
+                now: now.to_owned(),
+                file,
+            }),
+            (_, Some(was)) => Ok(was),
+            (Some(now), None) => Ok(now.to_owned()),
+            (None, None) => Ok(format!("file://{}", self.repository().display())),
+        }
+    }
+
     /// Makes the directories. The home itself may be entered by others, because branches run as another user
     /// when zektor runs as root; what is secret is in files and directories of its own.
     pub(crate) fn create(&self) -> io::Result<()> {
@@ -89,6 +125,26 @@ impl Home {
     }
 }
 
+/// The repository that was asked for is not the one of this home.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RepositoryChoice {
+    #[error(
+        "this home archives into {was}; going on in {now} would leave a gap in both: use another --home, or \
+         remove {file} if that is meant"
+    )]
+    Another {
+        was: String,
+        now: String,
+        file: PathBuf,
+    },
+    #[error("{file} cannot be written")]
+    Unrecorded {
+        file: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
 /// Writes a file that only its owner can read, whole or not at all.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
@@ -101,4 +157,24 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Home;
+
+    #[test]
+    fn a_home_keeps_its_repository() {
+        let place = tempfile::tempdir().unwrap();
+        let home = Home::new(place.path().to_owned());
+        let first = home.settle_repository(Some("s3://bucket/one")).unwrap();
+        assert_eq!(first, "s3://bucket/one");
+        assert_eq!(home.settle_repository(None).unwrap(), first);
+        assert_eq!(
+            home.settle_repository(Some("s3://bucket/one")).unwrap(),
+            first
+        );
+        let refused = home.settle_repository(Some("s3://bucket/two")).unwrap_err();
+        assert!(refused.to_string().contains("gap"), "{refused}");
+    }
 }

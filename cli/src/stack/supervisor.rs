@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::children::{ChildSpec, last_line, sibling};
-use super::home::{Home, write_private};
+use super::home::{Home, RepositoryChoice, write_private};
 use super::layout::StackState;
 use super::nats::Nats;
 use super::orphans::end_orphans;
@@ -40,6 +40,8 @@ pub(crate) enum SupervisorError {
     },
     #[error("nats cannot be installed")]
     Nats(#[source] InstallError),
+    #[error(transparent)]
+    Repository(#[from] RepositoryChoice),
     #[error("the master key cannot be used")]
     MasterKey(#[source] SealError),
     #[error("{name} did not become ready within {within:?} ({reason}); see {log}")]
@@ -74,11 +76,14 @@ pub(crate) struct Supervisor {
     pub(crate) backup_workers: usize,
 }
 
-/// The children that run, and how they are told to end: services first, NATS last.
+/// The children that run, and how they are told to end: who works first, then the archive and the catalog that
+/// the work needs to its end, NATS last.
 #[derive(Default)]
 struct Children {
     services: JoinSet<()>,
     services_end: CancellationToken,
+    records: JoinSet<()>,
+    records_end: CancellationToken,
     nats: JoinSet<()>,
     nats_end: CancellationToken,
 }
@@ -87,6 +92,8 @@ impl Children {
     async fn end(mut self) {
         self.services_end.cancel();
         while self.services.join_next().await.is_some() {}
+        self.records_end.cancel();
+        while self.records.join_next().await.is_some() {}
         self.nats_end.cancel();
         while self.nats.join_next().await.is_some() {}
     }
@@ -162,9 +169,8 @@ impl Supervisor {
             supervisor_pid: std::process::id(),
             nats_url,
             repository_url: self
-                .repository_url
-                .clone()
-                .unwrap_or_else(|| local("file", self.home.repository())),
+                .home
+                .settle_repository(self.repository_url.as_deref())?,
             catalog_url: self
                 .catalog_url
                 .clone()
@@ -247,8 +253,13 @@ impl Supervisor {
             let running = spec
                 .start()
                 .map_err(io(format!("{} cannot be started", spec.name)))?;
-            let kept = spec.clone().keep(running, children.services_end.clone());
-            let _handle = children.services.spawn(kept);
+            let records = matches!(program, "zektor-wal-archiver" | "zektor-catalog");
+            let (group, end) = if records {
+                (&mut children.records, &children.records_end)
+            } else {
+                (&mut children.services, &children.services_end)
+            };
+            let _handle = group.spawn(spec.clone().keep(running, end.clone()));
             state.processes.push(spec.name.clone());
             specs.push(spec);
         }
