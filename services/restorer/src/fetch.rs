@@ -11,6 +11,7 @@
 //!   asks for it. It may stop before; as it reads ahead, by half a megabyte at most, a target close before such
 //!   a segment is refused as well.
 
+mod end;
 mod inspect;
 mod spool;
 
@@ -27,6 +28,7 @@ use pg_format::{Lsn, SegmentName, SegmentNumber};
 use repository::{BranchReader, ErrorClass, Owner, RepositoryError};
 use tokio::time::Instant;
 
+pub use end::last_record_end;
 pub use inspect::{Cluster, CreatedTablespace};
 pub use spool::{restore_command, script};
 
@@ -91,6 +93,14 @@ pub enum FetchError {
         found: u64,
         /// Bytes needed.
         needed: u64,
+    },
+    /// What the archive holds is not WAL that recovery can read to its end.
+    #[error("wal file {file} in the archive is not valid: {reason}")]
+    Invalid {
+        /// Its name.
+        file: String,
+        /// Where, and what does not fit.
+        reason: String,
     },
     /// The next WAL that recovery asks for would lead it into a directory of the source.
     #[error(

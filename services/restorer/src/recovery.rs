@@ -3,7 +3,8 @@
 //! Three ends are planned: paused at the target, at the end of the served WAL without a target, and "ended
 //! before the target was reached". The last is what PostgreSQL says when nothing in the archive lies beyond the
 //! target; the plan has proven the archive complete up to it, so all that is served is exactly the target's
-//! content, and recovery is started again without the target.
+//! content, and recovery is started again without the target. Whoever ends without a target has to have replayed
+//! all that was served ([`crate::fetch::last_record_end`]).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -48,6 +49,15 @@ pub struct Recovery<'a> {
     pub server: Server<'a>,
 }
 
+/// How a recovery ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Recovered {
+    /// The time of the last transaction it replayed, if any.
+    pub last_commit_at: Option<Timestamp>,
+    /// It stopped at its target; otherwise at what it took for the end of the WAL.
+    pub at_target: bool,
+}
+
 /// What a look at a server that recovers shows.
 enum Look {
     /// It goes on.
@@ -61,7 +71,7 @@ enum Look {
 }
 
 impl Recovery<'_> {
-    /// Runs it; returns the time of the last transaction it replayed, if any.
+    /// Runs it until it is promoted. Whether the end of the WAL was the real one is for the caller to prove.
     ///
     /// # Errors
     /// The server or the archive failed, or the target is not there. The server may still run.
@@ -69,7 +79,7 @@ impl Recovery<'_> {
         &self,
         service: WalService,
         voice: &mut Voice<'_>,
-    ) -> Result<Option<Timestamp>, RestoreError> {
+    ) -> Result<Recovered, RestoreError> {
         let taken = service.taken();
         tokio::select! {
             ended = service.run() => match ended {
@@ -84,7 +94,7 @@ impl Recovery<'_> {
         &self,
         taken: &Arc<AtomicU64>,
         voice: &mut Voice<'_>,
-    ) -> Result<Option<Timestamp>, RestoreError> {
+    ) -> Result<Recovered, RestoreError> {
         let mut minimums = *self.server.minimums;
         let mut stop = Some(&self.plan.stop);
         let mut restarts = 0;
@@ -106,7 +116,14 @@ impl Recovery<'_> {
                 .await?;
             match look {
                 Look::Working => {}
-                Look::Promoted => return self.last_transaction(&mut connection).await,
+                Look::Promoted => {
+                    let last_commit_at = self.last_transaction(&mut connection).await?;
+                    let at_target = stop.is_some_and(|stop| *stop != Stop::EndOfWal);
+                    return Ok(Recovered {
+                        last_commit_at,
+                        at_target,
+                    });
+                }
                 Look::Down => {
                     connection = None;
                     let log = self.log_since(begun);

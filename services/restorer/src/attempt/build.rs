@@ -23,7 +23,7 @@ use crate::fetch::{self, Cluster, WalService};
 use crate::opening::{self, Fork};
 use crate::outcome::{self, FinishedBranch};
 use crate::plan::StoredPlan;
-use crate::recovery::Recovery;
+use crate::recovery::{Recovered, Recovery};
 use crate::restorer::{Prepared, Restorer};
 use crate::server_sql;
 use crate::settings::{self, Server, carried};
@@ -77,12 +77,16 @@ impl Build<'_> {
             carried: &carried,
             size: self.request.size,
         };
-        let last_commit_at = self.recover(server, voice).await?;
+        let recovered = self.recover(server, voice).await?;
         let _ = phases.insert("recover".to_owned(), millis(recovering));
 
         let opening = Instant::now();
         voice.progressed(RestorePhase::Open, 0, 0).await?;
-        let readied = self.ready(port).await?;
+        let fork = opening::fork(&self.site.data(), self.prepared.plan.history.timeline())?;
+        if !recovered.at_target {
+            self.has_replayed_all(&fork, voice).await?;
+        }
+        let readied = self.ready(port, fork).await?;
         self.open(&server, &readied, voice).await?;
         self.claim(&readied.fork).await?;
         let _ = phases.insert("open".to_owned(), millis(opening));
@@ -95,7 +99,7 @@ impl Build<'_> {
             stop_lsn: readied.fork.at,
             fork_timeline: readied.fork.from,
             timeline: readied.fork.to,
-            last_commit_at,
+            last_commit_at: recovered.last_commit_at,
             host: "127.0.0.1".to_owned(),
             port,
             duration_ms: millis(begin),
@@ -235,7 +239,7 @@ impl Build<'_> {
         &self,
         server: Server<'_>,
         voice: &mut Voice<'_>,
-    ) -> Result<Option<events::Timestamp>, RestoreError> {
+    ) -> Result<Recovered, RestoreError> {
         let (request, restorer) = (self.request, self.restorer);
         let reader = restorer
             .repository
@@ -255,9 +259,33 @@ impl Build<'_> {
         recovery.run(service, voice).await
     }
 
+    /// Without a target, the server has taken the first record that it could not read for the end of the WAL; that
+    /// has to be where the archive's records end.
+    async fn has_replayed_all(&self, fork: &Fork, voice: &Voice<'_>) -> Result<(), RestoreError> {
+        let (request, plan) = (self.request, &self.prepared.plan);
+        let reader = self
+            .restorer
+            .repository
+            .reader(&request.instance, &request.source_branch);
+        let served = plan.served();
+        let end = fetch::last_record_end(&reader, &served, Cluster::of(&plan.backup)).await?;
+        voice.alive();
+        match end {
+            Some(end) if fork.at < end => Err(RestoreError::Recovery(format!(
+                "recovery ended at {}, where it could not read on, but the archived wal goes on to {end}; \
+                 the wal at {} is damaged",
+                fork.at, fork.at
+            ))),
+            Some(_) => Ok(()),
+            None => {
+                tracing::warn!(fork = %fork.at, "the end of the archived wal cannot be judged");
+                Ok(())
+            }
+        }
+    }
+
     /// Everything that is done while nobody else can connect.
-    async fn ready(&self, port: u16) -> Result<Readied, RestoreError> {
-        let fork = opening::fork(&self.site.data(), self.prepared.plan.history.timeline())?;
+    async fn ready(&self, port: u16, fork: Fork) -> Result<Readied, RestoreError> {
         let names = &self.prepared.names;
         let (mut connection, superuser) =
             server_sql::superuser(self.site, port, names, READY).await?;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use events::event::BackupSummary;
 use pg_format::wal::{
-    ResourceManager, WalBlockSize, WalPageHeader, WalReader, WalReaderConfig, WalRecord,
+    ResourceManager, WalBlockSize, WalPageHeader, WalReader, WalReaderConfig, WalRecord, page_magic,
 };
 use pg_format::{Lsn, SegmentName, SegmentNumber, SystemIdentifier};
 
@@ -45,6 +45,11 @@ impl Cluster {
             system_identifier: backup.system_identifier,
             major: backup.server_version / 10_000,
         }
+    }
+
+    /// Whether its version's WAL can be read.
+    pub(super) fn is_known(self) -> bool {
+        page_magic(self.major).is_some()
     }
 
     /// A reader for the WAL of a plan from `start` on, which is the start of a page of the segment that begins with

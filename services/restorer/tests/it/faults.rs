@@ -9,6 +9,7 @@ use anyhow::Result;
 use bus::{Bus, Progress};
 use events::RestoreTarget;
 use events::event::{Event, FailureCause};
+use pg_format::{Lsn, SegmentName, WalSegmentSize};
 use restorer::attempt::Ending;
 use restorer::compute::{Compute as _, ServerState};
 use restorer::restorer::Restorer;
@@ -243,4 +244,53 @@ async fn a_tablespace_made_after_the_backup_is_left_alone_on_15() -> Result<()> 
 #[tokio::test]
 async fn a_tablespace_made_after_the_backup_is_left_alone_on_18() -> Result<()> {
     a_later_tablespace(PgVersion::V18).await
+}
+
+#[tokio::test]
+async fn wal_that_cannot_be_read_is_not_the_end_of_wal() -> Result<()> {
+    let world = World::new(PgVersion::V18).await?;
+    let first = world.back_up().await?;
+    world.rows(11..=15).await?;
+    let before = copy::clock(&world.source).await?;
+    world.rows(16..=20).await?;
+    let _ = world.source.psql("SELECT pg_switch_wal()").await?;
+    world.rows(21..=25).await?;
+    let lsn = "SELECT pg_current_wal_insert_lsn()";
+    let lsn: Lsn = world.source.psql(lsn).await?.parse()?;
+    world.rows(26..=30).await?;
+    let name = "SELECT pg_walfile_name(pg_current_wal_lsn())";
+    let name = world.source.psql(name).await?;
+    let _ = world.source.psql("SELECT pg_switch_wal()").await?;
+    world.rows(31..=40).await?;
+    let position = copy::archive_without(&world.source, &world.writer, Some(&name)).await?;
+    // Its digest fits, its content does not.
+    let size = WalSegmentSize::DEFAULT;
+    let file = world.source.data_directory().join("pg_wal").join(&name);
+    let mut raw = std::fs::read(file)?;
+    raw[usize::try_from(size.offset_in_segment(lsn))? + 40] ^= 1;
+    let name = SegmentName::parse(&name, size)?;
+    let _ = world.writer.put_segment(name, raw.into()).await?;
+
+    let at = position.proven_at;
+    for (branch, target) in [
+        ("latest", RestoreTarget::Latest),
+        ("idle", RestoreTarget::Time { at }),
+    ] {
+        match world.run(&world.request(branch, target)).await? {
+            Event::RestoreFailed(failed) => {
+                assert_eq!(failed.cause, FailureCause::Wal);
+                assert!(failed.message.contains("damaged"), "{}", failed.message);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(!world.root_of(branch).exists());
+    }
+    let finished = world
+        .restore("before", RestoreTarget::Time { at: before })
+        .await?;
+    assert_eq!(world.count(&finished).await?, 15);
+    let id = first.backup_id;
+    let finished = world.restore("first", RestoreTarget::Backup { id }).await?;
+    assert_eq!(world.count(&finished).await?, 10);
+    Ok(())
 }
