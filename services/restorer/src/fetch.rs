@@ -276,7 +276,9 @@ impl WalService {
 
     fn put(&mut self, file: &str, fetched: Option<Fetched>) -> Result<(), FetchError> {
         let Some(Fetched { bytes, looked }) = fetched else {
-            return self.spool.say_absent(file);
+            // Said when recovery asks; ahead of it, the older timeline's comes next.
+            let _ = self.absent.insert(file.to_owned());
+            return Ok(());
         };
         let Wanted::Segment(name) = self.served.wanted(file) else {
             return self.spool.put(file, &bytes);
@@ -341,6 +343,8 @@ async fn fetch(
             }
             Wanted::Segment(name) => match segment(reader, served, name).await {
                 Ok(Ok(bytes)) => Ok(bytes),
+                // An older timeline's that is shorter still is an error when it is asked for.
+                Ok(Err(FetchError::Short { .. })) if has_older(served, name) => return Ok(None),
                 Ok(Err(short)) => return Err(short),
                 Err(error) if error.is_absent() && has_older(served, name) => return Ok(None),
                 Err(error) => Err(error),

@@ -151,3 +151,52 @@ async fn without_a_living_restorer_recovery_ends_fatally() {
     fs::remove_dir_all(spool.path().join("want")).unwrap();
     assert_eq!(spool.ask("anything").await, (Some(255), None));
 }
+
+/// The plan ends before timeline 2 begins, in the same segment, so either timeline's segment will do.
+async fn an_older_timelines_segment_will_do(newer_partial: Option<usize>) {
+    let (store, spool) = (tempfile::tempdir().unwrap(), Spool::new());
+    let reader = archive(store.path()).await;
+    let newer = SegmentName::new(TimelineId(2), 5, size());
+    let older = name(5).to_string();
+    if let Some(bytes) = newer_partial {
+        let url = format!("file://{}", store.path().display());
+        let repository = Repository::open(&url, RetryPolicy::default()).unwrap();
+        let writer = repository.writer(reader.instance(), reader.branch());
+        let _ = writer
+            .put_partial(newer, segment(5).slice(..bytes))
+            .await
+            .unwrap();
+    }
+    let text = format!("1\t{}\tpromoted\n", Lsn(5 * MIB + 900));
+    let history = TimelineHistory::parse(TimelineId(2), &text).unwrap();
+    let served = ServedWal::new(history, size(), Lsn(4 * MIB), Lsn(5 * MIB + 300));
+    let service = WalService::new(reader, served, cluster(), spool.path(), None);
+    let asking = async {
+        // Fetched ahead, though the newer one is not there.
+        let ready = spool.path().join("ready").join(&older);
+        testkit::wait_until("the older one", Duration::from_secs(20), async || {
+            ready.exists()
+        })
+        .await
+        .unwrap();
+        assert_eq!(spool.ask(&name(4).to_string()).await.0, Some(0));
+        assert_eq!(spool.ask(&newer.to_string()).await, (Some(1), None));
+        let (status, bytes) = spool.ask(&older).await;
+        assert_eq!(status, Some(0));
+        assert_eq!(bytes.unwrap()[..300], segment(5)[..300]);
+    };
+    tokio::select! {
+        ended = service.run() => panic!("{ended:?}"),
+        () = asking => {}
+    }
+}
+
+#[tokio::test]
+async fn a_newer_timeline_without_the_segment_is_passed_over() {
+    an_older_timelines_segment_will_do(None).await;
+}
+
+#[tokio::test]
+async fn a_newer_timeline_with_too_little_of_the_segment_is_passed_over() {
+    an_older_timelines_segment_will_do(Some(100)).await;
+}
