@@ -2,6 +2,7 @@
 //! and turns due schedules into requested backups. Any number of replicas may run.
 
 mod commands;
+mod exhausted;
 mod fires;
 mod firing;
 mod outcomes;
@@ -62,7 +63,7 @@ async fn work(context: Context<NoSettings>) -> anyhow::Result<()> {
     let (command_spec, event_spec) = (topology::scheduler_commands(), topology::scheduler_events());
     let shutdown = &context.shutdown;
     let firing = tokio::spawn(firing::run(world.clone(), shutdown.clone()));
-    let ((), (), ()) = tokio::try_join!(
+    let ((), (), (), ()) = tokio::try_join!(
         bus.consume(
             &command_spec,
             CONCURRENT_COMMANDS,
@@ -71,6 +72,7 @@ async fn work(context: Context<NoSettings>) -> anyhow::Result<()> {
         ),
         bus.consume(&event_spec, 1, outcomes, shutdown.clone()),
         schedules::serve(&world, shutdown.clone()),
+        exhausted::run(&world, shutdown.clone()),
     )?;
     firing.await?;
     Ok(())
