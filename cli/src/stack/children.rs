@@ -208,7 +208,10 @@ mod tests {
         let first = process_after(&home, None).await;
         first.signal(Signal::KILL).unwrap();
         let second = process_after(&home, Some(first)).await;
-        assert_eq!(last_line(&spec.log()).as_deref(), Some("alive as one"));
+        // The pid file is there before the child has said anything.
+        while last_line(&spec.log()).as_deref() != Some("alive as one") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         end.cancel();
         kept.await.unwrap();
         assert!(second.command_line().is_empty(), "it still runs");

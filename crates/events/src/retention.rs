@@ -25,8 +25,24 @@ enum Unit {
 
 /// The text is not a retention.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a retention; write a number and h, d, w, mo or y, like 12h, 7d, 6mo or 1y")]
+#[error(
+    "{0:?} is not a retention; write a number and h, d, w, mo or y, like 12h, 7d, 6mo or 1y, up to a \
+     thousand years"
+)]
 pub struct RetentionError(String);
+
+impl Unit {
+    /// A thousand years: what is meant to be kept longer has no retention.
+    fn largest_count(self) -> u32 {
+        match self {
+            Unit::Hour => 8_784_000,
+            Unit::Day => 366_000,
+            Unit::Week => 52_200,
+            Unit::Month => 12_000,
+            Unit::Year => 1_000,
+        }
+    }
+}
 
 impl Retention {
     /// What the default schedule keeps: seven days.
@@ -88,6 +104,9 @@ impl FromStr for Retention {
             "y" => Unit::Year,
             _ => return Err(refuse()),
         };
+        if count > unit.largest_count() {
+            return Err(refuse());
+        }
         Ok(Retention { count, unit })
     }
 }
@@ -151,6 +170,8 @@ mod tests {
             "7D",
             "1.5d",
             "99999999999d",
+            "1001y",
+            "9000000h",
         ] {
             assert!(text.parse::<Retention>().is_err(), "{text:?}");
         }

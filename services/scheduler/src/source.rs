@@ -113,7 +113,10 @@ fn unreachable(error: &PgError) -> Refusal {
              this user from here."
         }
         Some("42501") => "Give the role the REPLICATION attribute: ALTER ROLE ... REPLICATION.",
-        Some("53300") => "Raise max_wal_senders or max_connections; all are in use.",
+        Some("53300") => {
+            "Set wal_level = replica and raise max_wal_senders (it is 0, or all are in use), then restart \
+             the server."
+        }
         Some("3D000") => "The database named in the connection URI does not exist.",
         _ => {
             "Check that the server runs, and that host, port and TLS settings in the URI are right."

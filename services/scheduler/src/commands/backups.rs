@@ -10,6 +10,9 @@ use events::{BackupId, BackupType, CommandId, Event, MessageId, Trigger, subject
 use super::{Given, World};
 use crate::refusal::{Refusal, Unfinished, published_once};
 
+/// It stands in tables.
+const LONGEST_NAME: usize = 100;
+
 impl World {
     /// The backup has the command's id: delivered twice, it is requested once.
     pub(super) async fn create_backup(
@@ -43,6 +46,14 @@ impl World {
         let requested_at = self.clock.now();
         let name = match create.name.as_deref().map(str::trim) {
             None | Some("") => format!("manual {}", rfc3339(requested_at)),
+            Some(name) if name.len() > LONGEST_NAME || name.contains(char::is_control) => {
+                return Err(Refusal::new(
+                    RefusalCode::Invalid,
+                    "this cannot be the name of a backup",
+                    format!("Use at most {LONGEST_NAME} bytes, on one line."),
+                )
+                .into());
+            }
             Some(name) => name.to_owned(),
         };
         let requested = BackupRequested {

@@ -9,7 +9,7 @@ use events::event::{InstanceRegistered, InstanceRemoved, RefusalCode, Registered
 use events::{
     BranchName, Event, InstanceDocument, InstanceName, MessageId, Retention, ScheduleId, subject,
 };
-use pg_replication::{ConnectionSettings, ReplicationConnection};
+use pg_replication::{ConnectionSettings, ReplicationConnection, SlotCreation};
 use repository::{BranchRecord, RepositoryError};
 use secrecy::ExposeSecret;
 use service::seal::dsn_context;
@@ -82,7 +82,11 @@ impl World {
             created_at,
         };
         self.claim_prefix(&add.instance, &active).await?;
-        let _slot = source.reserve_wal(&slot_name(&add.instance, &main)).await?;
+        let slot = slot_name(&add.instance, &main);
+        let made = source.reserve_wal(&slot).await?;
+        if made == SlotCreation::AlreadyExists && given.attempt == 1 {
+            return Err(slot_taken(&slot).into());
+        }
 
         let schedule = Schedule {
             id: ScheduleId::default_of(given.id),
@@ -283,6 +287,18 @@ impl World {
             )
         })
     }
+}
+
+/// Two that confirm on one slot would each lose what the other confirmed.
+fn slot_taken(slot: &str) -> Refusal {
+    Refusal::new(
+        RefusalCode::NameTaken,
+        format!("the server already has a replication slot {slot}"),
+        format!(
+            "Another zektor protects this database under this name, or one did: choose another name, or, if \
+             nobody uses the slot, run SELECT pg_drop_replication_slot('{slot}') there and add it again."
+        ),
+    )
 }
 
 fn name_taken(instance: &InstanceName) -> Refusal {

@@ -121,7 +121,7 @@ async fn a_lost_bus_is_filled_from_the_mirror_but_not_with_what_was_removed() {
     Firing::default().reload(&place.world).await.unwrap();
     assert_eq!(
         place.world.bus.instances().list().await.unwrap(),
-        [kept.clone()]
+        std::slice::from_ref(&kept)
     );
 
     // One that is gone from the bus while others stay is recalled as well.
