@@ -43,6 +43,19 @@ pub(crate) enum ArchiveError {
         /// What was registered.
         expected: WalSegmentSize,
     },
+    /// The server lost WAL that is archived, and goes on beside it.
+    #[error(
+        "the server's wal ends at {server}, but the archive has its timeline {timeline} up to {archived}: the server \
+         was set back, to a snapshot perhaps; nothing of it is archived, register it as another instance"
+    )]
+    SetBack {
+        /// The timeline of both.
+        timeline: TimelineId,
+        /// Where the server is.
+        server: Lsn,
+        /// What is archived.
+        archived: Lsn,
+    },
     /// What came is not this branch's WAL. Nothing of it was stored.
     #[error("the server sent wal that is damaged or foreign; it was refused")]
     Wal(#[from] WalError),

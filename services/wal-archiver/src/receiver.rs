@@ -4,6 +4,7 @@
 //! What must stay true:
 //!
 //! - A byte that the reader refuses is neither spooled nor confirmed.
+//! - What is streamed goes on where the archived segment before it ends: the reader reads that one first.
 //! - A segment is stored only when the record that crosses its end is valid too, for a restart would begin
 //!   behind that record's beginning and could not check it. (A record longer than a segment is not waited for.)
 //! - While the store is slow, at most a few complete segments wait on disk; then nothing is read on, and
@@ -93,7 +94,7 @@ impl<'a> Receiver<'a> {
         let size = branch.branch.wal_segment_size;
         let (timeline, start) = (opening.timeline, opening.start);
         let server_major = connection.server_version().major();
-        let pipeline = Pipeline::new(branch, &opening, server_major)?;
+        let pipeline = Pipeline::new(branch, &opening, server_major).await?;
         let slot = events::document::slot_name(&branch.key.instance, &branch.key.branch);
         let stream = connection
             .start_replication(Some(&slot), start, timeline)

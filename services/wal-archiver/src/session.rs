@@ -15,7 +15,9 @@ use service::Clock;
 use service::seal::{ExposeSecret, MasterKey, dsn_context};
 use tokio_util::sync::CancellationToken;
 
-use findings::{Findings, archive_histories, look, stored_partial};
+use findings::{
+    Findings, archive_histories, look, refuse_if_set_back, segment_before, stored_partial,
+};
 
 use crate::announcer::Announcer;
 use crate::config::ArchiverConfig;
@@ -26,7 +28,7 @@ use crate::start_point::{
     ArchivePosition, Evidence, Fork, StartPoint, after_gap, history_of, start_point,
 };
 use crate::status::{BranchKey, BranchStatus, ChainEnd};
-use crate::uploader::Uploader;
+use crate::uploader::{ReadBack, Uploader};
 
 const SQLSTATE_UNDEFINED_FILE: &str = "58P01";
 const APPLICATION_NAME: &str = "zektor-wal-archiver";
@@ -84,6 +86,7 @@ pub(crate) async fn run(
     let settings = connection_settings(branch)?;
     let mut connection = ReplicationConnection::connect(&settings).await?;
     let findings = look(branch, &mut connection).await?;
+    refuse_if_set_back(&findings, &mut connection).await?;
     trouble.slot_was_lost |= findings.slot_was_lost;
     let start = begin_at(branch, &findings, *trouble);
     let stored = findings.position.clone();
@@ -105,10 +108,12 @@ pub(crate) async fn run(
             timeline,
             server: history.timeline(),
         })?;
+        let before = segment_before(branch, &findings, &own_history, lsn, start.chain_first);
         let opening = Opening {
             settings: &settings,
             timeline,
             start: lsn,
+            before: before.await?,
             own_history,
             partials: &findings.partials,
             archived: &findings.archived,
@@ -142,6 +147,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) timeline: TimelineId,
     /// The beginning of a segment.
     pub(crate) start: Lsn,
+    /// The segment that ends at `start`, if the chain has it.
+    pub(crate) before: Option<ReadBack>,
     /// The history of `timeline`.
     pub(crate) own_history: TimelineHistory,
     /// The `.partial` objects there are.

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pg_format::{SegmentName, TimelineId};
+use bytes::Bytes;
+use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 use repository::{BranchWriter, ErrorClass, RepositoryError};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
@@ -54,6 +55,14 @@ pub(crate) struct Uploader {
     writer: BranchWriter,
     memory: UploadMemory,
     status: Arc<BranchStatus>,
+}
+
+/// An archived segment, read back into the budget.
+#[derive(Debug)]
+pub(crate) struct ReadBack {
+    /// Its bytes.
+    pub(crate) bytes: Bytes,
+    _memory: Option<OwnedSemaphorePermit>,
 }
 
 /// Whether a segment's own object has taken the place of its `.partial`.
@@ -125,11 +134,29 @@ impl Uploader {
     pub(crate) async fn history(
         &self,
         timeline: TimelineId,
-        text: bytes::Bytes,
+        text: Bytes,
     ) -> Result<(), ArchiveError> {
         let put = self.patiently(|| self.writer.put_history(timeline, text.clone()));
         let _ = put.await?;
         Ok(())
+    }
+
+    /// Reads a segment of `size` back; `None` if it was expired meanwhile.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub(crate) async fn read_back(
+        &self,
+        name: SegmentName,
+        size: WalSegmentSize,
+    ) -> Result<Option<ReadBack>, RepositoryError> {
+        let memory = self.memory.reserve(size.bytes()).await;
+        let segment = self.patiently(|| self.writer.get_segment(name)).await;
+        let bytes = RepositoryError::absent_as_none(segment)?;
+        Ok(bytes.map(|bytes| ReadBack {
+            bytes,
+            _memory: memory,
+        }))
     }
 
     /// Removes the `.partial` of a segment that is stored. Left behind by a failure it costs a few bytes,

@@ -22,6 +22,9 @@ use crate::uploader::{Superseded, Uploader};
 /// segments again and again must not be all that the store does.
 const PARTIAL_REST: u32 = 3;
 
+/// Between two pieces of an archived segment, other tasks get their turn.
+const READ_AT_ONCE: usize = 1 << 20;
+
 /// A segment in the spool, and whether its own object has replaced its `.partial`.
 #[derive(Clone)]
 pub(crate) struct OpenFile {
@@ -56,20 +59,27 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(
+    /// A pipeline whose reader has read the segment before, so that the first record is checked too.
+    pub(super) async fn new(
         branch: &BranchContext,
         opening: &Opening<'_>,
         server_major: u32,
     ) -> Result<Self, ArchiveError> {
         let (size, start) = (branch.branch.wal_segment_size, opening.start);
-        let reader = WalReader::new(WalReaderConfig {
-            start,
+        let before = opening.before.as_ref();
+        let before = before.map_or(&[][..], |before| &before.bytes[..]);
+        let mut reader = WalReader::new(WalReaderConfig {
+            start: Lsn(start.0 - before.len() as u64),
             history: opening.own_history.clone(),
             system_identifier: branch.branch.system_identifier,
             segment_size: size,
             block_size: WalBlockSize::DEFAULT,
             server_major,
         })?;
+        for piece in before.chunks(READ_AT_ONCE) {
+            reader.feed(piece)?;
+            tokio::task::yield_now().await;
+        }
         let stored = opening.stored_partial.map_or(0, |stored| stored.raw_bytes);
         Ok(Pipeline {
             uploader: branch.uploader.clone(),

@@ -11,7 +11,8 @@ use repository::{
 
 use super::{BranchContext, SQLSTATE_UNDEFINED_FILE};
 use crate::error::ArchiveError;
-use crate::uploader::Uploader;
+use crate::start_point::archived_under;
+use crate::uploader::{ReadBack, Uploader};
 
 /// What the repository and the server said at the beginning.
 pub(super) struct Findings {
@@ -132,6 +133,57 @@ pub(super) async fn archive_histories(
     }
     branch.uploader.history(timeline, file.content).await?;
     Ok(history)
+}
+
+/// Refuses a server whose WAL ends before what is archived of its timeline: what it writes next is not what
+/// follows there. A standby may just not have received it again yet.
+pub(super) async fn refuse_if_set_back(
+    findings: &Findings,
+    connection: &mut ReplicationConnection,
+) -> Result<(), ArchiveError> {
+    let (timeline, server) = (findings.identity.timeline, findings.identity.flush_lsn);
+    let position = findings.position.as_ref();
+    match position.filter(|position| position.timeline == timeline && server < position.lsn) {
+        Some(position) if connection.show("in_hot_standby").await? != "on" => {
+            Err(ArchiveError::SetBack {
+                timeline,
+                server,
+                archived: position.lsn,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The archived segment before `start`, of the chain that begins with `chain_first`: what is streamed must
+/// go on where it ends.
+pub(super) async fn segment_before(
+    branch: &BranchContext,
+    findings: &Findings,
+    history: &TimelineHistory,
+    start: Lsn,
+    chain_first: SegmentName,
+) -> Result<Option<ReadBack>, ArchiveError> {
+    let size = branch.branch.wal_segment_size;
+    let first = chain_first.number(size);
+    let Some(number) = size
+        .segment_of(start)
+        .checked_sub(1)
+        .filter(|n| *n >= first)
+    else {
+        return Ok(None);
+    };
+    let name = SegmentName::new(archived_under(history, number, size), number, size);
+    if !findings.archived.contains(&name) {
+        return Ok(None);
+    }
+    match branch.uploader.read_back(name, size).await {
+        Err(error @ RepositoryError::Corrupt { .. }) => {
+            tracing::error!(segment = %name, %error, "archiving goes on after a damaged segment");
+            Ok(None)
+        }
+        segment => Ok(segment?),
+    }
 }
 
 /// How much of the segment that streaming begins with is stored: it is never replaced by less.

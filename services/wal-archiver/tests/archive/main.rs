@@ -6,5 +6,6 @@ mod damage;
 mod disturbed;
 mod gaps;
 mod plain;
+mod set_back;
 mod timelines;
 mod world;
