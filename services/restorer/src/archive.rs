@@ -1,25 +1,30 @@
 //! Reads what the repository says of a branch, for the planner.
+//!
+//! What must stay true: damage to one object takes away the targets that need it and no others, so a damaged object is
+//! passed over with a warning, as if it were not there. A store that cannot be asked is an error: nothing is concluded
+//! from its silence.
 
 use std::collections::BTreeMap;
 
-use pg_format::{TimelineHistory, TimelineId};
-use repository::{BranchReader, RepositoryError, WalObjectKind};
+use events::event::BackupSummary;
+use pg_format::{TimelineHistory, TimelineId, WalSegmentSize};
+use repository::{
+    BranchReader, OpenSegment, RepositoryError, WalObject, WalObjectKind, WalPosition,
+};
 
 use crate::plan::Archive;
+
+/// A `.partial` may be completed while its object is looked at; so often the listing is made anew.
+const MOST_LISTINGS: u32 = 5;
 
 /// Everything the planner needs. The position is read first: what it proves is in the later listing.
 ///
 /// # Errors
-/// A manifest or history is damaged, or the store failed.
+/// The store failed.
 pub async fn read(branch: &BranchReader) -> Result<Archive, RepositoryError> {
-    let position = RepositoryError::absent_as_none(branch.wal_position().await)?;
-    let manifests = branch.manifests().await?;
-    let backups: Vec<_> = manifests
-        .into_iter()
-        .map(|manifest| manifest.summary)
-        .collect();
+    let position = position(branch).await?;
     let mut archive = Archive {
-        backups,
+        backups: backups(branch).await?,
         position,
         ..Archive::default()
     };
@@ -30,18 +35,7 @@ pub async fn read(branch: &BranchReader) -> Result<Archive, RepositoryError> {
     else {
         return Ok(archive);
     };
-    archive.objects = branch.list_wal(size).await?;
-    for object in &archive.objects {
-        match object.kind {
-            WalObjectKind::Segment(_) => {}
-            WalObjectKind::Partial(name) => {
-                // One that was completed since the listing is no partial any more.
-                let open = RepositoryError::absent_as_none(branch.open_segment(name).await)?;
-                archive.open.extend(open);
-            }
-            WalObjectKind::History => {}
-        }
-    }
+    (archive.objects, archive.open) = wal(branch, size).await?;
     let timelines = archive
         .objects
         .iter()
@@ -50,13 +44,72 @@ pub async fn read(branch: &BranchReader) -> Result<Archive, RepositoryError> {
     Ok(archive)
 }
 
+/// How far the archive is proven complete, if that is known.
+///
+/// # Errors
+/// The store failed.
+pub async fn position(branch: &BranchReader) -> Result<Option<WalPosition>, RepositoryError> {
+    usable(branch.wal_position().await)
+}
+
+/// The object, if it is there and can be read.
+fn usable<T>(result: Result<T, RepositoryError>) -> Result<Option<T>, RepositoryError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error @ (RepositoryError::Corrupt { .. } | RepositoryError::Newer { .. })) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "an object of the repository is passed over"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn backups(branch: &BranchReader) -> Result<Vec<BackupSummary>, RepositoryError> {
+    let mut backups = Vec::new();
+    for id in branch.list_backups().await? {
+        let manifest = usable(branch.manifest(id).await)?;
+        backups.extend(manifest.map(|manifest| manifest.summary));
+    }
+    Ok(backups)
+}
+
+/// The listing, and how far the `.partial` objects in it go.
+async fn wal(
+    branch: &BranchReader,
+    size: WalSegmentSize,
+) -> Result<(Vec<WalObject>, Vec<OpenSegment>), RepositoryError> {
+    let mut listings = 0;
+    'list: loop {
+        listings += 1;
+        let objects = branch.list_wal(size).await?;
+        let mut open = Vec::new();
+        for object in &objects {
+            let WalObjectKind::Partial(name) = object.kind else {
+                continue;
+            };
+            match branch.open_segment(name).await {
+                // Completed since the listing, and the complete segment is not in it.
+                Err(error) if error.is_absent() && listings < MOST_LISTINGS => continue 'list,
+                opened => open.extend(usable(opened)?),
+            }
+        }
+        return Ok((objects, open));
+    }
+}
+
 async fn histories(
     branch: &BranchReader,
     timelines: impl Iterator<Item = TimelineId>,
 ) -> Result<BTreeMap<TimelineId, TimelineHistory>, RepositoryError> {
     let mut histories = BTreeMap::new();
     for timeline in timelines {
-        let text = branch.get_history(timeline).await?;
+        let Some(text) = usable(branch.get_history(timeline).await)? else {
+            continue;
+        };
         match TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text)) {
             Ok(history) => drop(histories.insert(timeline, history)),
             // The planner refuses what would lead over it.
@@ -64,4 +117,177 @@ async fn histories(
         }
     }
     Ok(histories)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use chrono::DateTime;
+    use events::event::BackupSummary;
+    use events::{BackupId, BackupType, BranchName, InstanceName, Trigger};
+    use object_store::memory::InMemory;
+    use object_store::{ObjectStore, ObjectStoreExt as _};
+    use pg_format::{Lsn, SegmentName, SystemIdentifier, TimelineId, WalSegmentSize};
+    use repository::faulty::{Fault, FaultyStore, Operation};
+    use repository::{BackupOptions, BranchWriter, Repository, RetryPolicy, WalPosition};
+
+    use super::{WalObjectKind, read};
+
+    const MIB: u64 = 1 << 20;
+
+    fn size() -> WalSegmentSize {
+        WalSegmentSize::new(MIB).unwrap()
+    }
+
+    fn name(number: u64) -> SegmentName {
+        SegmentName::new(TimelineId(1), number, size())
+    }
+
+    fn repository(store: Arc<dyn ObjectStore>) -> (Repository, BranchWriter) {
+        let retry = RetryPolicy {
+            attempts: 1,
+            ..RetryPolicy::default()
+        };
+        let repository = Repository::with_store(store, "", retry);
+        let instance = InstanceName::new("orders").unwrap();
+        let writer = repository.writer(&instance, &BranchName::main());
+        (repository, writer)
+    }
+
+    async fn back_up(writer: &BranchWriter, id: BackupId) {
+        let at = DateTime::UNIX_EPOCH;
+        let files = writer.begin_backup(id, "a", BackupOptions::default());
+        let stored = files.unwrap().finish().await.unwrap();
+        let summary = BackupSummary {
+            backup_id: id,
+            instance: writer.instance().clone(),
+            branch: writer.branch().clone(),
+            name: "test".to_owned(),
+            backup_type: BackupType::Full,
+            trigger: Trigger::Manual,
+            schedule_id: None,
+            requested_at: at,
+            started_at: at,
+            backed_up_at: at,
+            expires_at: None,
+            start_lsn: Lsn(3 * MIB + 40),
+            stop_lsn: Lsn(3 * MIB + 80),
+            timeline: TimelineId(1),
+            system_identifier: SystemIdentifier(7),
+            server_version: 160_000,
+            wal_segment_size: size(),
+            logical_bytes: stored.totals.logical_bytes,
+            stored_bytes: stored.totals.stored_bytes,
+            files: stored.totals.files,
+            attempt: "a".to_owned(),
+            damaged_pages: Vec::new(),
+        };
+        let _ = stored.commit(summary).await.unwrap();
+    }
+
+    fn id(number: u128) -> BackupId {
+        BackupId(uuid::Uuid::from_u128(number))
+    }
+
+    /// Two backups, segments 3 and 4, a part of 5, and a position.
+    async fn fill(writer: &BranchWriter) {
+        for number in [1, 2] {
+            back_up(writer, id(number)).await;
+        }
+        for number in [3, 4] {
+            let raw = Bytes::from(vec![0; MIB as usize]);
+            let _ = writer.put_segment(name(number), raw).await.unwrap();
+        }
+        let part = Bytes::from_static(&[0; 500]);
+        let _ = writer.put_partial(name(5), part).await.unwrap();
+        let position = WalPosition {
+            timeline: TimelineId(1),
+            lsn: Lsn(5 * MIB + 500),
+            proven_at: DateTime::UNIX_EPOCH,
+            first_segment: name(3).to_string(),
+            updated: DateTime::UNIX_EPOCH,
+        };
+        writer.put_wal_position(&position).await.unwrap();
+    }
+
+    /// Overwrites with garbage whatever has such a name.
+    async fn damage(store: &InMemory, part: &str) {
+        use futures::TryStreamExt as _;
+        let all: Vec<_> = store.list(None).try_collect().await.unwrap();
+        let mut damaged = 0;
+        for object in all {
+            if object.location.as_ref().contains(part) {
+                let _ = store.put(&object.location, "garbage".into()).await.unwrap();
+                damaged += 1;
+            }
+        }
+        assert_eq!(damaged, 1, "{part}");
+    }
+
+    #[tokio::test]
+    async fn damage_is_passed_over() {
+        let store = Arc::new(InMemory::new());
+        let (_, writer) = repository(Arc::clone(&store) as Arc<dyn ObjectStore>);
+        fill(&writer).await;
+        let archive = read(writer.reader()).await.unwrap();
+        assert_eq!((archive.backups.len(), archive.open.len()), (2, 1));
+        assert!(archive.position.is_some());
+        damage(&store, &format!("{}/manifest", id(1).0)).await;
+        damage(&store, ".partial").await;
+        let archive = read(writer.reader()).await.unwrap();
+        assert_eq!((archive.backups.len(), archive.open.len()), (1, 0));
+        assert_eq!(archive.backups[0].backup_id, id(2));
+        assert!(archive.position.is_some());
+        damage(&store, "position").await;
+        let archive = read(writer.reader()).await.unwrap();
+        assert!(archive.position.is_none());
+        assert_eq!(archive.backups.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_is_an_error() {
+        let store = Arc::new(InMemory::new());
+        let (_, writer) = repository(Arc::clone(&store) as Arc<dyn ObjectStore>);
+        fill(&writer).await;
+        let faulty = FaultyStore::new(store, |operation, path| {
+            let manifest = path.as_ref().ends_with("/manifest");
+            match operation == Operation::Get && manifest {
+                true => Fault::Fail,
+                false => Fault::Pass,
+            }
+        });
+        let (_, writer) = repository(Arc::new(faulty));
+        assert!(read(writer.reader()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_segment_that_is_completed_meanwhile_is_in_the_listing() {
+        let store = Arc::new(InMemory::new());
+        let (_, writer) = repository(Arc::clone(&store) as Arc<dyn ObjectStore>);
+        fill(&writer).await;
+        let looked = Arc::new(tokio::sync::Notify::new());
+        let looks = Arc::clone(&looked);
+        let slow = FaultyStore::new(store, move |operation, path| {
+            if operation == Operation::Get && path.as_ref().ends_with(".partial") {
+                looks.notify_one();
+                return Fault::Delay(Duration::from_secs(1));
+            }
+            Fault::Pass
+        });
+        let (_, slow) = repository(Arc::new(slow));
+        let completing = async {
+            looked.notified().await;
+            let raw = Bytes::from(vec![0; MIB as usize]);
+            let _ = writer.put_segment(name(5), raw).await.unwrap();
+            writer.delete_partial(name(5)).await.unwrap();
+        };
+        let (archive, ()) = tokio::join!(read(slow.reader()), completing);
+        let archive = archive.unwrap();
+        let complete = WalObjectKind::Segment(name(5));
+        assert!(archive.objects.iter().any(|one| one.kind == complete));
+        assert!(archive.open.is_empty());
+    }
 }

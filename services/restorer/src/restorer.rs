@@ -112,7 +112,7 @@ impl Restorer {
         target: &RestoreTarget,
     ) -> Result<plan::Archive, RestoreError> {
         let reader = self.repository.reader(instance, source);
-        let position = RepositoryError::absent_as_none(reader.wal_position().await)?;
+        let position = archive::position(&reader).await?;
         if freshness::would_help(target, position.as_ref(), self.clock.now()) {
             freshness::ask_archiver(&self.bus, instance, source).await;
         }
