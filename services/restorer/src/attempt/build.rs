@@ -87,6 +87,12 @@ impl Build<'_> {
             self.has_replayed_all(&fork, voice).await?;
         }
         let readied = self.ready(port, fork).await?;
+        // The source may have raised its settings since the backup, and what it prepared must still fit.
+        let minimums = self.minimums().await?;
+        let server = Server {
+            minimums: &minimums,
+            ..server
+        };
         self.open(&server, &readied, voice).await?;
         self.claim(&readied.fork).await?;
         let _ = phases.insert("open".to_owned(), millis(opening));

@@ -14,8 +14,21 @@ const HARMLESS: &[&str] = &[
     "lc_time",
 ];
 
-/// Libraries that would do something on their own accord.
-const ACTIVE_LIBRARIES: &[&str] = &["pg_cron"];
+/// Libraries that act only within the branch, and replay of what it may hold needs the later ones: they bring
+/// resource managers of their own (<https://wiki.postgresql.org/wiki/CustomWALResourceManagers>). Others may connect,
+/// schedule, replicate or send: a branch must not act as its source.
+const PASSIVE_LIBRARIES: &[&str] = &[
+    "pg_stat_statements",
+    "auto_explain",
+    "auth_delay",
+    "passwordcheck",
+    "pg_prewarm",
+    "pgaudit",
+    "pg_hint_plan",
+    "pg_tde",
+    "neon_rmgr",
+    "orioledb",
+];
 
 /// Reads names and values of a `postgresql.conf`; later ones win. `include` directives are not followed.
 #[must_use]
@@ -83,17 +96,28 @@ pub fn select(
         .iter()
         .find(|(name, _)| name == "shared_preload_libraries");
     if let Some((name, value)) = preload {
-        let libraries: Vec<&str> = value
+        let named = value
             .split(',')
             .map(|library| library.trim().trim_matches('"'))
-            .filter(|library| !library.is_empty() && !ACTIVE_LIBRARIES.contains(library))
-            .filter(|library| library_exists(library))
-            .collect();
+            .filter(|library| !library.is_empty());
+        let (libraries, left): (Vec<&str>, Vec<&str>) =
+            named.partition(|library| is_passive(library) && library_exists(library));
+        if !left.is_empty() {
+            tracing::warn!(
+                libraries = left.join(","),
+                "libraries that the source preloads are not preloaded in the branch"
+            );
+        }
         if !libraries.is_empty() {
             carried.push((name.clone(), libraries.join(",")));
         }
     }
     carried
+}
+
+fn is_passive(library: &str) -> bool {
+    let name = library.strip_prefix("$libdir/").unwrap_or(library);
+    PASSIVE_LIBRARIES.contains(&name.strip_suffix(".so").unwrap_or(name))
 }
 
 /// Whether an installation has a library: in the folders where packages put them, seen from `bin`.
@@ -127,7 +151,7 @@ TimeZone = 'Europe/Berlin'   # where we are
 datestyle='iso, dmy'
 lc_time de_DE.UTF-8
 archive_command = 'cp %p /archive/%f'
-shared_preload_libraries = 'pg_stat_statements, pg_cron, missing'
+shared_preload_libraries = 'pg_stat_statements, pg_cron, timescaledb, pg_hint_plan, $libdir/pgaudit'
 include_if_exists 'more.conf'
 default_text_search_config = 'it''s'
 ";
@@ -135,7 +159,7 @@ default_text_search_config = 'it''s'
     #[test]
     fn carries_only_what_is_harmless() {
         let settings = parse(SOURCE);
-        let carried = select(&settings, |library| library != "missing");
+        let carried = select(&settings, |library| library != "pg_hint_plan");
         let text: Vec<String> = carried
             .iter()
             .map(|(name, value)| format!("{name}={value}"))
@@ -147,7 +171,7 @@ default_text_search_config = 'it''s'
                 "datestyle=iso, dmy",
                 "lc_time=de_DE.UTF-8",
                 "default_text_search_config=it's",
-                "shared_preload_libraries=pg_stat_statements",
+                "shared_preload_libraries=pg_stat_statements,$libdir/pgaudit",
             ]
         );
     }
