@@ -176,7 +176,10 @@ mod tests {
     #[test]
     fn every_event_but_a_refusal_changes_something() {
         for event in example::events() {
-            let refusal = matches!(event, Event::InstanceRefused(_) | Event::BranchRefused(_));
+            let refusal = matches!(
+                event,
+                Event::InstanceRefused(_) | Event::BranchRefused(_) | Event::BackupRefused(_)
+            );
             assert_eq!(project(&event).is_empty(), refusal, "{}", event.type_name());
         }
     }

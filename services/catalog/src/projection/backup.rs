@@ -1,6 +1,6 @@
 //! The life of a backup's row: requested, in progress, failed or completed, expired. Never backwards.
 
-use events::event::{BackupRequested, Refused};
+use events::event::BackupRequested;
 use events::query::BackupStatus;
 use events::{BackupId, BackupSummary, BackupType, BranchName, Event, InstanceName, Timestamp};
 
@@ -44,21 +44,10 @@ pub(super) fn of_event(event: &Event) -> Option<Change> {
             let change = failed(&e.message, &e.hint);
             (&e.instance, &e.branch, e.backup_id, change)
         }
-        // A refused backup has the id that it would have had.
-        Event::BackupRefused(e) => return Some(refused(e)),
         _ => return None,
     };
     let change = Box::new(change);
     Some(Change::Backup(instance.clone(), branch.clone(), id, change))
-}
-
-fn refused(event: &Refused) -> Change {
-    Change::Backup(
-        event.instance.clone(),
-        event.branch.clone(),
-        event.command_id.into(),
-        Box::new(failed(&event.message, &event.hint)),
-    )
 }
 
 fn failed(message: &str, hint: &str) -> BackupChange {
@@ -194,6 +183,7 @@ mod tests {
         let of_backups = |event: &Event| event.type_name().starts_with("backup.");
         let order = ["requested", "started", "progressed", "failed", "completed"];
         let mut events: Vec<Event> = example::events().into_iter().filter(of_backups).collect();
+        // A refused backup never was one.
         events.retain(|event| !matches!(event, Event::BackupRefused(_)));
         events.sort_by_key(|event| {
             order
