@@ -4,7 +4,7 @@
 //! ([`InstanceName`], [`BranchName`]), so no key can leave its branch.
 
 use events::{BackupId, BranchName, InstanceName};
-use pg_format::{SegmentName, TimelineId};
+use pg_format::{Lsn, SegmentName, TimelineId};
 
 use crate::WalObjectKind;
 
@@ -66,6 +66,19 @@ impl BranchLayout {
 
     pub(crate) fn wal_position(&self) -> String {
         format!("{}/wal/position", self.root)
+    }
+
+    pub(crate) fn wal_gaps(&self) -> String {
+        format!("{}/wal/gaps", self.root)
+    }
+
+    pub(crate) fn wal_gap(&self, timeline: TimelineId, from: Lsn) -> String {
+        format!(
+            "{}/wal/gaps/{}-{:016X}",
+            self.root,
+            timeline.to_hex(),
+            from.0
+        )
     }
 
     pub(crate) fn segment(&self, name: SegmentName) -> String {

@@ -45,7 +45,8 @@ pub use repository::{BranchReader, BranchWriter, Repository};
 pub use store::RetryPolicy;
 pub use verify::{Problem, VerifyReport};
 pub use wal::{
-    OpenSegment, PutOutcome, WalCoverage, WalObject, WalObjectKind, WalPosition, wal_coverage,
+    OpenSegment, PutOutcome, WalCoverage, WalGap, WalObject, WalObjectKind, WalPosition,
+    wal_coverage,
 };
 
 /// The result of everything here that can fail.

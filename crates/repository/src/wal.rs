@@ -6,6 +6,7 @@
 //! is replaced every few seconds, and is worth nothing once its segment is there.
 
 mod coverage;
+mod gap;
 mod listing;
 mod position;
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 
 pub use coverage::{WalCoverage, wal_coverage};
+pub use gap::WalGap;
 pub use listing::{WalObject, WalObjectKind};
 pub use position::WalPosition;
 

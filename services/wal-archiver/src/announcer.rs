@@ -5,7 +5,7 @@
 //! never queued: a branch is marked, and its listing tells. So there is nothing to overflow, and a bus that
 //! was down for days costs one listing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use bus::{Bus, BusError, Outgoing};
 use events::event::{Event, WalGapDetected, WalObjectKind as EventKind, WalSegmentArchived};
 use events::{MessageId, Timestamp, subject, topology};
 use pg_format::{Lsn, SegmentName, TimelineId, WalSegmentSize};
-use repository::{BranchReader, RepositoryError, WalObject, WalObjectKind};
+use repository::{BranchReader, RepositoryError, WalGap, WalObject, WalObjectKind};
 use service::Clock;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -27,8 +27,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// After a listing that took a second, the branch is not listed for so many.
 const LISTING_REST: u32 = 20;
-/// Gaps that wait for the bus, for each branch; the newest ones count.
-const GAPS_KEPT: usize = 16;
 
 /// Marks what is to be announced. Clones share the marks.
 #[derive(Clone, Debug, Default)]
@@ -37,10 +35,10 @@ pub(crate) struct Announcer {
     wake: Arc<Notify>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Waiting {
     listing: bool,
-    gaps: VecDeque<WalGapDetected>,
+    gaps: bool,
 }
 
 /// A branch's place in the repository.
@@ -71,19 +69,9 @@ impl Announcer {
         self.wake.notify_one();
     }
 
-    /// WAL is missing for good.
-    pub(crate) fn announce_gap(&self, gap: WalGapDetected) {
-        let key = BranchKey {
-            instance: gap.instance.clone(),
-            branch: gap.branch.clone(),
-        };
-        let mut waiting = self.lock();
-        let gaps = &mut waiting.entry(key).or_default().gaps;
-        if gaps.len() == GAPS_KEPT {
-            let _ = gaps.pop_front();
-        }
-        gaps.push_back(gap);
-        drop(waiting);
+    /// There may be a gap that was not told.
+    pub(crate) fn announce_gaps(&self, key: &BranchKey) {
+        self.lock().entry(key.clone()).or_default().gaps = true;
         self.wake.notify_one();
     }
 
@@ -148,9 +136,7 @@ impl Announcer {
         let mut waiting = self.lock();
         let entry = waiting.entry(key).or_default();
         entry.listing |= failed.listing;
-        for gap in failed.gaps.into_iter().rev() {
-            entry.gaps.push_front(gap);
-        }
+        entry.gaps |= failed.gaps;
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<BranchKey, Waiting>> {
@@ -183,11 +169,11 @@ impl Speaker {
         chain_end: Option<ChainEnd>,
         mut waiting: Waiting,
     ) -> Result<(), (AnnounceError, Waiting)> {
-        while let Some(gap) = waiting.gaps.front() {
-            if let Err(error) = self.gap(gap).await {
-                return Err((error.into(), waiting));
+        if waiting.gaps {
+            if let Err(error) = self.gaps(key, place).await {
+                return Err((error, waiting));
             }
-            let _ = waiting.gaps.pop_front();
+            waiting.gaps = false;
         }
         if let Some(chain_end) = chain_end.filter(|_| waiting.listing)
             && let Err(error) = self.listing(key, place, chain_end).await
@@ -199,18 +185,35 @@ impl Speaker {
         Ok(())
     }
 
-    async fn gap(&self, gap: &WalGapDetected) -> Result<(), BusError> {
-        let (instance, branch) = (&gap.instance, &gap.branch);
-        let id = format!(
-            "wal.gap.detected:{instance}:{branch}:{}:{}",
-            gap.timeline, gap.from_lsn
-        );
-        let event = Event::WalGapDetected(gap.clone());
-        let _ = self
-            .bus
-            .publish(Outgoing::new(event, MessageId::new(id), self.clock.now()))
-            .await?;
+    /// Tells what was found after the gap that was told last.
+    async fn gaps(&self, key: &BranchKey, place: &Announced) -> Result<(), AnnounceError> {
+        let gaps = place.reader.wal_gaps().await?;
+        if gaps.is_empty() {
+            return Ok(());
+        }
+        let told = self.gap_told(key).await?;
+        for gap in gaps.iter().filter(|gap| told < Some(gap.detected_at)) {
+            let (event, id) = gap_event(key, gap);
+            let _ = self
+                .bus
+                .publish(Outgoing::new(event, MessageId::new(id), self.clock.now()))
+                .await?;
+        }
         Ok(())
+    }
+
+    /// When the gap that was told last was found.
+    async fn gap_told(&self, key: &BranchKey) -> Result<Option<Timestamp>, BusError> {
+        let (instance, branch) = (&key.instance, &key.branch);
+        let subject = format!("{}.wal.gap.detected.{instance}.{branch}", subject::ROOT);
+        let last = match self.bus.last_on(&subject).await {
+            Err(BusError::Undecodable { .. }) => None,
+            last => last?,
+        };
+        Ok(last.and_then(|last| match last.envelope.message {
+            Event::WalGapDetected(gap) => Some(gap.detected_at),
+            _ => None,
+        }))
     }
 
     async fn listing(
@@ -279,6 +282,25 @@ impl Speaker {
             _ => None,
         }))
     }
+}
+
+/// The event of a gap, made of nothing but its record.
+fn gap_event(key: &BranchKey, gap: &WalGap) -> (Event, String) {
+    let (instance, branch) = (&key.instance, &key.branch);
+    let id = format!(
+        "wal.gap.detected:{instance}:{branch}:{}:{}",
+        gap.timeline, gap.from_lsn
+    );
+    let event = Event::WalGapDetected(WalGapDetected {
+        instance: instance.clone(),
+        branch: branch.clone(),
+        timeline: gap.timeline,
+        from_lsn: gap.from_lsn,
+        to_lsn: gap.to_lsn,
+        cause: gap.cause,
+        detected_at: gap.detected_at,
+    });
+    (event, id)
 }
 
 fn place_of(archived: &WalSegmentArchived, size: WalSegmentSize) -> Option<Place> {

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use events::document::ActiveBranch;
-use events::event::{GapCause, WalGapDetected};
+use events::event::GapCause;
 use pg_format::{Lsn, SegmentName, TimelineHistory, TimelineId};
 use pg_replication::{ConnectionSettings, PgError, ReplicationConnection};
-use repository::OpenSegment;
+use repository::{OpenSegment, WalGap};
 use service::Clock;
 use service::seal::{ExposeSecret, MasterKey, dsn_context};
 use tokio_util::sync::CancellationToken;
@@ -88,10 +88,18 @@ pub(crate) async fn run(
     let findings = look(branch, &mut connection).await?;
     refuse_if_set_back(&findings, &mut connection).await?;
     trouble.slot_was_lost |= findings.slot_was_lost;
-    let start = begin_at(branch, &findings, *trouble);
+    let (start, gap) = begin_at(branch, &findings, *trouble);
+    if let Some(gap) = gap {
+        // First of all: once the new chain is recorded, nothing else remembers it.
+        let uploader = &branch.uploader;
+        uploader
+            .patiently(|| uploader.writer().put_wal_gap(&gap))
+            .await?;
+    }
     let stored = findings.position.clone();
     let mut position = PositionKeeper::new(branch, stored, &start, &findings.history);
     position.record_start(start.reason).await?;
+    branch.announcer.announce_gaps(&branch.key);
     // Recorded: streaming now begins beyond it, after a crash too.
     trouble.missing = None;
     let (mut timeline, mut lsn) = (start.timeline, start.lsn);
@@ -166,8 +174,12 @@ fn connection_settings(branch: &BranchContext) -> Result<ConnectionSettings, Arc
     Ok(settings.with_application_name(APPLICATION_NAME))
 }
 
-/// Where to begin, after the announcement of a gap if the session before met one.
-fn begin_at(branch: &BranchContext, findings: &Findings, trouble: Trouble) -> StartPoint {
+/// Where to begin, and the gap before it if the session before met one.
+fn begin_at(
+    branch: &BranchContext,
+    findings: &Findings,
+    trouble: Trouble,
+) -> (StartPoint, Option<WalGap>) {
     let size = branch.branch.wal_segment_size;
     let position = findings.position.as_ref().and_then(|position| {
         let first_segment = SegmentName::parse(&position.first_segment, size).ok()?;
@@ -192,10 +204,10 @@ fn begin_at(branch: &BranchContext, findings: &Findings, trouble: Trouble) -> St
         server_flush: findings.identity.flush_lsn,
     };
     let Some(Missing { timeline, from }) = trouble.missing else {
-        return start_point(&evidence);
+        return (start_point(&evidence), None);
     };
     let Some(start) = after_gap(&evidence, from) else {
-        return start_point(&evidence);
+        return (start_point(&evidence), None);
     };
     let cause = if trouble.slot_was_lost {
         GapCause::SlotLost
@@ -206,16 +218,14 @@ fn begin_at(branch: &BranchContext, findings: &Findings, trouble: Trouble) -> St
         from_lsn = %from, to_lsn = %start.lsn, ?cause,
         "wal is missing for good; targets after the gap need a new base backup"
     );
-    branch.announcer.announce_gap(WalGapDetected {
-        instance: branch.key.instance.clone(),
-        branch: branch.key.branch.clone(),
+    let gap = WalGap {
         timeline,
         from_lsn: from,
         to_lsn: start.lsn,
         cause,
         detected_at: branch.clock.now(),
-    });
-    start
+    };
+    (start, Some(gap))
 }
 
 /// The server's "requested WAL segment has already been removed".

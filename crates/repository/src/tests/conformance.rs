@@ -13,8 +13,9 @@ use super::{
     segment, segment_size, store, summary, wal,
 };
 use crate::{
-    BackupOptions, ClaimOutcome, CommitOutcome, EntryKind, EntryPath, ErrorClass, PutOutcome,
-    Repository, RepositoryError, Target, WalCoverage, WalObjectKind, WalPosition,
+    BackupOptions, BranchWriter, ClaimOutcome, CommitOutcome, EntryKind, EntryPath, ErrorClass,
+    PutOutcome, Repository, RepositoryError, Target, WalCoverage, WalGap, WalObjectKind,
+    WalPosition,
 };
 
 #[tokio::test]
@@ -178,6 +179,7 @@ async fn wal_objects(repository: &Repository) {
     branch.put_wal_position(&position).await.unwrap();
     branch.put_wal_position(&position).await.unwrap();
     assert_eq!(branch.wal_position().await.unwrap(), position);
+    check_gaps(&branch).await;
 
     let covered = async |to: u64| {
         let history = TimelineHistory::root(TimelineId(1));
@@ -376,4 +378,21 @@ async fn tablespace_links(repository: &Repository) {
         fs::read_link(data_directory.join("pg_tblspc/16384")).unwrap(),
         space
     );
+}
+
+async fn check_gaps(branch: &BranchWriter) {
+    let objects = branch.list_wal(segment_size()).await.unwrap();
+    assert!(branch.wal_gaps().await.unwrap().is_empty());
+    let gap = |from: u64, second: i64| WalGap {
+        timeline: TimelineId(1),
+        from_lsn: Lsn(from),
+        to_lsn: Lsn(9 << 20),
+        cause: events::event::GapCause::SlotLost,
+        detected_at: DateTime::from_timestamp_secs(second).unwrap(),
+    };
+    for written in [gap(5, 2), gap(6, 1), gap(5, 3)] {
+        branch.put_wal_gap(&written).await.unwrap();
+    }
+    assert_eq!(branch.wal_gaps().await.unwrap(), [gap(6, 1), gap(5, 3)]);
+    assert_eq!(branch.list_wal(segment_size()).await.unwrap(), objects);
 }

@@ -7,21 +7,18 @@ use testkit::wait_until;
 
 use crate::world::{PATIENCE, World};
 
-#[tokio::test]
-async fn wal_that_the_server_removed_is_a_gap_that_is_told() {
-    let world = World::new().await;
-    let server = Postgres::builder()
+async fn small() -> Postgres {
+    Postgres::builder()
         .wal_segment_size_mib(1)
         .setting("min_wal_size", "2MB")
         .setting("max_wal_size", "4MB")
         .start()
         .await
-        .unwrap();
-    let registered = world.register("shop", &server).await;
-    let mut archiver = world.archiver("one").await;
-    let _ = server.psql("CREATE TABLE t (n int)").await.unwrap();
-    let before = registered.caught_up(&server).await;
-    let _ = archiver.kill9().await.unwrap();
+        .unwrap()
+}
+
+/// Drops the slot and lets the server remove what it held back.
+async fn lose_wal(server: &Postgres) {
     let drop_slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots";
     let free = "SELECT count(*) FROM pg_replication_slots WHERE active";
     wait_until("the slot to be free", PATIENCE, async || {
@@ -35,6 +32,18 @@ async fn wal_that_the_server_removed_is_a_gap_that_is_told() {
             "INSERT INTO t SELECT generate_series(1, 40000); SELECT pg_switch_wal(); CHECKPOINT";
         let _ = server.psql(fill).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn wal_that_the_server_removed_is_a_gap_that_is_told() {
+    let world = World::new().await;
+    let server = small().await;
+    let registered = world.register("shop", &server).await;
+    let mut archiver = world.archiver("one").await;
+    let _ = server.psql("CREATE TABLE t (n int)").await.unwrap();
+    let before = registered.caught_up(&server).await;
+    let _ = archiver.kill9().await.unwrap();
+    lose_wal(&server).await;
     archiver.start_again().await.unwrap();
     let end = registered.caught_up(&server).await;
     let mut gap = None;
@@ -68,6 +77,32 @@ async fn wal_that_the_server_removed_is_a_gap_that_is_told() {
         .iter()
         .filter(|event| matches!(event, Event::WalGapDetected(_)));
     assert_eq!(gaps.count(), 1);
+}
+
+#[tokio::test]
+async fn a_gap_that_nobody_could_be_told_of_is_told_after_a_restart() {
+    let mut world = World::new().await;
+    let server = small().await;
+    let registered = world.register("shop", &server).await;
+    let mut archiver = world.archiver("one").await;
+    let _ = server.psql("CREATE TABLE t (n int)").await.unwrap();
+    let _ = registered.caught_up(&server).await;
+    let _ = archiver.kill9().await.unwrap();
+    lose_wal(&server).await;
+    world.nats.kill().await.unwrap();
+    archiver.start_again().await.unwrap();
+    let _ = registered.caught_up(&server).await;
+    let _ = archiver.kill9().await.unwrap();
+    world.nats.start_again().await.unwrap();
+    archiver.start_again().await.unwrap();
+    wait_until("the gap to be told", PATIENCE, async || {
+        let events = world.events(&registered).await;
+        events
+            .iter()
+            .any(|event| matches!(event, Event::WalGapDetected(_)))
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

@@ -1,0 +1,57 @@
+//! `wal/gaps/`: WAL that is missing for good, one object for each gap.
+//!
+//! A gap is recorded before the chain behind it begins, so that it can be told whenever there is somebody
+//! to be told.
+
+use chrono::{DateTime, Utc};
+use events::event::GapCause;
+use pg_format::{Lsn, TimelineId};
+use serde::{Deserialize, Serialize};
+
+use crate::{BranchReader, BranchWriter, RepositoryError, Result, document};
+
+const FORMAT: &str = "zektor-wal-gap";
+
+/// WAL that is missing and cannot be had any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalGap {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// First missing byte.
+    pub from_lsn: Lsn,
+    /// First byte that is there again.
+    pub to_lsn: Lsn,
+    /// Why.
+    pub cause: GapCause,
+    /// When it was found, by the archiver's clock.
+    pub detected_at: DateTime<Utc>,
+}
+
+impl BranchReader {
+    /// The branch's gaps, the first found first.
+    ///
+    /// # Errors
+    /// One is damaged, or the store failed.
+    pub async fn wal_gaps(&self) -> Result<Vec<WalGap>> {
+        let mut gaps: Vec<WalGap> = Vec::new();
+        for (key, _) in self.store.list(&self.layout.wal_gaps()).await? {
+            let text = RepositoryError::absent_as_none(self.store.get(&key).await)?;
+            if let Some(text) = text {
+                gaps.push(document::decode(FORMAT, &key, &text)?);
+            }
+        }
+        gaps.sort_by_key(|gap| (gap.detected_at, gap.timeline, gap.from_lsn));
+        Ok(gaps)
+    }
+}
+
+impl BranchWriter {
+    /// Records a gap, over what was known of one with the same beginning.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn put_wal_gap(&self, gap: &WalGap) -> Result<()> {
+        let key = self.layout.wal_gap(gap.timeline, gap.from_lsn);
+        self.store.put(&key, document::encode(FORMAT, gap)?).await
+    }
+}
