@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::compute::{ComputeError, Programs, ServerState, Stopping, log_end};
+use crate::compute::{ComputeError, Programs, ServerState, Stopping, server_log_end};
 use crate::error::RestoreError;
 use crate::outcome::{self, FinishedBranch};
 use crate::restorer::Restorer;
@@ -42,7 +42,7 @@ impl Restorer {
             match self.compute.state(site).await? {
                 ServerState::Ready => return Ok(()),
                 ServerState::Down => {
-                    let log = log_end(&site.log_file());
+                    let log = server_log_end(site);
                     return Err(ComputeError::ServerEnded {
                         during: "starting",
                         log,

@@ -177,6 +177,18 @@ impl ComputeError {
     }
 }
 
+/// The last lines that a branch's server logged: an open branch has its collector write beside the file that
+/// has its stderr.
+pub(crate) fn server_log_end(site: &Site) -> String {
+    let files = std::fs::read_dir(site.log()).into_iter().flatten();
+    let dated = files.filter_map(|entry| {
+        let entry = entry.ok()?;
+        Some((entry.metadata().ok()?.modified().ok()?, entry.path()))
+    });
+    let newest = dated.max().map(|(_, path)| path);
+    log_end(&newest.unwrap_or_else(|| site.log_file()))
+}
+
 /// The last lines of a log.
 pub(crate) fn log_end(path: &Path) -> String {
     const LINES: usize = 8;

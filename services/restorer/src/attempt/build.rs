@@ -16,7 +16,7 @@ use repository::{BranchRecord, Manifest, ParentBranch, Target};
 use service::seal::dsn_context;
 use tokio::time::Instant;
 
-use crate::compute::{ComputeError, Stopping, log_end};
+use crate::compute::{ComputeError, Stopping, server_log_end};
 use crate::control::Minimums;
 use crate::error::RestoreError;
 use crate::fetch::{self, Cluster, WalService};
@@ -351,7 +351,7 @@ impl Build<'_> {
         if rows.first().and_then(|row| row.get(0)) == Some("f") {
             return Ok(());
         }
-        let log = log_end(&site.log_file());
+        let log = server_log_end(site);
         Err(ComputeError::ServerEnded {
             during: "opening",
             log,

@@ -18,7 +18,9 @@ use repository::Owner;
 use tokio::time::Instant;
 
 use super::process::{Signal, has_ended, in_use, postmaster, send};
-use super::{Compute, ComputeError, Programs, ServerState, SiteLock, Stopping, log_end, programs};
+use super::{
+    Compute, ComputeError, Programs, ServerState, SiteLock, Stopping, programs, server_log_end,
+};
 use crate::settings;
 use crate::site::Site;
 
@@ -273,7 +275,7 @@ impl Compute for LocalCompute {
                 return Ok(());
             }
             if has_ended(pid) {
-                let log = log_end(&site.log_file());
+                let log = server_log_end(site);
                 return Err(ComputeError::ServerEnded {
                     during: "starting",
                     log,

@@ -152,16 +152,21 @@ async fn an_open_branch_is_a_stranger_to_its_source() -> Result<()> {
 async fn a_source_that_raised_its_limits_after_the_backup_is_replayed() -> Result<()> {
     let mut world = World::new(PgVersion::V18).await?;
     let _ = world.back_up().await?;
-    let raised =
-        "ALTER SYSTEM SET max_connections = 400; ALTER SYSTEM SET max_worker_processes = 60";
+    let raised = "ALTER SYSTEM SET max_connections = 400; ALTER SYSTEM SET max_worker_processes = 60; \
+         ALTER SYSTEM SET max_prepared_transactions = 10";
     let _ = world.source.psql(raised).await?;
     world.source.restart().await?;
     world.rows(11..=20).await?;
+    // What was prepared stays prepared on the branch, which must have room for it.
+    let prepared = "BEGIN; INSERT INTO t VALUES (1000); PREPARE TRANSACTION 'open'";
+    let _ = world.source.psql(prepared).await?;
     let at = copy::clock(&world.source).await?;
     world.rows(21..=22).await?;
     let _ = world.archive().await?;
     let finished = world.restore("b", RestoreTarget::Time { at }).await?;
     assert_eq!(world.count(&finished).await?, 20);
+    let open = "SELECT string_agg(gid, ',') FROM pg_prepared_xacts";
+    assert_eq!(world.ask(&finished, open).await?, "open");
     Ok(())
 }
 
