@@ -26,6 +26,11 @@ use self::build::Build;
 pub enum Ending {
     /// What there is to say is said.
     Done,
+    /// Another attempt goes on with a later delivery of the same request, which must not be ended for it.
+    Left {
+        /// Why.
+        reason: String,
+    },
     /// It must be tried again.
     Again {
         /// Not before.
@@ -51,13 +56,7 @@ impl Restorer {
             }
         };
         let token = last.as_ref().map_or(Sequence::NONE, |last| last.sequence);
-        let ended = last.is_some_and(|last| {
-            matches!(
-                last.envelope.message,
-                Event::RestoreCompleted(_) | Event::RestoreFailed(_) | Event::RestoreRefused(_)
-            )
-        });
-        if ended {
+        if last.is_some_and(|last| is_ending(&last.envelope.message)) {
             return Ending::Done;
         }
         let begun = tokio::time::Instant::now();
@@ -241,18 +240,28 @@ impl Restorer {
                 );
                 self.fail(request, token, voice, failed).await
             }
-            Reaction::Yield => {
-                tracing::info!(restore = %request.restore_id, "another attempt has taken over");
-                Ok(())
-            }
+            Reaction::Yield => return self.superseded(request).await,
             Reaction::Retry(_) => return again(&error, reaction),
         };
         match said {
             Ok(()) => Ending::Done,
             Err(error) => match error.reaction() {
-                Reaction::Yield => Ending::Done,
+                Reaction::Yield => self.superseded(request).await,
                 _ => again(&error, Reaction::Retry(Duration::from_secs(5))),
             },
+        }
+    }
+
+    /// The fence is lost: to an ending, or to another attempt whose delivery is not ours to end.
+    async fn superseded(&self, request: &RestoreRequested) -> Ending {
+        match self.bus.last_on(&voice::fence_of(request)).await {
+            Ok(Some(last)) if is_ending(&last.envelope.message) => Ending::Done,
+            // Nothing is said either when it cannot be looked at: the request comes again if nobody has it.
+            _ => {
+                tracing::info!(restore = %request.restore_id, "another attempt has taken over");
+                let reason = "another attempt has taken over".to_owned();
+                Ending::Left { reason }
+            }
         }
     }
 
@@ -292,6 +301,13 @@ impl Restorer {
         let _ = self.bus.publish_expecting(event, &fence, token).await?;
         Ok(())
     }
+}
+
+fn is_ending(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::RestoreCompleted(_) | Event::RestoreFailed(_) | Event::RestoreRefused(_)
+    )
 }
 
 fn again(error: &RestoreError, reaction: Reaction) -> Ending {

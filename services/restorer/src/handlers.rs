@@ -26,6 +26,7 @@ impl Handler<Event> for Jobs {
                 let (progress, last) = (&delivery.progress, delivery.last_attempt);
                 match Box::pin(self.0.handle(request, progress, last)).await {
                     Ending::Done => Outcome::Done,
+                    Ending::Left { reason } => Outcome::Leave { reason },
                     Ending::Again { after, reason } => Outcome::Retry { after, reason },
                 }
             }

@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 use bus::{Bus, Progress};
 use events::RestoreTarget;
-use events::event::{Event, FailureCause};
+use events::event::{
+    Event, FailureCause, RestoreFailed, RestorePhase, RestoreProgressed, RestoreRequested,
+};
 use pg_format::{Lsn, SegmentName, WalSegmentSize};
 use restorer::attempt::Ending;
 use restorer::compute::{Compute as _, ServerState};
@@ -292,5 +294,55 @@ async fn wal_that_cannot_be_read_is_not_the_end_of_wal() -> Result<()> {
     let id = first.backup_id;
     let finished = world.restore("first", RestoreTarget::Backup { id }).await?;
     assert_eq!(world.count(&finished).await?, 10);
+    Ok(())
+}
+
+/// How an attempt ends when this is said on its fence while it recovers.
+async fn overtaken_by(event: impl FnOnce(&RestoreRequested) -> Event) -> Result<Ending> {
+    let world = World::new(PgVersion::V18).await?;
+    long_history(&world).await?;
+    world.faults.wal.store(true, Ordering::Relaxed);
+    let request = world.request("b", RestoreTarget::Latest);
+    world.publish(&request).await?;
+    let (restorer, asked) = (Arc::clone(&world.restorer), request.clone());
+    let task = tokio::spawn(async move {
+        Box::pin(restorer.handle(&asked, &Progress::default(), false)).await
+    });
+    wait_until("a server that recovers", PATIENCE, async || {
+        let state = world.compute.state(&world.site("b")).await;
+        state.is_ok_and(|state| state != ServerState::Down)
+    })
+    .await?;
+    let outgoing = restorer::voice::outgoing(&request, event(&request), world.restorer.clock.now());
+    let _ = world.restorer.bus.publish(outgoing).await?;
+    Ok(tokio::time::timeout(PATIENCE, task).await??)
+}
+
+#[tokio::test]
+async fn a_superseded_attempt_leaves_the_request_to_its_successor() -> Result<()> {
+    let progressed = |request: &RestoreRequested| {
+        Event::RestoreProgressed(RestoreProgressed {
+            restore_id: request.restore_id,
+            instance: request.instance.clone(),
+            branch: request.branch.clone(),
+            phase: RestorePhase::Recover,
+            done_bytes: 1,
+            total_bytes: 2,
+        })
+    };
+    let ending = overtaken_by(progressed).await?;
+    assert!(matches!(ending, Ending::Left { .. }), "{ending:?}");
+    let failed = |request: &RestoreRequested| {
+        Event::RestoreFailed(RestoreFailed {
+            restore_id: request.restore_id,
+            instance: request.instance.clone(),
+            branch: request.branch.clone(),
+            cause: FailureCause::Wal,
+            message: String::new(),
+            hint: String::new(),
+            failed_at: request.requested_at,
+        })
+    };
+    assert_eq!(overtaken_by(failed).await?, Ending::Done);
     Ok(())
 }
