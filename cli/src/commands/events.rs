@@ -244,7 +244,11 @@ mod tests {
             instance: instance.clone(),
             branch: branch.clone(),
         };
-        let removed = InstanceRemoved { instance, branch };
+        let removed = InstanceRemoved {
+            instance,
+            branch,
+            slot_left: None,
+        };
         let published = [
             Event::BranchStopped(stopped),
             Event::InstanceRemoved(removed),

@@ -232,17 +232,23 @@ pub(crate) async fn remove(session: &Session, of: OfInstance) -> Result<Reply, F
     let progress = Progress::start("the scheduler takes the instance out");
     let mut sent = session.send(command, &["instance"]).await?;
     let removed = sent.until(DONE_WITHIN, |event| match event {
-        Event::InstanceRemoved(_) => Some(()),
+        Event::InstanceRemoved(removed) => Some(removed.slot_left),
         _ => None,
     });
-    unless_interrupted(removed, "the removal", "zektor instance list").await?;
+    let slot_left = unless_interrupted(removed, "the removal", "zektor instance list").await?;
+    if let Some(slot) = &slot_left {
+        note(&format!(
+            "warning: the slot {slot} could not be dropped and holds WAL on the server until its disk is full; run \
+             there: SELECT pg_drop_replication_slot('{slot}')"
+        ));
+    }
     drop(progress);
     session.projected(sent.seen).await;
-    removed_reply(&instance)
+    removed_reply(&instance, slot_left)
 }
 
-fn removed_reply(instance: &InstanceName) -> Result<Reply, Failure> {
-    let document = json!({ "name": instance, "status": word("removed") });
+fn removed_reply(instance: &InstanceName, slot_left: Option<String>) -> Result<Reply, Failure> {
+    let document = json!({ "name": instance, "status": word("removed"), "slot_left": slot_left });
     let text =
         format!("{instance} is no longer protected; what is stored stays in the repository.");
     Reply::new(&document, text)

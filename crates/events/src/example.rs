@@ -228,6 +228,7 @@ fn instance_events() -> Vec<Event> {
         Event::InstanceRemoved(InstanceRemoved {
             instance: instance.clone(),
             branch: BranchName::main(),
+            slot_left: None,
         }),
         Event::InstanceRefused(refused()),
         Event::BranchRegistered(BranchRegistered {

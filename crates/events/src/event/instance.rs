@@ -63,6 +63,9 @@ pub struct InstanceRemoved {
     pub instance: InstanceName,
     /// `main`.
     pub branch: BranchName,
+    /// The replication slot, if it could not be dropped: it holds WAL on the server until somebody drops it.
+    #[serde(default)]
+    pub slot_left: Option<String>,
 }
 
 /// A restored branch is part of its instance.

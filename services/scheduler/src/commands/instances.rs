@@ -190,10 +190,10 @@ impl World {
                 })
             })
             .await?;
-        self.drop_slot(given, &marked).await?;
+        let slot_left = self.drop_slot(given, &marked).await?;
         self.mirror(instance).await?;
         // Said before the document goes: a redelivery then knows what it has done.
-        self.announce_removal(given, instance).await?;
+        self.announce_removal(given, instance, slot_left).await?;
         let remove_marked = |there: Option<&InstanceDocument>| match there {
             Some(document) if document.removing => Decision::Remove(()),
             _ => Decision::Keep(()),
@@ -221,8 +221,10 @@ impl World {
         &self,
         given: &Given,
         instance: &InstanceName,
+        slot_left: Option<String>,
     ) -> Result<(), Unfinished> {
         let event = Event::InstanceRemoved(InstanceRemoved {
+            slot_left,
             instance: instance.clone(),
             branch: BranchName::main(),
         });
@@ -231,15 +233,15 @@ impl World {
     }
 
     /// A slot left behind would fill the customer's disk. A server that cannot be reached any more does not
-    /// keep the instance alive for ever, though.
+    /// keep the instance alive for ever, though; then the slot's name is given back.
     async fn drop_slot(
         &self,
         given: &Given,
         document: &InstanceDocument,
-    ) -> Result<(), Unfinished> {
+    ) -> Result<Option<String>, Unfinished> {
         let main = BranchName::main();
         let Some(active) = document.branches.get(&main).and_then(Branch::active) else {
-            return Ok(());
+            return Ok(None);
         };
         let slot = slot_name(&document.instance, &main);
         let dsn = self.open_dsn(&document.instance, &main, &active.dsn)?;
@@ -248,7 +250,7 @@ impl World {
             connection.drop_slot(&slot).await
         };
         match dropped.await {
-            Ok(_removal) => Ok(()),
+            Ok(_removal) => Ok(None),
             Err(error) if given.attempt < 4 => Err(Unfinished::NotYet(format!(
                 "slot {slot} of instance {} is not dropped yet: {error}",
                 document.instance
@@ -258,7 +260,7 @@ impl World {
                     instance = %document.instance, slot, error = %error,
                     "the slot stays on the server and holds its WAL; drop it there by hand"
                 );
-                Ok(())
+                Ok(Some(slot))
             }
         }
     }
