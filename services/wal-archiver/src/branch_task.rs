@@ -43,6 +43,7 @@ async fn archive(branch: BranchContext, cancel: CancellationToken) {
                 from: *from,
             });
         }
+        trouble.slot_is_invalid |= matches!(error, ArchiveError::SlotInvalidated(_));
         report(&branch, &error, pause);
         tokio::select! {
             () = cancel.cancelled() => {}

@@ -98,6 +98,9 @@ pub(crate) enum ArchiveError {
         #[source]
         source: PgError,
     },
+    /// The server has invalidated the slot, though it still shows it.
+    #[error("the slot was invalidated; it is made again")]
+    SlotInvalidated(#[source] PgError),
     /// Nothing came for too long, though a sign of life was asked for.
     #[error("the server was silent for {0:?}")]
     Silent(std::time::Duration),
@@ -126,7 +129,10 @@ impl ArchiveError {
             // 55006: another archiver still streams over the slot.
             Self::Postgres(error) => error.is_transient() || error.sqlstate() == Some("55006"),
             Self::Repository(error) => error.class() == repository::ErrorClass::Transient,
-            Self::Silent(_) | Self::ServerWaits | Self::WalRemoved { .. } => true,
+            Self::Silent(_)
+            | Self::ServerWaits
+            | Self::WalRemoved { .. }
+            | Self::SlotInvalidated(_) => true,
             _ => false,
         }
     }

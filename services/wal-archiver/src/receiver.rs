@@ -40,6 +40,8 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a stream that has failed waits for what is on its way to the store.
 pub(crate) const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+/// "Can no longer access replication slot": `ReplicationSlotAcquire`, PostgreSQL `src/backend/replication/slot.c`.
+const SQLSTATE_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 const PING_PAUSE: Duration = Duration::from_millis(100);
 /// About five seconds.
 const PINGS_UNCONFIRMED: u32 = 50;
@@ -411,6 +413,8 @@ fn stream_error(error: PgError, timeline: TimelineId, from: Lsn) -> ArchiveError
             from,
             source: error,
         }
+    } else if error.sqlstate() == Some(SQLSTATE_NOT_IN_PREREQUISITE_STATE) {
+        ArchiveError::SlotInvalidated(error)
     } else {
         error.into()
     }

@@ -72,6 +72,8 @@ pub(crate) struct Trouble {
     pub(crate) missing: Option<Missing>,
     /// The slot was gone, and had to be made again.
     pub(crate) slot_was_lost: bool,
+    /// The slot is there, but the server does not stream over it any more.
+    pub(crate) slot_is_invalid: bool,
 }
 
 /// Archives until cancelled. What is `missing` is taken away once the gap is recorded.
@@ -85,7 +87,8 @@ pub(crate) async fn run(
 ) -> Result<(), ArchiveError> {
     let settings = connection_settings(branch)?;
     let mut connection = ReplicationConnection::connect(&settings).await?;
-    let findings = look(branch, &mut connection).await?;
+    let findings = look(branch, &mut connection, trouble.slot_is_invalid).await?;
+    trouble.slot_is_invalid = false;
     refuse_if_set_back(&findings, &mut connection).await?;
     trouble.slot_was_lost |= findings.slot_was_lost;
     let (start, gap) = begin_at(branch, &findings, *trouble);

@@ -29,6 +29,7 @@ pub(super) struct Findings {
 pub(super) async fn look(
     branch: &BranchContext,
     connection: &mut ReplicationConnection,
+    slot_is_invalid: bool,
 ) -> Result<Findings, ArchiveError> {
     let identity = connection.identify_system().await?;
     let expected = branch.branch.system_identifier;
@@ -49,7 +50,7 @@ pub(super) async fn look(
     let _ = uploader
         .patiently(|| uploader.writer().claim_branch(&record))
         .await?;
-    let (slot_restart, slot_was_lost) = ensure_slot(branch, connection).await?;
+    let (slot_restart, slot_was_lost) = ensure_slot(branch, connection, slot_is_invalid).await?;
     let objects = uploader
         .patiently(|| uploader.writer().list_wal(size))
         .await?;
@@ -74,20 +75,26 @@ pub(super) async fn look(
 async fn ensure_slot(
     branch: &BranchContext,
     connection: &mut ReplicationConnection,
+    slot_is_invalid: bool,
 ) -> Result<(Option<Lsn>, bool), ArchiveError> {
     let slot = slot_name(&branch.key.instance, &branch.key.branch);
     let found = match connection.read_slot(&slot).await {
         Ok(found) => found,
         Err(PgError::Unsupported { .. }) => {
+            if slot_is_invalid {
+                let _ = connection.drop_slot(&slot).await?;
+            }
             let _ = connection
                 .create_physical_slot(&slot, ReserveWal::Now)
                 .await?;
-            return Ok((None, false));
+            return Ok((None, slot_is_invalid));
         }
         Err(error) => return Err(error.into()),
     };
     match found {
-        Some(state) if state.restart_lsn.is_some() => return Ok((state.restart_lsn, false)),
+        Some(state) if state.restart_lsn.is_some() && !slot_is_invalid => {
+            return Ok((state.restart_lsn, false));
+        }
         Some(_) => {
             tracing::warn!(
                 slot,

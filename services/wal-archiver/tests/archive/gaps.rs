@@ -154,6 +154,34 @@ async fn a_slot_that_the_server_invalidated_is_made_again_and_the_gap_is_told() 
     );
 }
 
+/// It still says from where on it held WAL back.
+#[tokio::test]
+async fn a_slot_that_was_idle_for_too_long_is_made_again() {
+    let world = World::new().await;
+    let server = Postgres::builder()
+        .setting("idle_replication_slot_timeout", "1s")
+        .start()
+        .await
+        .unwrap();
+    let registered = world.register("shop", &server).await;
+    let mut archiver = world.archiver("one").await;
+    let _ = server.psql("CREATE TABLE t (n int)").await.unwrap();
+    let _ = registered.caught_up(&server).await;
+    let _ = archiver.kill9().await.unwrap();
+    let shown = "SELECT restart_lsn IS NOT NULL FROM pg_replication_slots \
+                 WHERE invalidation_reason = 'idle_timeout'";
+    wait_until("the slot to be invalidated", PATIENCE, async || {
+        let _ = server.psql("CHECKPOINT").await.unwrap();
+        server.psql(shown).await.unwrap() == "t"
+    })
+    .await
+    .unwrap();
+    archiver.start_again().await.unwrap();
+    let _ = server.psql("INSERT INTO t VALUES (1)").await.unwrap();
+    let end = registered.caught_up(&server).await;
+    registered.check_chain(&server, TimelineId(1), end).await;
+}
+
 #[tokio::test]
 async fn another_cluster_behind_the_address_is_refused() {
     let world = World::new().await;
