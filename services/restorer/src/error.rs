@@ -93,7 +93,10 @@ impl RestoreError {
                 Reaction::Retry(LATER)
             }
             RestoreError::Draining => Reaction::Retry(SOON),
-            RestoreError::Repository(error) if error.class() == ErrorClass::Transient => {
+            RestoreError::Repository(error)
+            | RestoreError::Fetch(FetchError::Archive { source: error, .. })
+                if error.class() == ErrorClass::Transient =>
+            {
                 Reaction::Retry(LATER)
             }
             other => other.failure(),
@@ -120,6 +123,14 @@ impl RestoreError {
                 FailureCause::Compute,
                 "check space and rights of the restorer's compute directory",
             ),
+            RestoreError::Fetch(FetchError::Archive { source, .. })
+                if matches!(source.class(), ErrorClass::Transient | ErrorClass::Denied) =>
+            {
+                (
+                    FailureCause::Storage,
+                    "check the object store and the credentials for it, and restore again",
+                )
+            }
             RestoreError::Fetch(_) => (
                 FailureCause::Wal,
                 "see `zektor window` for what can be restored",

@@ -4,7 +4,7 @@
 //! credentials of the object store are in reach of the server's user. What must stay true:
 //!
 //! - "Absent" is said only of what the plan knows to be absent ([`crate::served`]). A store that cannot be
-//!   asked makes recovery wait.
+//!   asked makes recovery wait, and in the end fails the attempt.
 //! - Nothing beyond the plan's end is given: the rest of the last segment is zeros.
 //! - The spool is bounded, in segments and in bytes.
 //! - A segment whose replay would reach out of the branch ([`inspect`]) is kept back, and recovery ends when it
@@ -42,6 +42,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Pause before a store that could not be asked is asked again.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// So long recovery waits for a store that fails or refuses us; then the attempt is given up.
+const STORE_PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// Segments that are fetched ahead.
 const MOST_SEGMENTS: u64 = 16;
 /// Bytes that are fetched ahead, but never less than two segments.
@@ -322,13 +324,14 @@ async fn inspect(cluster: Cluster, served: Arc<ServedWal>, file: &str, bytes: By
     }
 }
 
-/// The bytes to give for a planned file; asks until the store answers. `None` for what recovery does without:
+/// The bytes to give for a planned file; asks until the store answers, for half an hour. `None` for what recovery does without:
 /// an ancestor's history that was never archived, a segment that an older timeline has as well.
 async fn fetch(
     reader: &BranchReader,
     served: &ServedWal,
     file: &str,
 ) -> Result<Option<Bytes>, FetchError> {
+    let begun = Instant::now();
     loop {
         let got = match served.wanted(file) {
             Wanted::Absent => return Ok(None),
@@ -352,7 +355,7 @@ async fn fetch(
         };
         match got {
             Ok(bytes) => return Ok(Some(bytes)),
-            Err(error) if may_be_asked_again(error.class()) => {
+            Err(error) if may_be_asked_again(error.class()) && begun.elapsed() < STORE_PATIENCE => {
                 tracing::warn!(
                     file,
                     error = &error as &dyn std::error::Error,
@@ -370,7 +373,7 @@ async fn fetch(
     }
 }
 
-/// Refused credentials can be mended by a person; recovery waits for that as well.
+/// Refused credentials can be mended by a person; recovery waits for that as well, but not for ever.
 fn may_be_asked_again(class: ErrorClass) -> bool {
     matches!(class, ErrorClass::Transient | ErrorClass::Denied)
 }

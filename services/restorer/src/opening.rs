@@ -97,6 +97,9 @@ pub async fn replace_passwords(
         "SET log_min_error_statement = 'panic'",
         "SET pg_stat_statements.track_utility = off",
         "SET password_encryption = 'scram-sha-256'",
+        // A prepared transaction of the source may hold a role, and nobody is there to end it.
+        "SET lock_timeout = '60s'",
+        "SET statement_timeout = '10min'",
     ] {
         let _ = connection.query(quiet).await?;
     }

@@ -14,6 +14,7 @@ use events::Timestamp;
 use events::event::RestorePhase;
 use pg_format::Lsn;
 use pg_replication::{PgError, SqlConnection};
+use tokio::time::Instant;
 
 use crate::compute::{Compute, ComputeError, Programs, ServerState, log_bytes, log_end};
 use crate::control::Minimums;
@@ -30,6 +31,9 @@ const LOOK: Duration = Duration::from_millis(100);
 const NOT_REACHED: &str = "recovery ended before configured recovery target was reached";
 /// The same place; in the server's `log_timezone`, which is UTC while it is locked.
 const LAST_TRANSACTION: &str = "last completed transaction was at log time ";
+/// A server that answers, but for so long neither took nor replayed WAL, does not count as alive: the attempt is
+/// then given up as if the restorer had died.
+const STALLED: Duration = Duration::from_secs(60 * 60);
 /// The server was changed below what its WAL demands this often.
 const MOST_RESTARTS: u32 = 8;
 
@@ -103,10 +107,17 @@ impl Recovery<'_> {
         let mut phase = RestorePhase::Recover;
         let served = self.plan.served();
         let mut done = 0;
+        let mut moved = (Instant::now(), None);
         loop {
             tokio::time::sleep(LOOK).await;
             let (look, replayed) = self.look(&mut connection).await?;
-            voice.alive();
+            let place = Some((restarts, phase, taken_bytes(taken, &served), replayed));
+            if moved.1 != place {
+                moved = (Instant::now(), place);
+            }
+            if moved.0.elapsed() < STALLED {
+                voice.alive();
+            }
             done = done.max(taken_bytes(taken, &served));
             if let Some(replayed) = replayed {
                 done = done.max(replayed.min(served.end()).bytes_since(served.start()));

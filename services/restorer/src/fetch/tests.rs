@@ -1,14 +1,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use events::event::FailureCause;
 use events::{BranchName, InstanceName};
+use object_store::memory::InMemory;
 use pg_format::{Lsn, SegmentName, SystemIdentifier, TimelineHistory, TimelineId, WalSegmentSize};
+use repository::faulty::{Fault, FaultyStore};
 use repository::{BranchReader, Repository, RetryPolicy};
 
-use super::{Cluster, WalService, restore_command, script};
+use super::{Cluster, STORE_PATIENCE, WalService, fetch, restore_command, script};
+use crate::error::{Reaction, RestoreError};
 use crate::served::ServedWal;
 
 const MIB: u64 = 1 << 20;
@@ -199,4 +204,26 @@ async fn a_newer_timeline_without_the_segment_is_passed_over() {
 #[tokio::test]
 async fn a_newer_timeline_with_too_little_of_the_segment_is_passed_over() {
     an_older_timelines_segment_will_do(Some(100)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_for_ever_ends_the_attempt() {
+    let broken = FaultyStore::new(Arc::new(InMemory::new()), |_, _| Fault::Fail);
+    let retry = RetryPolicy {
+        attempts: 1,
+        ..RetryPolicy::default()
+    };
+    let repository = Repository::with_store(Arc::new(broken), "", retry);
+    let instance = InstanceName::new("orders").unwrap();
+    let reader = repository.reader(&instance, &BranchName::main());
+    let begun = tokio::time::Instant::now();
+    let file = name(3).to_string();
+    let error = fetch(&reader, &served(5 * MIB), &file).await.unwrap_err();
+    assert!(begun.elapsed() >= STORE_PATIENCE);
+    let error = RestoreError::Fetch(error);
+    assert!(matches!(error.reaction(), Reaction::Retry(_)), "{error:?}");
+    match error.failure() {
+        Reaction::Fail { cause, .. } => assert_eq!(cause, FailureCause::Storage),
+        other => panic!("{other:?}"),
+    }
 }
