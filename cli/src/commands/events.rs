@@ -272,7 +272,7 @@ mod tests {
             .await;
         insta::assert_snapshot!(lines.join("\n"), @r#"
         {"type":"branch.stopped","id":"m0","time":"2026-03-01T10:00:00.000000Z","source":"in-memory","instance":"orders","branch":"b","correlation":"c","causation":"d","data":{"instance":"orders","branch":"b"}}
-        {"type":"instance.removed","id":"m1","time":"2026-03-01T10:00:00.000000Z","source":"in-memory","instance":"orders","branch":"b","correlation":"c","causation":"d","data":{"instance":"orders","branch":"b"}}
+        {"type":"instance.removed","id":"m1","time":"2026-03-01T10:00:00.000000Z","source":"in-memory","instance":"orders","branch":"b","correlation":"c","causation":"d","data":{"instance":"orders","branch":"b","slot_left":null}}
         "#);
     }
 }
