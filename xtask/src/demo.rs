@@ -37,7 +37,7 @@ const DIGEST: &str =
 pub(crate) fn run(options: Options) -> Result<()> {
     let begin = Instant::now();
     setup::run()?;
-    say("Building");
+    say("Building (some minutes the first time)");
     workspace::cargo(&["build", "--quiet", "--workspace", "--bins"])?;
     let stage = Stage::new()?;
     let outcome = play(&stage);
@@ -115,6 +115,9 @@ fn play(stage: &Stage) -> Result<()> {
     let orders_before_restore = source.wait_for_orders(50)?;
 
     say("\n5. The moment before it, as a new branch");
+    say(
+        "   (the demo sets ZEKTOR_RESTORE_MIN_TARGET_AGE=0s: its moment is seconds old, the rule is two minutes)",
+    );
     let moment = moment.as_str();
     wait_until_restorable(&zektor, moment)?;
     let restored = zektor.json(&[
@@ -142,7 +145,7 @@ fn play(stage: &Stage) -> Result<()> {
         "the branch does not hold what was there before the mistake"
     );
     prove_source_untouched(&source, orders_before_restore, &deleted)?;
-    say(&format!("   Connect to the branch: {uri}"));
+    say(&format!("   the branch's connection string: {uri}"));
     Ok(())
 }
 

@@ -117,7 +117,7 @@ impl RestoreError {
             ),
             RestoreError::Repository(_) => (
                 FailureCause::Storage,
-                "check the object store; `zektor backup verify` names damage",
+                "check the object store; the message names the object",
             ),
             RestoreError::Fetch(FetchError::Spool { .. }) => (
                 FailureCause::Compute,

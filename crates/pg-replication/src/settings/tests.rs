@@ -157,7 +157,8 @@ fn what_is_refused_and_never_repeated() {
         ("postgres://u@h:1/d?port=1,2", ManyHosts),
         // A password with a reserved character in it.
         ("postgres://u:x@secret@h/d", BadHost),
-        ("postgres://u:secret/x@h/d", BadPort),
+        ("postgres://u:p@ss/w:rd#1@h:5432/d", BadHost),
+        ("postgres://u:secret/x@h/d", BadHost),
         ("postgres://u:x%zzsecret@h/d", BadEscape),
         ("postgres://u:x%secret@h/d", BadEscape),
         ("postgres://u:x%00@h/d", BadEscape),

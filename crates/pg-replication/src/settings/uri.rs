@@ -85,6 +85,10 @@ pub(super) fn parse(dsn: &str) -> Result<ConnectionSettings, DsnError> {
         Some((path, query)) => (path, Some(query)),
         None => (rest, None),
     };
+    // A second `@` is a password that was not escaped: its first part would be taken for the host.
+    if path.contains('@') {
+        return Err(DsnError::BadHost);
+    }
     parts.dbname = decode(path.strip_prefix('/').unwrap_or(path))?;
     for pair in query
         .filter(|query| !query.is_empty())
