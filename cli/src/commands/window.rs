@@ -48,6 +48,17 @@ struct Proven {
 
 /// Shows the restorable window of a branch.
 pub(crate) async fn window(session: &Session, of: OfBranch) -> Result<Reply, Failure> {
+    let window = of_branch(session, of).await?;
+    Reply::new(&window, text(&window))
+}
+
+/// Where WAL is missing, if nothing after it can be restored: there is no backup behind it yet.
+pub(crate) async fn open_gap(session: &Session, of: OfBranch) -> Result<Option<Lsn>, Failure> {
+    let window = of_branch(session, of).await?;
+    Ok(window.open_gap().map(|gap| gap.from_lsn))
+}
+
+async fn of_branch(session: &Session, of: OfBranch) -> Result<Window, Failure> {
     let OfBranch { instance, branch } = of;
     let question = query::WalSummary {
         instance: instance.clone(),
@@ -63,9 +74,16 @@ pub(crate) async fn window(session: &Session, of: OfBranch) -> Result<Reply, Fai
     };
     let backups = all(session, question).await?;
     let proven = proven(session, &instance, &branch).await?;
-    let window = computed(instance, branch, &backups, &wal.gaps, proven);
-    let text = text(&window);
-    Reply::new(&window, text)
+    Ok(computed(instance, branch, &backups, &wal.gaps, proven))
+}
+
+impl Window {
+    /// The first gap that no backup lies behind.
+    fn open_gap(&self) -> Option<&WindowGap> {
+        self.gaps
+            .iter()
+            .find(|gap| gap.restorable_again_at.is_none())
+    }
 }
 
 /// From the archiver, or from what it last wrote into the repository.
@@ -139,7 +157,7 @@ fn computed(
         .collect();
     // A completed backup has its WAL in the archive, whatever the archiver has proven since.
     let newest = usable.last().map(|backup| backup.at);
-    Window {
+    let mut window = Window {
         instance,
         branch,
         earliest: earliest.map(|backup| backup.at),
@@ -150,7 +168,14 @@ fn computed(
         complete: earliest.is_some() && gaps.is_empty(),
         gaps,
         earliest_backup_id: earliest.map(|backup| backup.id),
+    };
+    // What is archived behind such a gap restores nothing. When its beginning was written is not known; the
+    // last backup before it is the moment that is sure.
+    if let Some(gap) = window.open_gap() {
+        let lsn = gap.from_lsn;
+        (window.latest, window.latest_lsn) = (newest, Some(lsn));
     }
+    window
 }
 
 /// What counts of a completed backup.

@@ -11,7 +11,9 @@ use service::run::chain;
 use service::seal::{ExposeSecret, dsn_context};
 
 use super::Check;
+use crate::arguments::OfBranch;
 use crate::commands::wal::position;
+use crate::commands::window::open_gap;
 use crate::failure::Failure;
 use crate::output::{moment, size, span};
 use crate::session::Session;
@@ -35,6 +37,7 @@ pub(super) async fn check(session: &Session) -> Vec<Check> {
             if let Some(active) = branch.active() {
                 checks.push(archiving(session, &document.instance, name).await);
                 checks.push(last_backup(session, &document.instance, name).await);
+                checks.extend(gap(session, &document.instance, name).await);
                 // Without the key nobody can log in to look; that it is missing was said.
                 if let Some(key) = &key {
                     checks.push(slot(key, &document.instance, name, active).await);
@@ -99,6 +102,24 @@ async fn last_backup(session: &Session, instance: &InstanceName, branch: &Branch
             of_last_backup(name, last, session.setting.clock.now(), &how)
         }
         Err(failure) => Check::of_failure(name, failure),
+    }
+}
+
+/// Says something only when WAL is missing and no backup lies behind the gap.
+async fn gap(session: &Session, instance: &InstanceName, branch: &BranchName) -> Option<Check> {
+    let name = named(instance, branch, "window");
+    let of = OfBranch {
+        instance: instance.clone(),
+        branch: branch.clone(),
+    };
+    match open_gap(session, of).await {
+        Ok(None) => None,
+        Ok(Some(from)) => Some(Check::failed(
+            name,
+            format!("wal is missing from {from} on; nothing later can be restored"),
+            format!("run `zektor backup create {instance} --branch {branch} --wait`"),
+        )),
+        Err(failure) => Some(Check::of_failure(name, failure)),
     }
 }
 

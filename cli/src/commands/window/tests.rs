@@ -110,3 +110,12 @@ fn a_backup_without_its_own_wal_is_none() {
     assert_eq!(window.earliest, at("2026-03-01T10:30:00Z"));
     assert!(window.complete);
 }
+
+#[test]
+fn behind_a_gap_without_a_backup_nothing_can_be_restored() {
+    let backups = [backup(10, "0/3000028", "0/3000158")];
+    let window = window(&backups, &[gap("0/4000000", "0/5000000")]);
+    assert_eq!(window.latest, at("2026-03-01T10:10:00Z"));
+    assert_eq!(window.latest_lsn, "0/4000000".parse().ok());
+    assert!(!window.complete && window.open_gap().is_some());
+}
