@@ -182,7 +182,20 @@ impl Restorer {
         let (document, _) = document.ok_or_else(unknown)?;
         let branch = document.branches.get(source).and_then(Branch::active);
         let sealed = &branch.ok_or_else(unknown)?.dsn;
-        let dsn = self.key.open(sealed, &dsn_context(instance, source))?;
+        let dsn = match self.key.open(sealed, &dsn_context(instance, source)) {
+            Ok(dsn) => dsn,
+            Err(error) => {
+                // The data is not sealed: with another key it comes back all the same.
+                tracing::warn!(
+                    %instance, %source, error = &error as &dyn std::error::Error,
+                    "the source's credentials cannot be opened; restoring without their names"
+                );
+                return Ok(Names {
+                    user: "postgres".to_owned(),
+                    database: "postgres".to_owned(),
+                });
+            }
+        };
         let settings = ConnectionSettings::parse(dsn.expose_secret())?;
         Ok(Names {
             user: settings.user().to_owned(),

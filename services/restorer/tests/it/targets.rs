@@ -286,3 +286,17 @@ async fn a_target_that_is_not_there_fails_and_leaves_nothing() -> Result<()> {
     assert!(!world.root_of("b").exists());
     Ok(())
 }
+
+#[tokio::test]
+async fn without_the_sources_key_the_data_still_comes_back() -> Result<()> {
+    let mut world = World::new(PgVersion::V18).await?;
+    let _ = world.back_up().await?;
+    world.rows(11..=12).await?;
+    let _ = world.archive().await?;
+    let restorer = std::sync::Arc::get_mut(&mut world.restorer);
+    let restorer = restorer.ok_or_else(|| anyhow::anyhow!("the restorer is shared"))?;
+    restorer.key = std::sync::Arc::new(service::MasterKey::from_bytes(&[8; 32]));
+    let finished = world.restore("b", RestoreTarget::Latest).await?;
+    assert_eq!(world.count(&finished).await?, 12);
+    Ok(())
+}
