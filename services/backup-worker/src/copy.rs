@@ -18,9 +18,6 @@ const MAX_DAMAGED_PAGES: usize = 1000;
 const MAX_MANIFEST_BYTES: usize = 512 << 20;
 /// The server sends something all the time while it copies; a checkpoint may take longer, and comes before.
 const STALLED_AFTER: Duration = Duration::from_secs(300);
-/// The tablespace links' own file. Links are stored as links, because a restore moves them; were this
-/// file restored, PostgreSQL would make the source's links anew.
-const TABLESPACE_MAP: &str = "tablespace_map";
 
 /// What came of the copy.
 #[derive(Debug)]
@@ -216,10 +213,11 @@ impl<'a, 'w> Copy<'a, 'w> {
     }
 }
 
+/// `tablespace_map` is kept, byte for byte, though a restore does not use it: `pg_verifybackup` asks for it.
 fn is_left_out(tablespace: Option<u32>, entry: &Entry) -> bool {
     let root = entry.path.is_empty() || entry.path == ".";
     let linked = matches!(entry.kind, Kind::Symlink(_));
-    root || (tablespace.is_none() && (entry.path == TABLESPACE_MAP || linked))
+    root || (tablespace.is_none() && linked)
 }
 
 fn header(tablespace: Option<u32>, entry: &Entry) -> FileHeader {

@@ -7,3 +7,4 @@ mod memory;
 mod rebuild;
 mod survival;
 mod tracing;
+mod verified;

@@ -1,0 +1,71 @@
+//! PostgreSQL's own judgement of a copy that came out of the repository.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use events::{BranchName, InstanceName};
+use integration::Stack;
+use repository::Target;
+use testkit::postgres::{PgVersion, Postgres};
+
+use crate::exactness::text;
+
+async fn a_copy_passes(version: PgVersion) -> Result<()> {
+    let postgres = Postgres::builder().version(version).start().await?;
+    let fill = "CREATE TABLE many AS SELECT n, md5(n::text) FROM generate_series(1, 100000) n; \
+                CREATE INDEX ON many (n); CREATE DATABASE other";
+    for statement in fill.split("; ") {
+        let _output = postgres.psql(statement).await?;
+    }
+    let stack = Stack::builder().start().await?;
+    stack.register("orders", &postgres).await?;
+    let backup = stack.back_up("orders").await?;
+
+    let branch = stack
+        .repository()?
+        .reader(&InstanceName::new("orders")?, &BranchName::main());
+    let manifest = branch.manifest(text(&backup, "id")?.parse()?).await?;
+    let target = Target {
+        data_directory: stack.directory().join("copy"),
+        tablespaces: BTreeMap::new(),
+        other_tablespaces: None,
+        owner: None,
+    };
+    let _restored = branch.materialise(&manifest, &target, 4, &|_| {}).await?;
+    let output = std::process::Command::new(postgres.bin("pg_verifybackup")?)
+        .arg("--no-parse-wal")
+        .arg(&target.data_directory)
+        .output()
+        .context("pg_verifybackup cannot be run")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "pg_verifybackup: {said}");
+
+    // And the running branch: every index agrees with its table, on every page.
+    let restored = stack
+        .zektor_ok(&["restore", "orders", "--latest", "--as", "b", "--wait"])
+        .await?;
+    let uri = text(&restored, "connection_uri")?;
+    let output = std::process::Command::new(postgres.bin("pg_amcheck")?)
+        .args([
+            "--install-missing",
+            "--heapallindexed",
+            "--all",
+            "--maintenance-db",
+            &uri,
+        ])
+        .output()
+        .context("pg_amcheck cannot be run")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "pg_amcheck: {said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pg_verifybackup_and_pg_amcheck_accept_a_copy_of_postgresql_15() -> Result<()> {
+    a_copy_passes(PgVersion::V15).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pg_verifybackup_and_pg_amcheck_accept_a_copy_of_postgresql_18() -> Result<()> {
+    a_copy_passes(PgVersion::V18).await
+}
