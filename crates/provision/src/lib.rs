@@ -1,4 +1,4 @@
-//! Finds or installs the servers Zektor runs and is tested against: NATS, PostgreSQL 18 and 15, SeaweedFS.
+//! Finds or installs the servers Zektor runs and is tested against: NATS, PostgreSQL 14 to 18, SeaweedFS.
 //!
 //! What must stay true:
 //!
@@ -30,20 +30,55 @@ pub enum Tool {
     NatsServer,
     /// PostgreSQL 18 with its client tools.
     Postgres18,
+    /// PostgreSQL 17 with its client tools; has TLS, lz4 and zstd.
+    Postgres17,
+    /// PostgreSQL 16 with its client tools.
+    Postgres16,
     /// PostgreSQL 15; where it comes from npm it has no client tools.
     Postgres15,
+    /// PostgreSQL 14, the server alone: `initdb`, `pg_ctl`, `postgres`, no client tools.
+    Postgres14,
     /// SeaweedFS, the S3 server.
     SeaweedFs,
 }
 
 impl Tool {
     /// Every tool, in the order in which they are set up.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 7] = [
         Self::NatsServer,
         Self::Postgres18,
-        Self::Postgres15,
         Self::SeaweedFs,
+        Self::Postgres17,
+        Self::Postgres16,
+        Self::Postgres15,
+        Self::Postgres14,
     ];
+
+    /// The PostgreSQL of a major version; `None` where none is pinned.
+    #[must_use]
+    pub const fn postgres(major: u32) -> Option<Self> {
+        Some(match major {
+            14 => Self::Postgres14,
+            15 => Self::Postgres15,
+            16 => Self::Postgres16,
+            17 => Self::Postgres17,
+            18 => Self::Postgres18,
+            _ => return None,
+        })
+    }
+
+    /// The major version of a PostgreSQL; `None` for every other tool.
+    #[must_use]
+    pub const fn postgres_major(self) -> Option<u32> {
+        Some(match self {
+            Self::Postgres14 => 14,
+            Self::Postgres15 => 15,
+            Self::Postgres16 => 16,
+            Self::Postgres17 => 17,
+            Self::Postgres18 => 18,
+            Self::NatsServer | Self::SeaweedFs => return None,
+        })
+    }
 
     /// The name people read, also the first part of the installation's folder.
     #[must_use]
@@ -51,7 +86,10 @@ impl Tool {
         match self {
             Self::NatsServer => "nats-server",
             Self::Postgres18 => "postgresql-18",
+            Self::Postgres17 => "postgresql-17",
+            Self::Postgres16 => "postgresql-16",
             Self::Postgres15 => "postgresql-15",
+            Self::Postgres14 => "postgresql-14",
             Self::SeaweedFs => "seaweedfs",
         }
     }
@@ -61,8 +99,8 @@ impl Tool {
     pub const fn program(self) -> &'static str {
         match self {
             Self::NatsServer => "nats-server",
-            Self::Postgres18 | Self::Postgres15 => "postgres",
             Self::SeaweedFs => "weed",
+            _ => "postgres",
         }
     }
 }

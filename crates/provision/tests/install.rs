@@ -1,4 +1,4 @@
-//! Real installations. They fetch about 70 MB from the package indexes, so they run on demand:
+//! Real installations. They fetch about 150 MB from the package indexes, so they run on demand:
 //! `cargo test -p provision -- --ignored`.
 
 use std::fs;

@@ -24,7 +24,8 @@ pub(super) fn install(
     let python = python(&workshop, say)?;
 
     say(&format!("fetching {} {}", wheel.package, wheel.version));
-    let _ = run(Command::new(&python)
+    let mut download = Command::new(&python);
+    let _ = download
         .args([
             "-m",
             "pip",
@@ -35,7 +36,13 @@ pub(super) fn install(
         ])
         .args(["--only-binary", ":all:", "--dest"])
         .arg(workshop.path())
-        .arg(format!("{}=={}", wheel.package, wheel.version)))?;
+        .arg(format!("{}=={}", wheel.package, wheel.version));
+    if let Some(version) = &wheel.python {
+        let abi = format!("cp{}", version.replace('.', ""));
+        let _ = download.args(["--implementation", "cp", "--abi", &abi]);
+        let _ = download.args(["--python-version", version]);
+    }
+    let _ = run(&mut download)?;
     let file = only_file(workshop.path(), ".whl")?;
     check_digest(&file, digest)?;
 

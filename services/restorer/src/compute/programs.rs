@@ -27,12 +27,7 @@ impl Programs {
 /// The folders to look in, best first.
 fn candidates(major: u32, configured: &[PathBuf]) -> Vec<PathBuf> {
     let mut folders = configured.to_vec();
-    let tool = match major {
-        15 => Some(Tool::Postgres15),
-        18 => Some(Tool::Postgres18),
-        _ => None,
-    };
-    if let (Some(tool), Ok(tools)) = (tool, Tools::from_environment())
+    if let (Some(tool), Ok(tools)) = (Tool::postgres(major), Tools::from_environment())
         && let Ok(found) = tools.find(tool)
     {
         folders.push(found.bin_directory);
