@@ -9,6 +9,7 @@
 //! that recovery will accept.
 
 mod body;
+mod content;
 mod error;
 mod page;
 mod reader;
@@ -18,6 +19,11 @@ mod tests;
 mod xact;
 
 pub use body::{BlockImage, BlockRef, BlockRefs, RecordBody, RecordBodyError, RelationFile};
+pub use content::{
+    Checkpoint, CheckpointKind, Numbers, Parameters, PreparedTransaction, RecordContent,
+    RelationFiles, ServerText, TransactionAbort, TransactionCommit, TransactionDatabase,
+    TransactionOrigin, WalLevel,
+};
 pub use error::{WalError, WalErrorKind};
 pub use page::{
     InvalidWalBlockSize, LongPageHeader, WalBlockSize, WalPageHeader, major_version_of_magic,

@@ -111,6 +111,7 @@ impl Stretch {
 /// What `pg_waldump` and the reader both say of a record.
 fn in_words(record: &WalRecord<'_>) -> String {
     let header = record.header;
+    let _ = record.content().unwrap();
     let mut words = format!(
         "{} {} bytes, tx {}, at {:?} after {:?}",
         header.resource_manager, header.length, header.xid, record.start, header.previous

@@ -340,4 +340,49 @@ pub enum RecordBodyError {
     /// The end of a transaction without a time.
     #[error("the record ends a transaction but has no time")]
     NoTime,
+    /// The main data is shorter than what it must hold.
+    #[error("the record's main data ends before what it must hold")]
+    MainDataCut,
+    /// The main data is longer than what its version puts there.
+    #[error("the record's main data has {bytes} bytes that nothing explains")]
+    MainDataLeftOver {
+        /// Bytes after the last known part.
+        bytes: u64,
+    },
+    /// The record is so long that the needed part of it was not kept.
+    #[error("the record is longer than what is kept of it")]
+    MainDataNotKept,
+    /// There cannot be less than none.
+    #[error("the record counts {count} items")]
+    Count {
+        /// The count.
+        count: i32,
+    },
+    /// A change of rows that names no page.
+    #[error("the record changes a row but refers to no block")]
+    NoBlock,
+    /// The end of a transaction has parts that the version does not define.
+    #[error("the record ends a transaction with the unknown flags {flags:#x}")]
+    TransactionFlags {
+        /// All flags.
+        flags: u32,
+    },
+    /// A prepared transaction's state begins with another number.
+    #[error("the record prepares a transaction but begins with {magic:#x}")]
+    PrepareMagic {
+        /// What it begins with.
+        magic: u32,
+    },
+    /// No such WAL level.
+    #[error("the record has the unknown wal level {level}")]
+    WalLevel {
+        /// The number.
+        level: u32,
+    },
+    /// No such fork.
+    #[error("the record has the impossible fork {number}")]
+    Fork {
+        /// The number.
+        number: u32,
+    },
 }

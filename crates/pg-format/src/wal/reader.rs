@@ -1,9 +1,12 @@
 //! The incremental validator of a WAL stream.
 //!
 //! Bytes come in pieces of any length that respect no border; what is true after them does not
-//! depend on how they were cut. Memory is bounded: a record of a gigabyte is checked as it passes
-//! and only its beginning is kept. A reader that found an error stays in it: nothing after the
-//! error is looked at, and [`WalReader::validated_end`] stays before it.
+//! depend on how they were cut. A reader that found an error stays in it: nothing after the error
+//! is looked at, and [`WalReader::validated_end`] stays before it.
+//!
+//! Memory is bounded: a record of a gigabyte is checked as it passes and only its beginning is
+//! kept. A reader holds 32 KiB (64 KiB with pages of that size), and 1 MiB more while it is within
+//! the record of a transaction's end that is so long.
 
 mod config;
 mod partial;
@@ -20,8 +23,11 @@ use crate::Lsn;
 
 /// At least this much of a record's body is kept until it is complete, and at least a page, so
 /// that what visitors see does not depend on how the bytes were cut. Block references take at most
-/// 1 kB of it; the rest is for the main data of records without blocks.
-const KEPT_BODY_BYTES: u64 = 8192;
+/// 1 kB of it; full-page images of two blocks stand before the main data of a change to a row.
+const KEPT_BODY_BYTES: u64 = 32 << 10;
+/// So much is kept of the records that end or prepare a transaction: what they say of 80,000
+/// dropped files.
+const KEPT_TRANSACTION_BYTES: usize = 1 << 20;
 
 /// Validates contiguous WAL; see the module.
 #[derive(Debug)]
@@ -67,7 +73,10 @@ impl WalReader {
             expect: Expect::FirstPage,
             page_header: [0; LONG_HEADER_BYTES],
             page_header_bytes: 0,
-            partial: PartialRecord::new(usize::try_from(kept_limit).unwrap_or(usize::MAX)),
+            partial: PartialRecord::new(
+                usize::try_from(kept_limit).unwrap_or(usize::MAX),
+                KEPT_TRANSACTION_BYTES,
+            ),
             previous: None,
             overwritten: None,
             failure: None,

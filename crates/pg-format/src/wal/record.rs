@@ -22,6 +22,14 @@ impl ResourceManager {
     pub const XLOG: ResourceManager = ResourceManager(0);
     /// Ends of transactions.
     pub const TRANSACTION: ResourceManager = ResourceManager(1);
+    /// Files of relations.
+    pub const STORAGE: ResourceManager = ResourceManager(2);
+    /// Creation and removal of databases.
+    pub const DATABASE: ResourceManager = ResourceManager(4);
+    /// The second half of the operations on tables.
+    pub const HEAP2: ResourceManager = ResourceManager(9);
+    /// Rows of tables.
+    pub const HEAP: ResourceManager = ResourceManager(10);
 
     /// In the order of `src/include/access/rmgrlist.h`, the same from 14 to 18.
     const BUILT_IN: [&'static str; 22] = [
@@ -142,6 +150,11 @@ impl RecordHeader {
         self.is_xlog(Self::XLOG_OVERWRITE_CONTRECORD)
     }
 
+    /// The record tells of a whole transaction, in lists as long as what it did.
+    pub(super) fn ends_or_prepares_transaction(&self) -> bool {
+        self.resource_manager == ResourceManager::TRANSACTION && self.info & 0x70 <= 0x40
+    }
+
     fn is_xlog(&self, operation: u8) -> bool {
         self.resource_manager == ResourceManager::XLOG && self.info & Self::OPERATION == operation
     }
@@ -164,8 +177,8 @@ pub struct WalRecord<'a> {
 impl<'a> WalRecord<'a> {
     /// Walks the headers of the record's data.
     ///
-    /// Of a long record only a prefix is in memory: the block references are always there, the
-    /// main data may be cut.
+    /// Of a long record only a prefix is in memory ([`WalReader`](super::WalReader) says how much):
+    /// the block references are always there, the main data may be cut.
     pub fn body(&self) -> Result<RecordBody<'a>, RecordBodyError> {
         let length = self.header.length.saturating_sub(HEADER_BYTES as u32);
         RecordBody::parse(self.body, length, self.server_major)

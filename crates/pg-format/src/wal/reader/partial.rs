@@ -13,11 +13,14 @@ pub(super) struct PartialRecord {
     received: u32,
     body_crc: u32,
     kept: Vec<u8>,
+    /// Bytes to keep of the body, at most.
     kept_limit: usize,
+    /// The same for records that end or prepare a transaction.
+    transaction_limit: usize,
 }
 
 impl PartialRecord {
-    pub(super) fn new(kept_limit: usize) -> Self {
+    pub(super) fn new(kept_limit: usize, transaction_limit: usize) -> Self {
         PartialRecord {
             start: Lsn::INVALID,
             header: [0; HEADER_BYTES],
@@ -25,6 +28,7 @@ impl PartialRecord {
             body_crc: 0,
             kept: Vec::with_capacity(kept_limit),
             kept_limit,
+            transaction_limit,
         }
     }
 
@@ -67,7 +71,7 @@ impl PartialRecord {
             let missing = usize::try_from(self.missing()).unwrap_or(usize::MAX);
             let body = &bytes[..missing.min(bytes.len())];
             self.body_crc = crc32c::crc32c_append(self.body_crc, body);
-            let room = self.kept_limit.saturating_sub(self.kept.len());
+            let room = self.limit().saturating_sub(self.kept.len());
             self.kept.extend_from_slice(&body[..room.min(body.len())]);
             body.len()
         } else {
@@ -83,6 +87,14 @@ impl PartialRecord {
         taken
     }
 
+    fn limit(&self) -> usize {
+        if self.header().ends_or_prepares_transaction() {
+            self.transaction_limit.max(self.kept_limit)
+        } else {
+            self.kept_limit
+        }
+    }
+
     /// The CRC of a complete record.
     pub(super) fn crc(&self) -> u32 {
         RecordHeader::finish_crc(self.body_crc, &self.header)
@@ -93,7 +105,9 @@ impl PartialRecord {
         std::mem::take(&mut self.kept)
     }
 
-    pub(super) fn keep_memory(&mut self, kept: Vec<u8>) {
+    pub(super) fn keep_memory(&mut self, mut kept: Vec<u8>) {
+        kept.clear();
+        kept.shrink_to(self.kept_limit);
         self.kept = kept;
     }
 }

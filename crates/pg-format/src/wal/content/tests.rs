@@ -1,0 +1,1 @@
+//! What records say, from bytes laid out by hand; real ones are compared in `tests/golden.rs`.
