@@ -206,6 +206,7 @@ pub(crate) async fn delete(session: &Session, of: NamedBranch) -> Result<Reply, 
     let delete = command::BranchDelete {
         instance: instance.clone(),
         branch: branch.clone(),
+        purge: false,
     };
     let progress = Progress::start("the branch is being removed");
     let mut sent = session

@@ -32,6 +32,8 @@ pub(crate) async fn add(setting: &Setting, add: &InstanceAdd) -> Result<Reply, F
         instance: add.name.clone(),
         dsn: sealed,
         default_schedule: !add.no_default_schedule,
+        archive_mode: events::ArchiveMode::default(),
+        disk_risk: events::DiskRiskPolicy::default(),
     });
     let progress = Progress::start("the scheduler looks at the database");
     let mut sent = session.send(command, &["instance"]).await?;

@@ -72,6 +72,7 @@ pub(crate) async fn restore(setting: &Setting, given: &RestoreArguments) -> Resu
                 branch: branch.clone(),
                 target,
                 size: given.size,
+                keep_passwords: false,
             };
             create(&session, wanted).await
         }
@@ -118,6 +119,7 @@ fn plan_text(preview: &RestorePreview) -> String {
         end_lsn,
         logical_bytes,
         wal_bytes,
+        ..
     } = &preview.plan;
     let mut text = pairs(&[
         ("target", Some(target_text(&preview.target))),
@@ -155,6 +157,7 @@ fn target_text(target: &RestoreTarget) -> String {
         RestoreTarget::Time { at } => exact(*at),
         RestoreTarget::Lsn { lsn } => format!("WAL position {lsn}"),
         RestoreTarget::RestorePoint { name } => format!("restore point {name}"),
+        RestoreTarget::Transaction { xid } => format!("transaction {xid}"),
         RestoreTarget::Latest => "latest".to_owned(),
     }
 }

@@ -32,7 +32,11 @@ fn names() -> (InstanceName, BranchName) {
 
 fn deletion() -> Command {
     let (instance, branch) = names();
-    Command::BranchDelete(command::BranchDelete { instance, branch })
+    Command::BranchDelete(command::BranchDelete {
+        instance,
+        branch,
+        purge: false,
+    })
 }
 
 async fn publish(bus: &Bus, event: Event, id: &str, cause: &str) {
@@ -55,7 +59,11 @@ async fn what_came_of_the_command_is_followed_by_its_causes() {
         instance: instance.clone(),
         branch: branch.clone(),
     });
-    let requested = Event::BranchDeletionRequested(BranchDeletionRequested { instance, branch });
+    let requested = Event::BranchDeletionRequested(BranchDeletionRequested {
+        instance,
+        branch,
+        purge: false,
+    });
     // Somebody else's deletion, then the own one, whose end only names what the scheduler said.
     publish(&session.bus, gone.clone(), "other", "another-command").await;
     publish(&session.bus, requested, "requested", &id).await;
@@ -95,7 +103,11 @@ async fn a_command_that_nobody_takes_is_told_from_one_that_takes_long() {
     assert!(failure.hint.contains("zektor status"), "{failure}");
 
     let (instance, branch) = names();
-    let requested = Event::BranchDeletionRequested(BranchDeletionRequested { instance, branch });
+    let requested = Event::BranchDeletionRequested(BranchDeletionRequested {
+        instance,
+        branch,
+        purge: false,
+    });
     publish(&session.bus, requested, "requested", &id).await;
     let requested = |event| matches!(event, Event::BranchDeletionRequested(_)).then_some(());
     sent.until(DONE_WITHIN, requested).await.unwrap();

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::messages;
 use crate::{
-    BackupId, BackupType, BranchName, ClusterSize, InstanceName, RestoreId, RestoreTarget,
-    Retention, SealedSecret, Timestamp,
+    ArchiveMode, BackupId, BackupType, BranchName, ClusterSize, DiskRiskPolicy, InstanceName,
+    RestoreId, RestoreTarget, Retention, SealedSecret, Timestamp,
 };
 
 messages! {
@@ -26,6 +26,8 @@ messages! {
         BranchRegister(BranchRegister) = "branch.register", at (instance);
         /// To the scheduler: remove a restored branch and its compute.
         BranchDelete(BranchDelete) = "branch.delete", at (instance);
+        /// To the restorer: create the extensions of a branch anew whose files are there again.
+        ExtensionsReinstall(ExtensionsReinstall) = "extensions.reinstall", at (instance);
         /// To the restorer: stop the branch's server, keep its files.
         BranchStop(BranchStop) = "branch.stop", at (instance);
         /// To the restorer: start it again.
@@ -42,6 +44,12 @@ pub struct InstanceAdd {
     pub dsn: SealedSecret,
     /// Whether the daily schedule with seven days' retention is made with it.
     pub default_schedule: bool,
+    /// How its WAL comes into the repository.
+    #[serde(default)]
+    pub archive_mode: ArchiveMode,
+    /// What is done when the slot threatens the source's disk.
+    #[serde(default)]
+    pub disk_risk: DiskRiskPolicy,
 }
 
 /// Stop protecting an instance.
@@ -80,6 +88,9 @@ pub struct RestoreCreate {
     pub target: RestoreTarget,
     /// The compute tier of the new branch.
     pub size: ClusterSize,
+    /// The source's roles keep their passwords, so that applications can log in as they do there.
+    #[serde(default)]
+    pub keep_passwords: bool,
 }
 
 /// What a branch came from.
@@ -125,6 +136,18 @@ pub struct BranchRegister {
 /// Remove a restored branch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BranchDelete {
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch; never `main`.
+    pub branch: BranchName,
+    /// Its backups and its WAL are deleted with it, at once and for good.
+    #[serde(default)]
+    pub purge: bool,
+}
+
+/// Create a restored branch's extensions anew, where the server has their files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ExtensionsReinstall {
     /// The instance.
     pub instance: InstanceName,
     /// The branch; never `main`.

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::BranchOrigin;
 use crate::{
-    BranchName, ClusterSize, CommandId, InstanceName, RestoreId, Retention, ScheduleId,
-    SealedSecret, Timestamp,
+    ArchiveMode, BranchName, ClusterSize, CommandId, DiskRiskPolicy, InstanceName, RestoreId,
+    Retention, ScheduleId, SealedSecret, Timestamp,
 };
 
 /// The desired state of one instance.
@@ -80,6 +80,12 @@ pub struct ActiveBranch {
     pub size: Option<ClusterSize>,
     /// When it was registered.
     pub created_at: Timestamp,
+    /// How its WAL comes into the repository.
+    #[serde(default)]
+    pub archive_mode: ArchiveMode,
+    /// What is done when the slot threatens the source's disk.
+    #[serde(default)]
+    pub disk_risk: DiskRiskPolicy,
 }
 
 /// When a branch is backed up, and how long those backups are kept.

@@ -10,14 +10,17 @@ pub use backup::{
     BackupSummary, DamagedPage,
 };
 pub use instance::{
-    BranchDeleted, BranchDeletionRequested, BranchRegistered, BranchStarted, BranchStopped,
-    InstanceRegistered, InstanceRemoved, RegisteredBranch,
+    BranchDeleted, BranchDeletionRequested, BranchExtensionsReinstalled, BranchRegistered,
+    BranchStarted, BranchStopped, BranchWindowChanged, InstanceRegistered, InstanceRemoved,
+    RegisteredBranch,
 };
 pub use restore::{
-    ExtensionCheck, ExtensionState, RestoreCompleted, RestoreFailed, RestorePhase, RestorePlan,
-    RestoreProgressed, RestoreRequested, RestoreStarted, RestoreSummary,
+    ExtensionCheck, ExtensionState, PlannedCommit, RestoreCompleted, RestoreFailed, RestorePhase,
+    RestorePlan, RestoreProgressed, RestoreRequested, RestoreStarted, RestoreSummary,
 };
-pub use wal::{GapCause, WalGapDetected, WalObjectKind, WalSegmentArchived};
+pub use wal::{
+    GapCause, SlotRiskChanged, SlotRiskLevel, WalGapDetected, WalObjectKind, WalSegmentArchived,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,6 +47,10 @@ messages! {
         BranchStopped(BranchStopped) = "branch.stopped", at (instance, branch);
         /// A branch's server was started.
         BranchStarted(BranchStarted) = "branch.started", at (instance, branch);
+        /// What of a branch can be restored has changed its shape: its beginning, its gaps, or whether there is any.
+        BranchWindowChanged(BranchWindowChanged) = "branch.window_changed", at (instance, branch);
+        /// A branch's extensions were created anew.
+        BranchExtensionsReinstalled(BranchExtensionsReinstalled) = "branch.extensions_reinstalled", at (instance, branch);
         /// A command about a branch was refused by a rule.
         BranchRefused(Refused) = "branch.refused", at (instance, branch);
         /// A backup is wanted; a worker is to take it.
@@ -74,6 +81,8 @@ messages! {
         WalSegmentArchived(WalSegmentArchived) = "wal.segment.archived", at (instance, branch);
         /// WAL is missing and cannot be had any more.
         WalGapDetected(WalGapDetected) = "wal.gap.detected", at (instance, branch);
+        /// The WAL held back for the archive threatens the source's disk more, or less, than before.
+        SlotRiskChanged(SlotRiskChanged) = "wal.slot.risk_changed", at (instance, branch);
     }
 }
 

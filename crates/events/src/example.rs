@@ -8,10 +8,11 @@ use uuid::Uuid;
 use crate::command::{self, BranchOrigin};
 use crate::document::Schedule;
 use crate::event::{self, *};
+use crate::window::{Window, WindowGap};
 use crate::{
-    BackupId, BackupSummary, BackupType, BranchName, ClusterSize, Command, CommandId, Event,
-    InstanceName, RestoreId, RestoreSummary, RestoreTarget, Retention, ScheduleId, SealedSecret,
-    Timestamp, Trigger,
+    ArchiveMode, BackupId, BackupSummary, BackupType, BranchName, ClusterSize, Command, CommandId,
+    DiskRiskPolicy, Event, InstanceName, RestoreId, RestoreSummary, RestoreTarget, Retention,
+    ScheduleId, SealedSecret, Timestamp, Trigger,
 };
 
 /// A fixed moment and `seconds`.
@@ -151,6 +152,24 @@ fn refused() -> Refused {
     }
 }
 
+fn window() -> Window {
+    Window {
+        earliest: Some(at(30)),
+        latest: Some(at(300)),
+        latest_lsn: Some(Lsn(0xA00_0000)),
+        gaps: vec![WindowGap {
+            timeline: TimelineId(1),
+            from_lsn: Lsn(0x400_0000),
+            to_lsn: Some(Lsn(0x900_0000)),
+            from: Some(at(95)),
+            restorable_again_at: Some(at(150)),
+        }],
+        complete: false,
+        earliest_backup_id: Some(BACKUP),
+        timeline: Some(TimelineId(1)),
+    }
+}
+
 /// One of each command, in the order of the table.
 #[must_use]
 pub fn commands() -> Vec<Command> {
@@ -160,6 +179,8 @@ pub fn commands() -> Vec<Command> {
             instance: instance(),
             dsn: sealed(),
             default_schedule: true,
+            archive_mode: ArchiveMode::Stream,
+            disk_risk: DiskRiskPolicy::Keep,
         }),
         Command::InstanceRemove(command::InstanceRemove {
             instance: instance(),
@@ -177,6 +198,7 @@ pub fn commands() -> Vec<Command> {
             branch: restored(),
             target: RestoreTarget::Time { at: at(120) },
             size: ClusterSize::Small,
+            keep_passwords: false,
         }),
         Command::BranchRegister(command::BranchRegister {
             instance: instance(),
@@ -191,6 +213,11 @@ pub fn commands() -> Vec<Command> {
             created_at: at(300),
         }),
         Command::BranchDelete(command::BranchDelete {
+            instance: instance(),
+            branch: restored(),
+            purge: false,
+        }),
+        Command::ExtensionsReinstall(command::ExtensionsReinstall {
             instance: instance(),
             branch: restored(),
         }),
@@ -239,6 +266,7 @@ fn instance_events() -> Vec<Event> {
         Event::BranchDeletionRequested(BranchDeletionRequested {
             instance: instance.clone(),
             branch: branch.clone(),
+            purge: false,
         }),
         Event::BranchDeleted(BranchDeleted {
             instance: instance.clone(),
@@ -248,7 +276,22 @@ fn instance_events() -> Vec<Event> {
             instance: instance.clone(),
             branch: branch.clone(),
         }),
-        Event::BranchStarted(event::BranchStarted { instance, branch }),
+        Event::BranchStarted(event::BranchStarted {
+            instance: instance.clone(),
+            branch: branch.clone(),
+        }),
+        Event::BranchWindowChanged(BranchWindowChanged {
+            instance: instance.clone(),
+            branch: branch.clone(),
+            window: window(),
+            changed_at: at(310),
+        }),
+        Event::BranchExtensionsReinstalled(BranchExtensionsReinstalled {
+            instance,
+            branch,
+            extensions: restore_summary().extensions,
+            reinstalled_at: at(320),
+        }),
         Event::BranchRefused(refused()),
     ]
 }
@@ -312,6 +355,7 @@ fn restore_events() -> Vec<Event> {
             source_branch: BranchName::main(),
             target: RestoreTarget::Time { at: at(120) },
             size: ClusterSize::Small,
+            keep_passwords: false,
             requested_at: at(250),
         }),
         Event::RestoreStarted(RestoreStarted {
@@ -326,6 +370,12 @@ fn restore_events() -> Vec<Event> {
                 end_lsn: Lsn(0x600_0000),
                 logical_bytes: 2_147_483_648,
                 wal_bytes: 67_108_864,
+                stop_lsn: Some(Lsn(0x5FF_F000)),
+                last_commit: Some(PlannedCommit {
+                    at: at(119),
+                    lsn: Lsn(0x5FF_F000),
+                    xid: 8122,
+                }),
             },
             started_at: at(251),
         }),
@@ -371,13 +421,22 @@ fn wal_events() -> Vec<Event> {
             archived_at: at(90),
         }),
         Event::WalGapDetected(WalGapDetected {
-            instance,
-            branch,
+            instance: instance.clone(),
+            branch: branch.clone(),
             timeline: TimelineId(1),
             from_lsn: Lsn(0x400_0000),
             to_lsn: Lsn(0x900_0000),
             cause: GapCause::RemovedByServer,
             detected_at: at(100),
+        }),
+        Event::SlotRiskChanged(SlotRiskChanged {
+            instance,
+            branch,
+            level: SlotRiskLevel::Warning,
+            held_bytes: 6_442_450_944,
+            limit_bytes: Some(10_737_418_240),
+            message: "the slot holds back 6 GiB of the 10 GiB that the server allows".to_owned(),
+            changed_at: at(110),
         }),
     ]
 }

@@ -11,6 +11,7 @@ pub mod event;
 pub mod example;
 mod ids;
 mod message;
+pub mod moments;
 pub mod plan;
 pub mod position;
 pub mod query;
@@ -21,6 +22,7 @@ mod secret;
 pub mod subject;
 mod target;
 pub mod topology;
+pub mod window;
 
 pub use command::Command;
 pub use document::InstanceDocument;
@@ -29,7 +31,7 @@ pub use event::{BackupSummary, Event, RestoreSummary};
 pub use ids::{BackupId, BranchName, CommandId, InstanceName, InvalidName, RestoreId, ScheduleId};
 pub use retention::{Retention, RetentionError};
 pub use secret::SealedSecret;
-pub use target::{BackupType, ClusterSize, RestoreTarget, Trigger};
+pub use target::{ArchiveMode, BackupType, ClusterSize, DiskRiskPolicy, RestoreTarget, Trigger};
 
 /// A moment in UTC. Written in RFC 3339 with microseconds.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;

@@ -71,6 +71,18 @@ pub fn restorer_plan() -> String {
     format!("{ROOT}.query.restorer.plan")
 }
 
+/// "From when to when can this branch be restored?", to any restorer.
+#[must_use]
+pub fn restorer_window() -> String {
+    format!("{ROOT}.query.restorer.window")
+}
+
+/// "When exactly was it dropped?", to any restorer.
+#[must_use]
+pub fn restorer_moments() -> String {
+    format!("{ROOT}.query.restorer.moments")
+}
+
 pub(crate) fn event(type_name: &str, address: &[String]) -> String {
     format!("{ROOT}.{type_name}.{}", address.join("."))
 }

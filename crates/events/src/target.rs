@@ -65,8 +65,57 @@ pub enum RestoreTarget {
         /// Its name.
         name: String,
     },
+    /// This transaction, its commit included.
+    Transaction {
+        /// Its id, as `pg_current_xact_id()` gives it less the epoch.
+        xid: u32,
+    },
     /// Everything that the archive has when the restore is planned.
     Latest,
+}
+
+/// How a branch's WAL comes into the repository.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum ArchiveMode {
+    /// The archiver streams it over a replication slot.
+    #[default]
+    Stream,
+    /// The server pushes complete segments: `archive_command = 'zektor wal push ...'`. For servers that offer no
+    /// replication slot.
+    Command,
+}
+
+/// What is done when the WAL that the slot holds back threatens the source's disk.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskRiskPolicy {
+    /// Warn and alert; the WAL is kept whatever happens.
+    #[default]
+    Keep,
+    /// At the last moment the slot is released, with a recorded gap and a new base backup, rather than that the
+    /// source's disk fills up and the database stops.
+    Release,
 }
 
 /// The compute tier of a branch; the restorer's configuration says what it means.

@@ -177,6 +177,16 @@ pub fn scheduler_events() -> ConsumerSpec {
     ))
 }
 
+/// Gaps in an archive: the scheduler answers each with a new base backup.
+#[must_use]
+pub fn scheduler_gaps() -> ConsumerSpec {
+    without_limit(consumer(
+        "scheduler-gaps",
+        WAL,
+        vec![events_of("wal.gap.detected")],
+    ))
+}
+
 /// The backup workers' jobs.
 #[must_use]
 pub fn backup_jobs() -> ConsumerSpec {
@@ -196,7 +206,7 @@ pub fn restorer_commands() -> ConsumerSpec {
     without_limit(consumer(
         "restorer-commands",
         COMMANDS,
-        commands(&["branch.stop", "branch.start"]),
+        commands(&["branch.stop", "branch.start", "extensions.reinstall"]),
     ))
 }
 
@@ -221,6 +231,7 @@ pub fn consumers() -> Vec<ConsumerSpec> {
     vec![
         scheduler_commands(),
         scheduler_events(),
+        scheduler_gaps(),
         backup_jobs(),
         restore_jobs(),
         restorer_commands(),

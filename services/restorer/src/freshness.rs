@@ -16,7 +16,9 @@ pub(crate) fn would_help(
 ) -> bool {
     match target {
         RestoreTarget::Backup { .. } => false,
-        RestoreTarget::Latest | RestoreTarget::RestorePoint { .. } => true,
+        RestoreTarget::Latest
+        | RestoreTarget::RestorePoint { .. }
+        | RestoreTarget::Transaction { .. } => true,
         RestoreTarget::Lsn { lsn } => position.is_none_or(|position| position.lsn < *lsn),
         RestoreTarget::Time { at } => {
             *at <= now && position.is_none_or(|position| position.proven_at < *at)

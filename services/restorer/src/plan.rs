@@ -110,6 +110,8 @@ impl Plan {
             end_lsn: self.end_lsn,
             logical_bytes: self.backup.logical_bytes,
             wal_bytes: self.wal_bytes(),
+            stop_lsn: None,
+            last_commit: None,
         }
     }
 
@@ -222,6 +224,8 @@ pub fn plan(
             }
         }
         RestoreTarget::RestorePoint { name } => plan_restore_point(&path, name),
+        // Becomes possible with the commit-time index.
+        RestoreTarget::Transaction { .. } => Err(Refusal::nothing_archived()),
     }
 }
 

@@ -81,9 +81,11 @@ impl Commands {
             Command::RestoreCreate(create) => world.create_restore(given, create).await,
             Command::BranchRegister(register) => world.register_branch(given, register).await,
             Command::BranchDelete(delete) => world.delete_branch(given, delete).await,
-            Command::BranchStop(_) | Command::BranchStart(_) => Err(Unfinished::NotYet(
-                "this command belongs to the restorer".to_owned(),
-            )),
+            Command::ExtensionsReinstall(_) | Command::BranchStop(_) | Command::BranchStart(_) => {
+                Err(Unfinished::NotYet(
+                    "this command belongs to the restorer".to_owned(),
+                ))
+            }
         }
     }
 }
@@ -167,6 +169,7 @@ fn named_by(command: &Command) -> (InstanceName, BranchName) {
         Command::RestoreCreate(create) => (create.instance.clone(), create.branch.clone()),
         Command::BranchRegister(register) => (register.instance.clone(), register.branch.clone()),
         Command::BranchDelete(delete) => (delete.instance.clone(), delete.branch.clone()),
+        Command::ExtensionsReinstall(wanted) => (wanted.instance.clone(), wanted.branch.clone()),
         Command::BranchStop(stop) => (stop.instance.clone(), stop.branch.clone()),
         Command::BranchStart(start) => (start.instance.clone(), start.branch.clone()),
     }
@@ -179,6 +182,7 @@ fn refusal_event(command: &Command, refused: Refused) -> Event {
         Command::RestoreCreate(_) => Event::RestoreRefused(refused),
         Command::BranchRegister(_)
         | Command::BranchDelete(_)
+        | Command::ExtensionsReinstall(_)
         | Command::BranchStop(_)
         | Command::BranchStart(_) => Event::BranchRefused(refused),
     }

@@ -15,7 +15,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pg-format", &[]),
     ("events", &["pg-format"]),
     ("pg-replication", &["pg-format"]),
-    ("repository", &["events", "pg-format"]),
+    ("wal-index", &["pg-format"]),
+    ("repository", &["events", "pg-format", "wal-index"]),
     ("bus", &["events"]),
     ("service", &["events"]),
     ("provision", &[]),
@@ -28,6 +29,7 @@ const SHARED: &[&str] = &[
     "pg-format",
     "events",
     "pg-replication",
+    "wal-index",
     "repository",
     "bus",
     "service",
@@ -45,7 +47,7 @@ const OWNED: &[(&str, &str, bool)] = &[
 ];
 
 /// Crates that do no I/O, and what would be a sign of it.
-const PURE: &[&str] = &["pg-format", "events"];
+const PURE: &[&str] = &["pg-format", "events", "wal-index"];
 const NOT_IN_PURE: &[&str] = &["tokio", "reqwest", "async-nats", "object_store", "sqlx"];
 
 #[derive(Deserialize)]

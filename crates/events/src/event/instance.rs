@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::BranchOrigin;
 use crate::document::Schedule;
+use crate::event::ExtensionCheck;
+use crate::window::Window;
 use crate::{BranchName, ClusterSize, InstanceName, Timestamp};
 
 /// What anyone may know of a branch: its document without the credentials.
@@ -86,6 +88,9 @@ pub struct BranchDeletionRequested {
     pub instance: InstanceName,
     /// The branch.
     pub branch: BranchName,
+    /// Its backups and its WAL are deleted with it.
+    #[serde(default)]
+    pub purge: bool,
 }
 
 /// A branch and its compute are gone; its backups stay until their own retention ends.
@@ -113,4 +118,30 @@ pub struct BranchStarted {
     pub instance: InstanceName,
     /// The branch.
     pub branch: BranchName,
+}
+
+/// What of a branch can be restored has changed its shape. That its end moves on with the clock is no change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BranchWindowChanged {
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// The window now.
+    pub window: Window,
+    /// When that was seen.
+    pub changed_at: Timestamp,
+}
+
+/// A restored branch's extensions were created anew where their files are there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BranchExtensionsReinstalled {
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// How its extensions stand now.
+    pub extensions: Vec<ExtensionCheck>,
+    /// When it was done.
+    pub reinstalled_at: Timestamp,
 }

@@ -24,6 +24,9 @@ pub struct RestoreRequested {
     pub target: RestoreTarget,
     /// The compute tier of the new branch.
     pub size: ClusterSize,
+    /// The source's roles keep their passwords.
+    #[serde(default)]
+    pub keep_passwords: bool,
     /// When it was asked for.
     pub requested_at: Timestamp,
 }
@@ -43,6 +46,24 @@ pub struct RestorePlan {
     pub logical_bytes: u64,
     /// Bytes of WAL that recovery may have to replay.
     pub wal_bytes: u64,
+    /// Recovery stops after the record that begins here, the last transaction end that will be in the branch;
+    /// absent when it stops where the backup is consistent, or where the archive ends.
+    #[serde(default)]
+    pub stop_lsn: Option<Lsn>,
+    /// The last commit that will be in the branch; absent when no WAL after the base backup's start has one.
+    #[serde(default)]
+    pub last_commit: Option<PlannedCommit>,
+}
+
+/// A commit, known before the restore from the commit-time index and the WAL itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannedCommit {
+    /// Its time, by the source server's clock.
+    pub at: Timestamp,
+    /// Where its record begins.
+    pub lsn: Lsn,
+    /// The transaction.
+    pub xid: u32,
 }
 
 /// A restorer began.

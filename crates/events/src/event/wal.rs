@@ -52,6 +52,12 @@ pub enum GapCause {
     RemovedByServer,
     /// The slot was lost or recreated.
     SlotLost,
+    /// The server invalidated the slot (`max_slot_wal_keep_size`, `idle_replication_slot_timeout`).
+    SlotInvalidated,
+    /// The slot was released because it threatened the source's disk, as the policy allows.
+    Released,
+    /// The server never pushed it (`archive_command`).
+    NotPushed,
     /// From a newer version.
     #[serde(other)]
     Unknown,
@@ -75,4 +81,43 @@ pub struct WalGapDetected {
     pub cause: GapCause,
     /// When it was found.
     pub detected_at: Timestamp,
+}
+
+/// What the WAL that is held back for the archive means for the source's disk.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotRiskLevel {
+    /// Nothing to fear.
+    Low,
+    /// It is growing; somebody should look.
+    Warning,
+    /// The disk, or the server's own limit, will be reached before long.
+    Alert,
+    /// The slot was released: WAL is missing from the archive.
+    Released,
+    /// From a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The risk that a branch's slot is to its source's disk has changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SlotRiskChanged {
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// The level now.
+    pub level: SlotRiskLevel,
+    /// Bytes of WAL that the slot holds back.
+    pub held_bytes: u64,
+    /// Bytes it may hold back before something happens: the server's `max_slot_wal_keep_size`, or what is known of its
+    /// disk; absent when nothing is known.
+    pub limit_bytes: Option<u64>,
+    /// One sentence: why, and what can be done.
+    pub message: String,
+    /// When it changed.
+    pub changed_at: Timestamp,
 }

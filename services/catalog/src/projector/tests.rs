@@ -190,6 +190,8 @@ async fn store_in(repository: &Repository, backups: [u128; 2]) -> Vec<BackupSumm
         origin: main.origin,
         size: main.size,
         created_at: main.created_at,
+        archive_mode: events::ArchiveMode::default(),
+        disk_risk: events::DiskRiskPolicy::default(),
     };
     let document = InstanceDocument {
         version: 1,

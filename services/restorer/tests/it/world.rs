@@ -147,6 +147,8 @@ impl World {
             origin: None,
             size: None,
             created_at: now,
+            archive_mode: events::ArchiveMode::default(),
+            disk_risk: events::DiskRiskPolicy::default(),
         };
         let document = InstanceDocument {
             version: 1,
@@ -185,6 +187,7 @@ impl World {
             source_branch: BranchName::main(),
             target,
             size: ClusterSize::Dev,
+            keep_passwords: false,
             requested_at: SystemClock.now(),
         }
     }

@@ -29,6 +29,8 @@ impl World {
             origin: Some(register.origin.clone()),
             size: Some(register.size),
             created_at: register.created_at,
+            archive_mode: events::ArchiveMode::default(),
+            disk_risk: events::DiskRiskPolicy::default(),
         };
         let _document = self
             .update_document(&register.instance, |document| {
@@ -84,6 +86,7 @@ impl World {
         let event = Event::BranchDeletionRequested(BranchDeletionRequested {
             instance: delete.instance.clone(),
             branch: delete.branch.clone(),
+            purge: delete.purge,
         });
         let id = MessageId::new(format!("branch.deletion_requested:{}", given.id));
         Ok(self

@@ -80,6 +80,8 @@ impl World {
             origin: None,
             size: None,
             created_at,
+            archive_mode: add.archive_mode,
+            disk_risk: add.disk_risk,
         };
         self.claim_prefix(&add.instance, &active).await?;
         let slot = slot_name(&add.instance, &main);

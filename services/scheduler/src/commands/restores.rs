@@ -45,6 +45,7 @@ impl World {
             source_branch: create.source_branch.clone(),
             target: create.target.clone(),
             size: create.size,
+            keep_passwords: create.keep_passwords,
             requested_at: self.clock.now(),
         });
         let id = MessageId::new(format!("restore.requested:{restore_id}"));

@@ -20,6 +20,8 @@ impl Place {
             instance: instance(),
             dsn: self.world.master_key.seal(dsn, &context).unwrap(),
             default_schedule: true,
+            archive_mode: events::ArchiveMode::Stream,
+            disk_risk: events::DiskRiskPolicy::Keep,
         })
     }
 
@@ -53,6 +55,7 @@ fn restore(branch: &str) -> Command {
         branch: BranchName::new(branch).unwrap(),
         target: RestoreTarget::Latest,
         size: ClusterSize::Small,
+        keep_passwords: false,
     })
 }
 

@@ -19,6 +19,8 @@ fn document(created_at: Timestamp) -> InstanceDocument {
         origin: None,
         size: None,
         created_at,
+        archive_mode: events::ArchiveMode::default(),
+        disk_risk: events::DiskRiskPolicy::default(),
     };
     InstanceDocument {
         version: 1,

@@ -220,6 +220,8 @@ impl World {
             origin: None,
             size: None,
             created_at,
+            archive_mode: events::ArchiveMode::default(),
+            disk_risk: events::DiskRiskPolicy::default(),
         };
         InstanceDocument {
             version: 1,
