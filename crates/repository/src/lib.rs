@@ -14,6 +14,7 @@
 //! - Memory is bounded by options, never by the size of a database: about 120 MiB for a
 //!   [`BackupWriter`] with the default [`BackupOptions`].
 
+pub mod archive;
 mod backup;
 mod branch;
 mod digest;

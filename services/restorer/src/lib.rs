@@ -5,7 +5,6 @@
 //! beyond the plan's end; nobody can connect before the source's passwords are gone; a restore that failed
 //! leaves nothing behind.
 
-pub mod archive;
 pub mod attempt;
 pub mod branches;
 pub mod compute;

@@ -11,34 +11,19 @@
 mod refusal;
 mod stored;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use events::event::{BackupSummary, RestorePlan};
 use events::plan::{CheckState, PlanCheck};
 use events::{BackupId, RestoreTarget, Timestamp};
 use pg_format::{Lsn, TimelineHistory, TimelineId, WalSegmentSize};
-use repository::{OpenSegment, WalCoverage, WalObject, WalPosition, wal_coverage};
+use repository::archive::Archive;
+use repository::{WalCoverage, WalPosition, wal_coverage};
 
 pub use refusal::Refusal;
 pub use stored::StoredPlan;
 
 use crate::served::ServedWal;
-
-/// What the repository says of the branch that is restored from.
-#[derive(Clone, Debug, Default)]
-pub struct Archive {
-    /// The completed backups, in any order.
-    pub backups: Vec<BackupSummary>,
-    /// How far WAL is proven complete; absent before anything was archived. Read before the listing.
-    pub position: Option<WalPosition>,
-    /// The listing of its WAL.
-    pub objects: Vec<WalObject>,
-    /// The histories of its timelines; timeline 1 has none.
-    pub histories: BTreeMap<TimelineId, TimelineHistory>,
-    /// The `.partial` objects, and how far each goes.
-    pub open: Vec<OpenSegment>,
-}
 
 /// Rules of the operator.
 #[derive(Clone, Copy, Debug)]

@@ -8,12 +8,12 @@ use events::event::RefusalCode;
 use events::plan::{RestoreAnswer, RestorePreview, RestoreQuestion, RestoreRefusal};
 use events::{BranchName, InstanceName, RestoreId, RestoreTarget};
 use pg_replication::ConnectionSettings;
+use repository::archive::{self, Archive};
 use repository::{Repository, RepositoryError};
 use service::seal::{ExposeSecret as _, dsn_context};
 use service::{Clock, MasterKey};
 use tokio_util::sync::CancellationToken;
 
-use crate::archive;
 use crate::compute::{Compute, ComputeError, Programs};
 use crate::error::RestoreError;
 use crate::freshness;
@@ -110,7 +110,7 @@ impl Restorer {
         instance: &InstanceName,
         source: &BranchName,
         target: &RestoreTarget,
-    ) -> Result<plan::Archive, RestoreError> {
+    ) -> Result<Archive, RestoreError> {
         let reader = self.repository.reader(instance, source);
         let position = archive::position(&reader).await?;
         if freshness::would_help(target, position.as_ref(), self.clock.now()) {

@@ -27,21 +27,34 @@ pub struct WalGap {
     pub detected_at: DateTime<Utc>,
 }
 
+impl WalGap {
+    /// The first found first.
+    pub(crate) fn in_order(mut gaps: Vec<WalGap>) -> Vec<WalGap> {
+        gaps.sort_by_key(|gap| (gap.detected_at, gap.timeline, gap.from_lsn));
+        gaps
+    }
+}
+
 impl BranchReader {
     /// The branch's gaps, the first found first.
     ///
     /// # Errors
     /// One is damaged, or the store failed.
     pub async fn wal_gaps(&self) -> Result<Vec<WalGap>> {
-        let mut gaps: Vec<WalGap> = Vec::new();
-        for (key, _) in self.store.list(&self.layout.wal_gaps()).await? {
-            let text = RepositoryError::absent_as_none(self.store.get(&key).await)?;
-            if let Some(text) = text {
-                gaps.push(document::decode(FORMAT, &key, &text)?);
-            }
+        let mut gaps = Vec::new();
+        for key in self.wal_gap_keys().await? {
+            gaps.extend(RepositoryError::absent_as_none(self.wal_gap(&key).await)?);
         }
-        gaps.sort_by_key(|gap| (gap.detected_at, gap.timeline, gap.from_lsn));
-        Ok(gaps)
+        Ok(WalGap::in_order(gaps))
+    }
+
+    pub(crate) async fn wal_gap_keys(&self) -> Result<Vec<String>> {
+        let listed = self.store.list(&self.layout.wal_gaps()).await?;
+        Ok(listed.into_iter().map(|(key, _)| key).collect())
+    }
+
+    pub(crate) async fn wal_gap(&self, key: &str) -> Result<WalGap> {
+        document::decode(FORMAT, key, &self.store.get(key).await?)
     }
 }
 

@@ -90,6 +90,7 @@ fn archive() -> Archive {
             name: open,
             raw_bytes: 0x1000,
         }],
+        gaps: Vec::new(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Reads what the repository says of a branch, for the planner.
+//! Everything the repository says of a branch, read at once, for whoever decides about restores: the restorer's plan
+//! and the restorable window.
 //!
 //! What must stay true: damage to one object takes away the targets that need it and no others, so a damaged object is
 //! passed over with a warning, as if it were not there. A store that cannot be asked is an error: nothing is concluded
@@ -8,23 +9,42 @@ use std::collections::BTreeMap;
 
 use events::event::BackupSummary;
 use pg_format::{TimelineHistory, TimelineId, WalSegmentSize};
-use repository::{
-    BranchReader, OpenSegment, RepositoryError, WalObject, WalObjectKind, WalPosition,
-};
 
-use crate::plan::Archive;
+use crate::{
+    BranchReader, OpenSegment, RepositoryError, Result, WalGap, WalObject, WalObjectKind,
+    WalPosition,
+};
 
 /// A `.partial` may be completed while its object is looked at; so often the listing is made anew.
 const MOST_LISTINGS: u32 = 5;
 
-/// Everything the planner needs. The position is read first: what it proves is in the later listing.
+/// What the repository says of a branch.
+#[derive(Clone, Debug, Default)]
+pub struct Archive {
+    /// The completed backups, in any order.
+    pub backups: Vec<BackupSummary>,
+    /// How far WAL is proven complete; absent before anything was archived. Read before the listing.
+    pub position: Option<WalPosition>,
+    /// The listing of its WAL; empty while there is no backup.
+    pub objects: Vec<WalObject>,
+    /// The histories of its timelines; timeline 1 has none.
+    pub histories: BTreeMap<TimelineId, TimelineHistory>,
+    /// The `.partial` objects, and how far each goes.
+    pub open: Vec<OpenSegment>,
+    /// What the archiver recorded as missing for good, the first found first. What is missing is decided by the
+    /// listing; these only tell why, and where WAL goes on.
+    pub gaps: Vec<WalGap>,
+}
+
+/// Reads it. The position is read first: what it proves is in the later listing.
 ///
 /// # Errors
 /// The store failed.
-pub async fn read(branch: &BranchReader) -> Result<Archive, RepositoryError> {
+pub async fn read(branch: &BranchReader) -> Result<Archive> {
     let position = position(branch).await?;
     let mut archive = Archive {
         backups: backups(branch).await?,
+        gaps: gaps(branch).await?,
         position,
         ..Archive::default()
     };
@@ -48,12 +68,12 @@ pub async fn read(branch: &BranchReader) -> Result<Archive, RepositoryError> {
 ///
 /// # Errors
 /// The store failed.
-pub async fn position(branch: &BranchReader) -> Result<Option<WalPosition>, RepositoryError> {
+pub async fn position(branch: &BranchReader) -> Result<Option<WalPosition>> {
     usable(branch.wal_position().await)
 }
 
 /// The object, if it is there and can be read.
-fn usable<T>(result: Result<T, RepositoryError>) -> Result<Option<T>, RepositoryError> {
+fn usable<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.is_absent() => Ok(None),
@@ -68,7 +88,7 @@ fn usable<T>(result: Result<T, RepositoryError>) -> Result<Option<T>, Repository
     }
 }
 
-async fn backups(branch: &BranchReader) -> Result<Vec<BackupSummary>, RepositoryError> {
+async fn backups(branch: &BranchReader) -> Result<Vec<BackupSummary>> {
     let mut backups = Vec::new();
     for id in branch.list_backups().await? {
         let manifest = usable(branch.manifest(id).await)?;
@@ -77,11 +97,19 @@ async fn backups(branch: &BranchReader) -> Result<Vec<BackupSummary>, Repository
     Ok(backups)
 }
 
+async fn gaps(branch: &BranchReader) -> Result<Vec<WalGap>> {
+    let mut gaps = Vec::new();
+    for key in branch.wal_gap_keys().await? {
+        gaps.extend(usable(branch.wal_gap(&key).await)?);
+    }
+    Ok(WalGap::in_order(gaps))
+}
+
 /// The listing, and how far the `.partial` objects in it go.
 async fn wal(
     branch: &BranchReader,
     size: WalSegmentSize,
-) -> Result<(Vec<WalObject>, Vec<OpenSegment>), RepositoryError> {
+) -> Result<(Vec<WalObject>, Vec<OpenSegment>)> {
     let mut listings = 0;
     'list: loop {
         listings += 1;
@@ -104,7 +132,7 @@ async fn wal(
 async fn histories(
     branch: &BranchReader,
     timelines: impl Iterator<Item = TimelineId>,
-) -> Result<BTreeMap<TimelineId, TimelineHistory>, RepositoryError> {
+) -> Result<BTreeMap<TimelineId, TimelineHistory>> {
     let mut histories = BTreeMap::new();
     for timeline in timelines {
         let Some(text) = usable(branch.get_history(timeline).await)? else {
@@ -112,7 +140,7 @@ async fn histories(
         };
         match TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text)) {
             Ok(history) => drop(histories.insert(timeline, history)),
-            // The planner refuses what would lead over it.
+            // Whoever decides refuses what would lead over it.
             Err(error) => tracing::warn!(%timeline, %error, "a timeline history is not understood"),
         }
     }
@@ -126,15 +154,15 @@ mod tests {
 
     use bytes::Bytes;
     use chrono::DateTime;
-    use events::event::BackupSummary;
+    use events::event::{BackupSummary, GapCause};
     use events::{BackupId, BackupType, BranchName, InstanceName, Trigger};
     use object_store::memory::InMemory;
     use object_store::{ObjectStore, ObjectStoreExt as _};
     use pg_format::{Lsn, SegmentName, SystemIdentifier, TimelineId, WalSegmentSize};
-    use repository::faulty::{Fault, FaultyStore, Operation};
-    use repository::{BackupOptions, BranchWriter, Repository, RetryPolicy, WalPosition};
 
     use super::{WalObjectKind, read};
+    use crate::faulty::{Fault, FaultyStore, Operation};
+    use crate::{BackupOptions, BranchWriter, Repository, RetryPolicy, WalGap, WalPosition};
 
     const MIB: u64 = 1 << 20;
 
@@ -211,6 +239,16 @@ mod tests {
             updated: DateTime::UNIX_EPOCH,
         };
         writer.put_wal_position(&position).await.unwrap();
+        for from in [9, 7] {
+            let gap = WalGap {
+                timeline: TimelineId(1),
+                from_lsn: Lsn(from * MIB),
+                to_lsn: Lsn((from + 1) * MIB),
+                cause: GapCause::SlotLost,
+                detected_at: DateTime::from_timestamp(from as i64, 0).unwrap(),
+            };
+            writer.put_wal_gap(&gap).await.unwrap();
+        }
     }
 
     /// Overwrites with garbage whatever has such a name.
@@ -235,10 +273,18 @@ mod tests {
         let archive = read(writer.reader()).await.unwrap();
         assert_eq!((archive.backups.len(), archive.open.len()), (2, 1));
         assert!(archive.position.is_some());
+        let gaps = |gaps: &[WalGap]| {
+            gaps.iter()
+                .map(|gap| gap.from_lsn.0 / MIB)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(gaps(&archive.gaps), [7, 9]);
+        damage(&store, &format!("gaps/00000001-{:016X}", 9 * MIB)).await;
         damage(&store, &format!("{}/manifest", id(1).0)).await;
         damage(&store, ".partial").await;
         let archive = read(writer.reader()).await.unwrap();
         assert_eq!((archive.backups.len(), archive.open.len()), (1, 0));
+        assert_eq!(gaps(&archive.gaps), [7]);
         assert_eq!(archive.backups[0].backup_id, id(2));
         assert!(archive.position.is_some());
         damage(&store, "position").await;
