@@ -2,14 +2,18 @@
 //!
 //! PostgreSQL 15 and newer: start row, tablespace rows, one copy with typed messages, end row
 //! (PostgreSQL docs, "Streaming Replication Protocol", BASE_BACKUP; server `basebackup_copy.c`).
+//! PostgreSQL 14 differs between the rows; a caller sees no difference ([`before_15`]).
+
+mod before_15;
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use pg_format::{Lsn, TimelineId};
 
+use self::before_15::SeparateCopies;
 use crate::error::{PgError, SQLSTATE_DATA_CORRUPTED, ServerMessage};
-use crate::replication::ReplicationConnection;
+use crate::replication::{OLDEST_MAJOR, ReplicationConnection};
 use crate::session::{Answer, RawRow, Session};
 use crate::wire::Body;
 
@@ -114,7 +118,7 @@ pub enum BackupMessage {
     Data(Bytes),
     /// From here on, `Data` belongs to the backup manifest.
     Manifest,
-    /// Bytes of the current tablespace done so far, as the server counts.
+    /// Bytes done so far, as the server counts; from PostgreSQL 14, bytes of archives that came.
     Progress(u64),
     /// The server warns, mostly of a page whose checksum is wrong.
     Warning(ServerMessage),
@@ -150,7 +154,10 @@ enum State {
 pub struct BaseBackupStream {
     session: Session,
     start: BackupStart,
-    warnings: VecDeque<ServerMessage>,
+    /// To be told before anything more is read.
+    queued: VecDeque<BackupMessage>,
+    /// Of a server before PostgreSQL 15.
+    separate: Option<SeparateCopies>,
     state: State,
 }
 
@@ -160,17 +167,20 @@ impl BaseBackupStream {
         options: &BaseBackupOptions,
     ) -> Result<Self, PgError> {
         let found = session.version();
-        if found.major() < 15 {
-            let feature = "this way of taking base backups";
-            return Err(PgError::Unsupported {
-                feature,
-                needs: 15,
-                found,
-            });
-        }
-        session.send(&options.command(), DURING).await?;
-        let mut warnings = VecDeque::new();
-        let start = read_row(&mut session, &mut warnings).await?;
+        let command = match found.major() {
+            15.. => options.command(),
+            OLDEST_MAJOR => before_15::command(options),
+            _ => {
+                return Err(PgError::Unsupported {
+                    feature: "taking base backups",
+                    needs: OLDEST_MAJOR,
+                    found,
+                });
+            }
+        };
+        session.send(&command, DURING).await?;
+        let mut queued = VecDeque::new();
+        let start = read_row(&mut session, &mut queued).await?;
         let mut start = BackupStart {
             start_lsn: start.parsed(0)?,
             timeline: TimelineId(start.parsed(1)?),
@@ -181,15 +191,18 @@ impl BaseBackupStream {
             match session.answer(DURING).await? {
                 Answer::Row(row) if completed == 1 => start.tablespaces.push(tablespace(&row)?),
                 Answer::Complete => completed += 1,
-                Answer::Warning(message) => keep(&mut warnings, message)?,
+                Answer::Warning(message) => keep(&mut queued, message)?,
                 Answer::Error(message) => return Err(session.fail(message, DURING).await),
                 _ => return Err(PgError::protocol("unexpected message before a base backup")),
             }
         }
+        let separate =
+            (found.major() < 15).then(|| SeparateCopies::new(&start.tablespaces, options.manifest));
         Ok(BaseBackupStream {
             session,
             start,
-            warnings,
+            queued,
+            separate,
             state: State::Opening,
         })
     }
@@ -202,15 +215,15 @@ impl BaseBackupStream {
 
     /// The next message. Cancel-safe. After [`BackupMessage::End`] there is none.
     pub async fn next(&mut self) -> Result<BackupMessage, PgError> {
-        if let Some(message) = self.warnings.pop_front() {
-            return Ok(BackupMessage::Warning(message));
-        }
         loop {
+            if let Some(message) = self.queued.pop_front() {
+                return Ok(message);
+            }
             let answer = self.session.answer(DURING).await?;
             match (answer, &mut self.state) {
-                (Answer::CopyOut, state @ State::Opening) => *state = State::Copying,
-                (Answer::CopyData(body), State::Copying) => return decode(body),
-                (Answer::CopyDone, state @ State::Copying) => *state = State::Closing(None),
+                (Answer::CopyOut, State::Opening) => self.copy_begins()?,
+                (Answer::CopyData(body), State::Copying) => return self.received(body),
+                (Answer::CopyDone, State::Copying) => self.copy_ended(),
                 (Answer::Row(row), State::Closing(end @ None)) => {
                     *end = Some((row.parsed(0)?, TimelineId(row.parsed(1)?)));
                 }
@@ -248,6 +261,34 @@ impl BaseBackupStream {
         }
     }
 
+    fn copy_begins(&mut self) -> Result<(), PgError> {
+        self.state = State::Copying;
+        if let Some(separate) = &mut self.separate {
+            let message = separate.begin();
+            self.queued
+                .push_back(message.ok_or_else(|| PgError::protocol("too many archives"))?);
+        }
+        Ok(())
+    }
+
+    fn received(&mut self, body: Bytes) -> Result<BackupMessage, PgError> {
+        let Some(separate) = &mut self.separate else {
+            return decode(body);
+        };
+        self.queued.extend(separate.count(body.len()));
+        Ok(BackupMessage::Data(body))
+    }
+
+    fn copy_ended(&mut self) {
+        self.state = State::Closing(None);
+        if let Some(separate) = &mut self.separate {
+            self.queued.extend(separate.end());
+            if !separate.is_last() {
+                self.state = State::Opening;
+            }
+        }
+    }
+
     /// The connection, ready for the next command; only after an end without damage.
     pub fn into_connection(self) -> Result<ReplicationConnection, PgError> {
         match self.state {
@@ -259,22 +300,22 @@ impl BaseBackupStream {
     }
 }
 
-fn keep(warnings: &mut VecDeque<ServerMessage>, message: ServerMessage) -> Result<(), PgError> {
-    if warnings.len() == MAX_EARLY_WARNINGS {
+fn keep(queued: &mut VecDeque<BackupMessage>, message: ServerMessage) -> Result<(), PgError> {
+    if queued.len() == MAX_EARLY_WARNINGS {
         return Err(PgError::protocol("too many warnings before a base backup"));
     }
-    warnings.push_back(message);
+    queued.push_back(BackupMessage::Warning(message));
     Ok(())
 }
 
 async fn read_row(
     session: &mut Session,
-    warnings: &mut VecDeque<ServerMessage>,
+    queued: &mut VecDeque<BackupMessage>,
 ) -> Result<RawRow, PgError> {
     loop {
         match session.answer(DURING).await? {
             Answer::Row(row) => return Ok(row),
-            Answer::Warning(message) => keep(warnings, message)?,
+            Answer::Warning(message) => keep(queued, message)?,
             Answer::Error(message) => return Err(session.fail(message, DURING).await),
             _ => {
                 return Err(PgError::protocol(

@@ -22,8 +22,8 @@ pub use base_backup::{
 };
 pub use error::{PgError, SQLSTATE_DATA_CORRUPTED, ServerMessage};
 pub use replication::{
-    HistoryFile, ReplicationConnection, ReserveWal, SlotCreation, SlotRemoval, SlotState,
-    SystemIdentity,
+    HistoryFile, OLDEST_MAJOR, ReplicationConnection, ReserveWal, SlotCreation, SlotRemoval,
+    SlotState, SystemIdentity,
 };
 pub use settings::{
     ChannelBinding, ConnectionSettings, DEFAULT_CONNECT_TIMEOUT, DsnError, RootCertificates,

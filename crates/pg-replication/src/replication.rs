@@ -1,5 +1,7 @@
 //! The commands of a physical walsender (PostgreSQL docs, "Streaming Replication Protocol").
 
+mod slot_before_15;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +13,9 @@ use crate::session::{Purpose, Session};
 use crate::settings::ConnectionSettings;
 use crate::sql::quote_identifier;
 use crate::wal_stream::WalStream;
+
+/// The oldest major version that is spoken with.
+pub const OLDEST_MAJOR: u32 = 14;
 
 /// Limit of the commands that only look something up or change a slot.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
@@ -157,17 +162,21 @@ impl ReplicationConnection {
         }
     }
 
-    /// Where a slot stands; `None` if there is no such slot. PostgreSQL 15 or newer; a logical
-    /// slot is an error.
+    /// Where a slot stands; `None` if there is no such slot. A logical slot is an error. On
+    /// PostgreSQL 14 it is asked over a second, ordinary connection to the database of the settings
+    /// or, without one of that name, to `postgres`.
     pub async fn read_slot(&mut self, name: &str) -> Result<Option<SlotState>, PgError> {
         let found = self.session.version();
-        if found.major() < 15 {
-            let feature = "READ_REPLICATION_SLOT";
-            return Err(PgError::Unsupported {
-                feature,
-                needs: 15,
-                found,
-            });
+        match found.major() {
+            15.. => {}
+            OLDEST_MAJOR => return Box::pin(self.read_slot_before_15(name)).await,
+            _ => {
+                return Err(PgError::Unsupported {
+                    feature: "reading a slot",
+                    needs: OLDEST_MAJOR,
+                    found,
+                });
+            }
         }
         let command = format!("READ_REPLICATION_SLOT {}", quote_identifier(name));
         let rows = self.command(&command, "reading a slot").await?;

@@ -73,6 +73,7 @@ pub(crate) enum Answer {
 
 pub(crate) struct Session {
     pub(crate) wire: Wire,
+    settings: Box<ConnectionSettings>,
     version: ServerVersion,
     columns: Arc<[String]>,
     /// A command was sent and its answer not read to the end: nothing else can be sent.
@@ -161,10 +162,16 @@ impl Session {
             .map_err(|error| PgError::protocol(error.to_string()))?;
         Ok(Session {
             wire,
+            settings: Box::new(settings.clone()),
             version,
             columns: Arc::from([]),
             busy: false,
         })
+    }
+
+    /// How it was connected, for questions that need a second connection.
+    pub(crate) fn settings(&self) -> &ConnectionSettings {
+        &self.settings
     }
 
     pub(crate) fn version(&self) -> ServerVersion {

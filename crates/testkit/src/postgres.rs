@@ -30,28 +30,40 @@ pub const SUPERUSER: &str = "postgres";
 /// A major version under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PgVersion {
-    /// The oldest one that is tested.
+    /// The oldest one that is supported; its installation is the server alone.
+    V14,
+    /// With TLS.
     V15,
-    /// The newest one.
+    /// Without TLS.
+    V16,
+    /// With TLS.
+    V17,
+    /// The newest one; without TLS.
     V18,
 }
 
 impl PgVersion {
-    /// Both, for tests that run on each.
-    pub const ALL: [Self; 2] = [Self::V15, Self::V18];
+    /// Every supported one, for tests of what differs between versions.
+    pub const ALL: [Self; 5] = [Self::V14, Self::V15, Self::V16, Self::V17, Self::V18];
 
     /// The major version's number.
     #[must_use]
     pub const fn major(self) -> u32 {
         match self {
+            Self::V14 => 14,
             Self::V15 => 15,
+            Self::V16 => 16,
+            Self::V17 => 17,
             Self::V18 => 18,
         }
     }
 
     const fn tool(self) -> Tool {
         match self {
+            Self::V14 => Tool::Postgres14,
             Self::V15 => Tool::Postgres15,
+            Self::V16 => Tool::Postgres16,
+            Self::V17 => Tool::Postgres17,
             Self::V18 => Tool::Postgres18,
         }
     }
@@ -150,13 +162,21 @@ impl Postgres {
         self.certificate.as_deref()
     }
 
-    /// One of the version's programs. A client program that a server-only installation lacks is taken from
-    /// version 18, whose clients speak to older servers.
+    /// One of the version's programs. A client that a server-only installation lacks (14, and 15 where it
+    /// comes from npm) is taken from version 18 if it is one that works with every version; see
+    /// [`Self::has`] for those that do not, `pg_waldump` above all.
     ///
     /// # Errors
-    /// When neither has it.
+    /// When the installation lacks it and no other version's may take its place.
     pub fn bin(&self, name: &str) -> Result<PathBuf> {
         cluster::program(&self.found, name)
+    }
+
+    /// Whether the installation itself has the program. A test that needs one which reads a version's own
+    /// formats asks first, and says what it leaves out.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.found.program(name).is_file()
     }
 
     /// A command that runs one of the programs as the server's user.

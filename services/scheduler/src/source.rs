@@ -3,7 +3,7 @@
 use events::event::RefusalCode;
 use pg_format::{ServerVersion, SystemIdentifier, TimelineId, WalSegmentSize};
 use pg_replication::{
-    ConnectionSettings, PgError, ReplicationConnection, ReserveWal, SlotCreation,
+    ConnectionSettings, OLDEST_MAJOR, PgError, ReplicationConnection, ReserveWal, SlotCreation,
 };
 
 use crate::refusal::Refusal;
@@ -16,10 +16,6 @@ pub(crate) struct Source {
     pub(crate) wal_segment_size: WalSegmentSize,
     connection: ReplicationConnection,
 }
-
-/// Oldest major version that can be protected: READ_REPLICATION_SLOT and the one-stream BASE_BACKUP came
-/// with it.
-const OLDEST_MAJOR: u32 = 15;
 
 /// Connects as the archiver will, and checks what the server's configuration allows.
 pub(crate) async fn inspect(settings: &ConnectionSettings) -> Result<Source, Refusal> {
@@ -60,6 +56,15 @@ pub(crate) async fn inspect(settings: &ConnectionSettings) -> Result<Source, Ref
             RefusalCode::UnsuitableSource,
             format!("the server says wal_segment_size = {segment_size:?}, which is not a size"),
             "Report this; it should not happen.",
+        )
+    })?;
+    // On PostgreSQL 14 this takes an ordinary connection, which pg_hba.conf may refuse.
+    let _absent = connection.read_slot("zektor_probe").await.map_err(|error| {
+        Refusal::new(
+            RefusalCode::SourceUnreachable,
+            format!("cannot read replication slots: {error}"),
+            "On PostgreSQL 14 the role also needs a line in pg_hba.conf for ordinary connections to the \
+             database that the URI names.",
         )
     })?;
     Ok(Source {

@@ -90,6 +90,7 @@ fn run(command: &mut Command) {
     );
 }
 
+/// With its WAL only by the version's own programs: it is `pg_waldump` that reads the WAL.
 fn verify(server: &Postgres, data: &Path, arguments: &[&str]) {
     run(Command::new(server.bin("pg_verifybackup").unwrap())
         .args(arguments)
@@ -164,20 +165,27 @@ async fn with_its_wal_it_is_complete_in_itself() {
             ..BaseBackupOptions::new("whole")
         };
         let taken = take(connect(&server).await.base_backup(options).await.unwrap()).await;
-        verify(&server, &taken.data(), &[]);
+        if server.has("pg_waldump") {
+            verify(&server, &taken.data(), &[]);
+        } else {
+            verify(&server, &taken.data(), &["--no-parse-wal"]);
+            assert!(fs::read_dir(taken.data().join("pg_wal")).unwrap().count() > 1);
+        }
     }
 }
 
 #[tokio::test]
 async fn without_a_manifest() {
-    let server = server(PgVersion::V15).await;
-    let options = BaseBackupOptions {
-        manifest: false,
-        ..BaseBackupOptions::new("bare")
-    };
-    let taken = take(connect(&server).await.base_backup(options).await.unwrap()).await;
-    assert!(!taken.data().join("backup_manifest").exists());
-    assert!(taken.data().join("global/pg_control").exists());
+    for version in [PgVersion::V14, PgVersion::V15] {
+        let server = server(version).await;
+        let options = BaseBackupOptions {
+            manifest: false,
+            ..BaseBackupOptions::new("bare")
+        };
+        let taken = take(connect(&server).await.base_backup(options).await.unwrap()).await;
+        assert!(!taken.data().join("backup_manifest").exists());
+        assert!(taken.data().join("global/pg_control").exists());
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::script::{Peer, complete, copy, error, frame, message, ready, replication, rows, serve};
 
-fn positions(lsn: &str) -> Vec<u8> {
+pub(crate) fn positions(lsn: &str) -> Vec<u8> {
     [
         rows(&["recptr", "tli"], &[&[Some(lsn), Some("5")]]),
         complete("SELECT"),
@@ -17,6 +17,11 @@ fn positions(lsn: &str) -> Vec<u8> {
 }
 
 fn opening() -> Vec<u8> {
+    [opening_rows(), copy(b'H')].concat()
+}
+
+/// What comes before any copy.
+pub(crate) fn opening_rows() -> Vec<u8> {
     let tablespaces = rows(
         &["spcoid", "spclocation", "size"],
         &[
@@ -24,13 +29,7 @@ fn opening() -> Vec<u8> {
             &[None, None, Some("40")],
         ],
     );
-    [
-        positions("0/2000028"),
-        tablespaces,
-        complete("SELECT"),
-        copy(b'H'),
-    ]
-    .concat()
+    [positions("0/2000028"), tablespaces, complete("SELECT")].concat()
 }
 
 fn archives() -> Vec<u8> {
@@ -74,7 +73,7 @@ async fn begin(bytes: Vec<u8>) -> (Result<BaseBackupStream, PgError>, JoinHandle
 }
 
 /// Every message up to the end or the failure.
-async fn all(stream: &mut BaseBackupStream) -> (Vec<BackupMessage>, Option<PgError>) {
+pub(crate) async fn all(stream: &mut BaseBackupStream) -> (Vec<BackupMessage>, Option<PgError>) {
     let mut seen = Vec::new();
     loop {
         match stream.next().await {
@@ -219,14 +218,14 @@ async fn nothing_short_of_the_whole_answer_is_an_end() {
 #[tokio::test]
 async fn old_servers_are_told_apart() {
     let (settings, server) = serve(async |mut peer: Peer| {
-        let _ = peer.welcome("14.23").await;
+        let _ = peer.welcome("13.23").await;
         peer.drained().await;
     })
     .await;
     let mut connection = ReplicationConnection::connect(&settings).await.unwrap();
     let failure = connection.read_slot("s").await.unwrap_err();
     assert!(
-        matches!(failure, PgError::Unsupported { needs: 15, .. }),
+        matches!(failure, PgError::Unsupported { needs: 14, .. }),
         "{failure}"
     );
     let failure = connection
@@ -235,7 +234,7 @@ async fn old_servers_are_told_apart() {
         .err()
         .unwrap();
     assert!(
-        matches!(failure, PgError::Unsupported { needs: 15, .. }),
+        matches!(failure, PgError::Unsupported { needs: 14, .. }),
         "{failure}"
     );
     server.await.unwrap();

@@ -6,6 +6,7 @@
 )]
 
 mod base_backup;
+mod base_backup_14_scripted;
 mod base_backup_scripted;
 mod login_scripted;
 mod real;

@@ -226,6 +226,59 @@ async fn slots() {
     }
 }
 
+/// PostgreSQL 14 is asked over a second connection.
+#[tokio::test]
+async fn a_slot_is_read_the_same_without_the_command_for_it() {
+    let primary = server(PgVersion::V14).await;
+    let settings = settings(&primary).with_dbname("no_such_database");
+    let mut connection = ReplicationConnection::connect(&settings).await.unwrap();
+    assert_eq!(connection.read_slot("it's").await.unwrap(), None);
+    let _ = primary
+        .psql("ALTER SYSTEM SET wal_level = logical")
+        .await
+        .unwrap();
+    let mut primary = primary;
+    primary.restart().await.unwrap();
+    let _ = primary
+        .psql("SELECT pg_create_logical_replication_slot('l', 'pgoutput')")
+        .await
+        .unwrap();
+    let mut connection = ReplicationConnection::connect(&settings).await.unwrap();
+    let failure = connection.read_slot("l").await.unwrap_err();
+    assert!(
+        failure.to_string().contains("physical") && !failure.is_transient(),
+        "{failure}"
+    );
+
+    // Before, at and after a promotion the position is on the timeline its WAL was written on.
+    let standby = Postgres::builder()
+        .standby_of(&primary)
+        .start()
+        .await
+        .unwrap();
+    let mut connection = connect(&standby).await;
+    let _ = connection
+        .create_physical_slot("s", ReserveWal::Now)
+        .await
+        .unwrap();
+    let before = connection.read_slot("s").await.unwrap().unwrap();
+    assert_eq!(before.restart_timeline, Some(TimelineId(1)));
+    standby.promote().await.unwrap();
+    let mut connection = connect(&standby).await;
+    assert_eq!(
+        connection.identify_system().await.unwrap().timeline,
+        TimelineId(2)
+    );
+    assert_eq!(connection.read_slot("s").await.unwrap(), Some(before));
+    let _ = standby.psql("CHECKPOINT").await.unwrap();
+    let _ = connection
+        .create_physical_slot("t", ReserveWal::Now)
+        .await
+        .unwrap();
+    let after = connection.read_slot("t").await.unwrap().unwrap();
+    assert_eq!(after.restart_timeline, Some(TimelineId(2)));
+}
+
 #[tokio::test]
 async fn a_server_that_is_away_or_starting_is_transient() {
     let mut server = server(PgVersion::V15).await;

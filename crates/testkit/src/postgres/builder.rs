@@ -84,7 +84,7 @@ impl Builder {
         self
     }
 
-    /// Accept TLS with a self-signed certificate. The pinned PostgreSQL 18 is built without TLS.
+    /// Accept TLS with a self-signed certificate. The pinned PostgreSQL 16 and 18 are built without TLS.
     #[must_use]
     pub fn tls(mut self, tls: bool) -> Self {
         self.tls = tls;
@@ -182,7 +182,7 @@ impl Builder {
             (true, _) => drop(command.arg("--data-checksums")),
             // From 18 on they are the default.
             (false, PgVersion::V18) => drop(command.arg("--no-data-checksums")),
-            (false, PgVersion::V15) => {}
+            (false, _) => {}
         }
         let _ = cluster::finish(command)
             .await

@@ -38,16 +38,35 @@ pub(super) fn append(path: &Path, text: &str) -> Result<()> {
     Ok(file.write_all(text.as_bytes())?)
 }
 
+/// Clients of 18 that older servers are used with: they speak the wire protocol, or read a format that is
+/// the same in every version (`backup_manifest`, but not the WAL beside it).
+const WORK_WITH_EVERY_VERSION: &[&str] = &[
+    "pg_amcheck",
+    "pg_basebackup",
+    "pg_dump",
+    "pg_dumpall",
+    "pg_isready",
+    "pg_receivewal",
+    "pg_restore",
+    "pg_verifybackup",
+    "psql",
+];
+
 pub(super) fn program(found: &Found, name: &str) -> Result<PathBuf> {
     let own = found.program(name);
     if own.is_file() {
         return Ok(own);
     }
-    let newest = tool(Tool::Postgres18)?.program(name);
-    if newest.is_file() {
-        return Ok(newest);
+    if WORK_WITH_EVERY_VERSION.contains(&name) {
+        let newest = tool(Tool::Postgres18)?.program(name);
+        if newest.is_file() {
+            return Ok(newest);
+        }
     }
-    bail!("no installed PostgreSQL has the program {name}")
+    bail!(
+        "the installation of PostgreSQL {} has no {name}, and that of another version does not do",
+        found.version
+    )
 }
 
 /// A command that runs as the server's user, with no connection setting inherited from our environment.
@@ -88,21 +107,22 @@ pub(super) async fn finish(mut command: Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Copies a running primary and leaves the settings that make the copy its standby.
+/// Copies a running primary and makes the copy its standby. Not with `--write-recovery-conf`: a newer
+/// `pg_basebackup` writes connection parameters that an older server refuses.
 pub(super) async fn base_backup(standby: &Postgres, primary: &str) -> Result<()> {
     let mut command = standby.command("pg_basebackup")?;
     let _ = command
-        .args([
-            "--write-recovery-conf",
-            "--wal-method",
-            "stream",
-            "--checkpoint",
-            "fast",
-        ])
+        .args(["--wal-method", "stream", "--checkpoint", "fast"])
         .args(["--no-sync", "--dbname", primary, "--pgdata"])
         .arg(&standby.data);
     let _ = finish(command).await.context("cannot copy the primary")?;
-    Ok(())
+    let signal = standby.data.join("standby.signal");
+    fs::write(&signal, "").context("cannot write standby.signal")?;
+    give(&signal, standby.account)?;
+    append(
+        &standby.data.join("postgresql.conf"),
+        &format!("primary_conninfo = '{primary}'\n"),
+    )
 }
 
 /// The processes whose parent is `parent`, from `/proc`.

@@ -5,7 +5,7 @@ async fn server(version: PgVersion) -> Postgres {
 }
 
 #[tokio::test]
-async fn both_versions_start_with_passwords_and_checksums() {
+async fn every_version_starts_with_passwords_and_checksums() {
     for version in PgVersion::ALL {
         let server = server(version).await;
         let told = server
@@ -26,6 +26,18 @@ async fn both_versions_start_with_passwords_and_checksums() {
                 .contains("password authentication failed")
         );
     }
+}
+
+#[tokio::test]
+async fn a_program_of_another_version_stands_in_only_where_it_can() {
+    let server = server(PgVersion::V14).await;
+    assert!(server.has("postgres") && !server.has("psql") && !server.has("pg_waldump"));
+    assert!(server.bin("psql").is_ok() && server.bin("pg_verifybackup").is_ok());
+    let failure = server.bin("pg_waldump").unwrap_err().to_string();
+    assert!(
+        failure.contains("14.") && failure.contains("pg_waldump"),
+        "{failure}"
+    );
 }
 
 #[tokio::test]

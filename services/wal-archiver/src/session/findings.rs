@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use events::document::slot_name;
 use pg_format::{Lsn, SegmentName, TimelineHistory, TimelineId, WalSegmentSize};
-use pg_replication::{PgError, ReplicationConnection, ReserveWal, SystemIdentity};
+use pg_replication::{ReplicationConnection, ReserveWal, SystemIdentity};
 use repository::{
     BranchRecord, OpenSegment, ParentBranch, RepositoryError, WalObject, WalObjectKind, WalPosition,
 };
@@ -78,20 +78,7 @@ async fn ensure_slot(
     slot_is_invalid: bool,
 ) -> Result<(Option<Lsn>, bool), ArchiveError> {
     let slot = slot_name(&branch.key.instance, &branch.key.branch);
-    let found = match connection.read_slot(&slot).await {
-        Ok(found) => found,
-        Err(PgError::Unsupported { .. }) => {
-            if slot_is_invalid {
-                let _ = connection.drop_slot(&slot).await?;
-            }
-            let _ = connection
-                .create_physical_slot(&slot, ReserveWal::Now)
-                .await?;
-            return Ok((None, slot_is_invalid));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    match found {
+    match connection.read_slot(&slot).await? {
         Some(state) if state.restart_lsn.is_some() && !slot_is_invalid => {
             return Ok((state.restart_lsn, false));
         }
