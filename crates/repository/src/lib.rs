@@ -28,6 +28,7 @@ mod layout;
 mod materialise;
 mod open;
 mod repository;
+mod single_files;
 mod store;
 #[cfg(test)]
 mod tests;

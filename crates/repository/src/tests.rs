@@ -4,6 +4,7 @@ mod conformance;
 mod damage;
 mod faults;
 mod golden;
+mod single_files;
 mod trees;
 
 use std::collections::BTreeMap;
