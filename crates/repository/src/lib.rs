@@ -34,6 +34,7 @@ mod store;
 mod tests;
 mod verify;
 mod wal;
+mod window;
 
 pub use backup::{
     BackupOptions, BackupWriter, CommitOutcome, EntryKind, EntryPath, FileHeader, IndexPart,
@@ -48,8 +49,9 @@ pub use store::RetryPolicy;
 pub use verify::{Problem, VerifyReport};
 pub use wal::{
     OpenSegment, PutOutcome, WalCoverage, WalGap, WalObject, WalObjectKind, WalPosition,
-    wal_coverage,
+    wal_coverage, wal_stretches,
 };
+pub use window::window;
 
 /// The result of everything here that can fail.
 pub type Result<T, E = RepositoryError> = std::result::Result<T, E>;

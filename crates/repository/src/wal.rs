@@ -9,6 +9,7 @@ mod coverage;
 mod gap;
 mod listing;
 mod position;
+mod stretches;
 
 use bytes::Bytes;
 use pg_format::{SegmentName, TimelineId, WalSegmentSize};
@@ -17,6 +18,7 @@ pub use coverage::{WalCoverage, wal_coverage};
 pub use gap::WalGap;
 pub use listing::{WalObject, WalObjectKind};
 pub use position::WalPosition;
+pub use stretches::wal_stretches;
 
 use crate::frame::{self, FrameKind};
 use crate::{BranchReader, BranchWriter, RepositoryError, Result};
