@@ -106,6 +106,10 @@ pub struct BranchOrigin {
     pub fork_timeline: TimelineId,
     /// Where it left it.
     pub fork_lsn: Lsn,
+    /// The compute directory that has its files and its server; only a restorer there can stop, start or
+    /// remove it. Absent in what was written before holders had names.
+    #[serde(default)]
+    pub holder: Option<String>,
 }
 
 /// A branch that the restorer has built.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::command::{self, BranchOrigin};
 use crate::document::Schedule;
 use crate::event::{self, *};
+use crate::plan::{CheckState, PlanCheck};
 use crate::window::{Window, WindowGap};
 use crate::{
     ArchiveMode, BackupId, BackupSummary, BackupType, BranchName, ClusterSize, Command, CommandId,
@@ -77,6 +78,7 @@ fn origin() -> BranchOrigin {
         backup_id: BACKUP,
         fork_timeline: TimelineId(1),
         fork_lsn: Lsn(0x500_0000),
+        holder: Some("db-2-3f1c9a04".to_owned()),
     }
 }
 
@@ -136,6 +138,12 @@ pub fn restore_summary() -> RestoreSummary {
             name: "plpgsql".to_owned(),
             version: "1.0".to_owned(),
             state: ExtensionState::Present,
+            detail: None,
+        }],
+        checks: vec![PlanCheck {
+            name: "subscriptions".to_owned(),
+            state: CheckState::Warning,
+            detail: "1 subscription was disabled: orders_feed in app".to_owned(),
         }],
         completed_at: at(300),
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use pg_format::{Lsn, TimelineId};
 use uuid::Uuid;
 
 use crate::Timestamp;
@@ -156,6 +157,17 @@ impl BackupId {
             &ZEKTOR_NAMESPACE,
             format!("first-backup/{restore}").as_bytes(),
         ))
+    }
+
+    /// The id of the `attempt`th backup (from 0) that answers the WAL gap of a branch which begins at `from`.
+    #[must_use]
+    pub fn after_gap(
+        (instance, branch): (&InstanceName, &BranchName),
+        (timeline, from): (TimelineId, Lsn),
+        attempt: u32,
+    ) -> Self {
+        let text = format!("gap/{instance}/{branch}/{timeline}/{from}/{attempt}");
+        BackupId(Uuid::new_v5(&ZEKTOR_NAMESPACE, text.as_bytes()))
     }
 }
 

@@ -83,6 +83,12 @@ pub fn restorer_moments() -> String {
     format!("{ROOT}.query.restorer.moments")
 }
 
+/// "Are you there?", to the restorers of one compute directory.
+#[must_use]
+pub fn restorer_holder(holder: &str) -> String {
+    format!("{ROOT}.query.restorer.holder.{holder}")
+}
+
 pub(crate) fn event(type_name: &str, address: &[String]) -> String {
     format!("{ROOT}.{type_name}.{}", address.join("."))
 }

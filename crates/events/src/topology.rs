@@ -196,8 +196,17 @@ pub fn backup_jobs() -> ConsumerSpec {
 /// The restorers' jobs.
 #[must_use]
 pub fn restore_jobs() -> ConsumerSpec {
-    let types = ["restore.requested", "branch.deletion_requested"];
-    consumer("restorer", EVENTS, types.map(events_of).to_vec())
+    consumer("restorer", EVENTS, vec![events_of("restore.requested")])
+}
+
+/// Branches to remove. Without a limit: a deletion waits for the restorer that holds the branch.
+#[must_use]
+pub fn restorer_deletions() -> ConsumerSpec {
+    without_limit(consumer(
+        "restorer-deletions",
+        EVENTS,
+        vec![events_of("branch.deletion_requested")],
+    ))
 }
 
 /// The restorers' commands.
@@ -234,6 +243,7 @@ pub fn consumers() -> Vec<ConsumerSpec> {
         scheduler_gaps(),
         backup_jobs(),
         restore_jobs(),
+        restorer_deletions(),
         restorer_commands(),
         exhausted(),
     ]

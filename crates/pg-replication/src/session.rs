@@ -138,6 +138,8 @@ impl Session {
         if purpose == Purpose::Replication {
             parameters.push(("replication", "true"));
         }
+        let more = settings.parameters.iter();
+        parameters.extend(more.map(|(name, value)| (name.as_str(), value.as_str())));
         login::send_startup(&mut wire, &parameters).await?;
         login.run(&mut wire).await?;
         wire.logged_in();

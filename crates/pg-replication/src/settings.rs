@@ -72,6 +72,7 @@ pub struct ConnectionSettings {
     pub(crate) sslmode: SslMode,
     pub(crate) sslrootcert: Option<RootCertificates>,
     pub(crate) channel_binding: ChannelBinding,
+    pub(crate) parameters: Vec<(String, String)>,
 }
 
 impl ConnectionSettings {
@@ -119,6 +120,14 @@ impl ConnectionSettings {
     #[must_use]
     pub fn with_application_name(mut self, name: impl Into<String>) -> Self {
         self.application_name = Some(name.into());
+        self
+    }
+
+    /// The same, with a server setting for the session. It comes with the login, so it holds before anything that
+    /// the role or the database has set can act ("Parameter Interaction via the Shell", PostgreSQL docs).
+    #[must_use]
+    pub fn with_parameter(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.parameters.push((name.into(), value.into()));
         self
     }
 

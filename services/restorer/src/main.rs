@@ -53,6 +53,7 @@ async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
     });
 
     let jobs = events::topology::restore_jobs();
+    let deletions = events::topology::restorer_deletions();
     let orders = events::topology::restorer_commands();
     let question = events::subject::restorer_plan();
     let (asked, concurrency) = (Arc::clone(&restorer), config.restore_concurrency.max(1));
@@ -66,8 +67,10 @@ async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
             let restorer = Arc::clone(&asked);
             async move { Ok(restorer.answer(question).await) }
         };
-        let ((), (), ()) = tokio::try_join!(
-            bus.consume(&jobs, concurrency, handlers.0, shutdown.clone()),
+        let jobs_handler = Arc::clone(&handlers.0);
+        let ((), (), (), ()) = tokio::try_join!(
+            bus.consume(&jobs, concurrency, jobs_handler, shutdown.clone()),
+            bus.consume(&deletions, ORDERS_AT_ONCE, handlers.0, shutdown.clone()),
             bus.consume(&orders, ORDERS_AT_ONCE, handlers.1, shutdown.clone()),
             bus.serve::<RestoreQuestion, RestoreAnswer, _, _>(
                 &question,

@@ -153,6 +153,7 @@ pub async fn check_extensions(
                 } else {
                     ExtensionState::NeedsReinstalling
                 },
+                detail: None,
             })
         }));
     }

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::FailureCause;
+use crate::plan::PlanCheck;
 use crate::{BackupId, BranchName, ClusterSize, InstanceName, RestoreId, RestoreTarget, Timestamp};
 
 /// A restore is wanted; its branch name is claimed.
@@ -130,6 +131,9 @@ pub struct ExtensionCheck {
     pub version: String,
     /// Whether the branch's server has its files.
     pub state: ExtensionState,
+    /// What is missing or was done, with the names of files; absent when there is nothing to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// Whether an extension's files are there.
@@ -174,6 +178,10 @@ pub struct RestoreSummary {
     pub phases: BTreeMap<String, u64>,
     /// Its extensions.
     pub extensions: Vec<ExtensionCheck>,
+    /// What in it could act on the world outside, and what was done about it: `subscriptions`, `cron_jobs`,
+    /// `foreign_servers`, `event_triggers`, `role_settings`, `settings`, `passwords`.
+    #[serde(default)]
+    pub checks: Vec<PlanCheck>,
     /// When it was opened.
     pub completed_at: Timestamp,
 }

@@ -245,6 +245,7 @@ fn finish(parts: Parts) -> Result<ConnectionSettings, DsnError> {
         sslmode,
         sslrootcert: parts.sslrootcert,
         channel_binding: parts.channel_binding.unwrap_or(ChannelBinding::Prefer),
+        parameters: Vec::new(),
     })
 }
 

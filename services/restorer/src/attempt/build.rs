@@ -111,6 +111,7 @@ impl Build<'_> {
             duration_ms: millis(begin),
             phases,
             extensions: readied.extensions.clone(),
+            checks: Vec::new(),
             completed_at: self.restorer.clock.now(),
         };
         self.finish(summary, port, &readied)
@@ -402,6 +403,7 @@ impl Build<'_> {
                 backup_id: backup.backup_id,
                 fork_timeline: readied.fork.from,
                 fork_lsn: readied.fork.at,
+                holder: None,
             },
             timeline: readied.fork.to,
             system_identifier: backup.system_identifier,

@@ -130,6 +130,7 @@ impl World {
                     backup_id: "0192d6a0-0000-7000-8000-000000000003".parse().unwrap(),
                     fork_timeline: TimelineId(1),
                     fork_lsn,
+                    holder: None,
                 });
             }
         }

@@ -1,0 +1,209 @@
+//! What is looked at before anything is started, beyond the plan itself: the disk, the programs, and what the
+//! backup's own files say of the server it was taken from.
+//!
+//! What must stay true: what cannot succeed is a [`Refusal`]; what works but somebody should know is a warning; what
+//! cannot be known beforehand is not claimed. Collation versions are in the catalogs, which nobody can read before
+//! recovery: they are compared when the branch is ready ([`crate::collations`]).
+
+use std::path::Path;
+
+use events::ClusterSize;
+use events::event::RefusalCode;
+use events::plan::{CheckState, PlanCheck};
+use pg_format::{ControlFile, ControlSettings, TimelineId};
+use repository::{Repository, RepositoryError};
+
+use crate::compute::Programs;
+use crate::plan::{Plan, Refusal, passed};
+use crate::settings::carried;
+use crate::settings::tier;
+
+/// Spooled and replayed WAL, and what a starting server writes.
+const ROOM_BYTES: u64 = 1 << 30;
+/// Configuration and control files are far smaller.
+const MOST_BYTES: u64 = 4 << 20;
+const CONTROL: &str = "global/pg_control";
+/// Later ones win, as on the server.
+const CONFIGURATION: [&str; 2] = ["postgresql.conf", "postgresql.auto.conf"];
+
+/// What the files of a backup say of its source. It never changes, so it may be kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceServer {
+    /// The settings that its WAL demands of whoever replays it; `None` if `pg_control` is not understood.
+    pub settings: Option<ControlSettings>,
+    /// Its `shared_preload_libraries`; `None` if its configuration is not in the backup.
+    pub preloaded: Option<Vec<String>>,
+}
+
+impl SourceServer {
+    /// Reads a backup's configuration and control file.
+    ///
+    /// # Errors
+    /// The repository failed.
+    pub async fn read(repository: &Repository, plan: &Plan) -> Result<Self, RepositoryError> {
+        let backup = &plan.backup;
+        let reader = repository.reader(&backup.instance, &backup.branch);
+        let manifest = reader.manifest(backup.backup_id).await?;
+        let paths = [CONFIGURATION[0], CONFIGURATION[1], CONTROL];
+        let files = reader
+            .backed_up_files(&manifest, &paths, MOST_BYTES)
+            .await?;
+        let control = files.get(CONTROL).map(|control| ControlFile::parse(control));
+        let mut configured = files.contains_key(CONFIGURATION[0]).then(Vec::new);
+        for text in CONFIGURATION.iter().filter_map(|path| files.get(*path)) {
+            let settings = carried::parse(&String::from_utf8_lossy(text));
+            let preload = settings
+                .into_iter()
+                .find(|(name, _)| name == "shared_preload_libraries");
+            if let Some((_, value)) = preload {
+                configured = Some(libraries(&value));
+            }
+        }
+        Ok(SourceServer {
+            settings: control.and_then(Result::ok).map(|control| control.settings),
+            preloaded: configured,
+        })
+    }
+}
+
+fn libraries(value: &str) -> Vec<String> {
+    let named = value
+        .split(',')
+        .map(|library| library.trim().trim_matches('"'));
+    named
+        .filter(|library| !library.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A check that somebody should know of.
+#[must_use]
+pub fn warning(name: &str, detail: String) -> PlanCheck {
+    PlanCheck {
+        name: name.to_owned(),
+        state: CheckState::Warning,
+        detail,
+    }
+}
+
+/// Whether the files fit, with room for the WAL that is spooled and for what the server writes meanwhile. Replay may
+/// add as many bytes as there is WAL, but seldom does: that is a warning.
+///
+/// # Errors
+/// The files do not fit.
+pub fn disk(plan: &Plan, free: Option<u64>) -> Result<PlanCheck, Refusal> {
+    let needed = plan.backup.logical_bytes.saturating_add(ROOM_BYTES);
+    let Some(free) = free else {
+        let detail = "nobody knows how much is free where branches are kept".to_owned();
+        return Ok(warning("disk", detail));
+    };
+    if free < needed {
+        let message =
+            format!("the branch needs {needed} bytes and the restorer's disk has {free} left");
+        let hint = "make room in the restorer's compute directory, or delete branches";
+        return Err(Refusal::new(RefusalCode::Limit, message, hint));
+    }
+    let most = needed.saturating_add(plan.wal_bytes());
+    Ok(if free < most {
+        let detail = format!(
+            "{free} bytes are free; the files need {needed}, and the replay of {} bytes of wal may fill the rest",
+            plan.wal_bytes()
+        );
+        warning("disk", detail)
+    } else {
+        passed("disk", format!("{free} bytes are free, {needed} are needed"))
+    })
+}
+
+/// The programs that will run the branch: the same major version, and no older than the source's, whose files they
+/// read.
+#[must_use]
+pub fn programs(plan: &Plan, programs: &Programs) -> PlanCheck {
+    let (found, source) = (programs.version.0, plan.backup.server_version);
+    let detail = format!("postgresql {} in {}", programs.version, programs.bin.display());
+    if found < source {
+        let source = pg_format::ServerVersion(source);
+        return warning(
+            "programs",
+            format!("{detail} is older than the source's {source}; its fixes are missing there"),
+        );
+    }
+    passed("programs", detail)
+}
+
+/// Whether what the source preloads is there. Most libraries are not needed to replay its WAL.
+#[must_use]
+pub fn preload(source: &SourceServer, bin: &Path) -> PlanCheck {
+    const NAME: &str = "preload_libraries";
+    let Some(preloaded) = &source.preloaded else {
+        let detail = "the source's configuration is not in the backup; what it preloads is not known";
+        return warning(NAME, detail.to_owned());
+    };
+    if preloaded.is_empty() {
+        return passed(NAME, "the source preloads none".to_owned());
+    }
+    let named = |kept: &dyn Fn(&str) -> bool| -> Vec<&str> {
+        let libraries = preloaded.iter().map(String::as_str);
+        libraries.filter(|library| kept(library)).collect()
+    };
+    let missing = named(&|library| !carried::library_exists(bin, library));
+    if !missing.is_empty() {
+        let detail = format!(
+            "{} is not installed beside {}; extensions that need it will not work in the branch",
+            missing.join(", "),
+            bin.display()
+        );
+        return warning(NAME, detail);
+    }
+    passed(NAME, format!("{} is installed", preloaded.join(", ")))
+}
+
+/// The settings that the source's WAL demands, against those of the branch's size: recovery runs with the source's.
+#[must_use]
+pub fn hot_standby(source: &SourceServer, size: ClusterSize) -> PlanCheck {
+    const NAME: &str = "hot_standby_settings";
+    let Some(settings) = &source.settings else {
+        let detail = "pg_control of the backup is not understood; recovery raises settings as its log demands";
+        return warning(NAME, detail.to_owned());
+    };
+    let tier = tier(size);
+    let mut lowered = Vec::new();
+    let mut compare = |name: &str, source: i32, branch: u32| {
+        if u32::try_from(source).is_ok_and(|source| source > branch) {
+            lowered.push(format!("{name} {source} (then {branch})"));
+        }
+    };
+    compare("max_connections", settings.max_connections, tier.max_connections);
+    compare("max_worker_processes", settings.max_worker_processes, tier.workers);
+    if lowered.is_empty() {
+        return passed(NAME, "the branch's size has all that the source's wal demands".to_owned());
+    }
+    let detail = format!(
+        "recovery runs with the source's {}, as its wal demands",
+        lowered.join(", ")
+    );
+    passed(NAME, detail)
+}
+
+/// Whether the history of every timeline on the way is archived. The pinned one's is never missing here.
+#[must_use]
+pub fn history_files(plan: &Plan, archived: impl Fn(TimelineId) -> bool) -> PlanCheck {
+    const NAME: &str = "history_files";
+    let path = plan.history.path();
+    let missing: Vec<String> = path
+        .iter()
+        .map(|range| range.timeline)
+        .filter(|timeline| *timeline != TimelineId(1) && *timeline != plan.history.timeline())
+        .filter(|timeline| !archived(*timeline))
+        .map(|timeline| timeline.to_string())
+        .collect();
+    if missing.is_empty() {
+        return passed(NAME, format!("{} timelines lead there", path.len()));
+    }
+    let detail = format!(
+        "the history of timeline {} is not archived; the one of {} tells the same",
+        missing.join(", "),
+        plan.history.timeline()
+    );
+    warning(NAME, detail)
+}
