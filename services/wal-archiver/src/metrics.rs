@@ -5,6 +5,7 @@ use std::sync::Arc;
 use opentelemetry::KeyValue;
 use opentelemetry::global;
 use service::Clock;
+use tokio::time::Instant;
 
 use crate::status::{BranchKey, Observed, Statuses};
 
@@ -44,6 +45,16 @@ pub(crate) fn observe(statuses: &Statuses, clock: &Arc<dyn Clock>) {
         .u64_observable_gauge("zektor.wal.streaming")
         .with_description("1 while WAL of the branch is received.")
         .with_callback(each(|seen| Some(u64::from(seen.streaming))))
+        .build();
+    let _ = meter
+        .u64_observable_counter("zektor.wal.proof_violations")
+        .with_description("Commits that came after they were said to be in the archive.")
+        .with_callback(each(|seen| Some(seen.proof_violations)))
+        .build();
+    let _ = meter
+        .u64_observable_gauge("zektor.wal.proof_margin_us")
+        .with_description("What proofs of the archive's completeness subtract, in microseconds.")
+        .with_callback(each(|seen| Some(seen.margin.at(Instant::now()).micros())))
         .build();
     let (statuses, clock) = (statuses.clone(), Arc::clone(clock));
     let _ = meter

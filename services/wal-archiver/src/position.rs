@@ -3,20 +3,22 @@
 //! What must stay true: the position never goes back along the server's history, never says more than is
 //! stored, and is written at most once in a flush interval.
 
+mod margin;
 mod reach;
 
 use std::time::Duration;
 
-use events::Timestamp;
-use pg_format::{Lsn, SegmentName, TimelineHistory, TimelineId};
+use pg_format::{Lsn, PgTimestamp, SegmentName, TimelineHistory, TimelineId};
 use repository::WalPosition;
 use tokio::time::Instant;
 
 use crate::error::ArchiveError;
-use crate::proof::{Claim, Proof};
+use crate::proof::{Claim, CommitTime, Proof, Verdict};
 use crate::session::BranchContext;
 use crate::start_point::{StartPoint, StartReason};
 use crate::status::moment;
+pub(crate) use margin::Margin;
+use margin::Violations;
 use reach::{Place, Reach};
 
 /// What the position object is to say.
@@ -30,6 +32,7 @@ pub(crate) struct PositionKeeper {
     written: Option<WalPosition>,
     last_write: Option<Instant>,
     interval: Duration,
+    violations: Violations,
 }
 
 impl PositionKeeper {
@@ -49,15 +52,22 @@ impl PositionKeeper {
         if resumed.is_none() {
             forget_seen(branch);
         }
+        let said = stored.as_ref().filter(|_| resumed.is_some());
+        let said = said.map(|said| {
+            let at = PgTimestamp::from_unix_micros(said.proven_at.timestamp_micros());
+            let (lsn, clock) = (said.lsn, at);
+            Claim { lsn, clock, at }
+        });
         PositionKeeper {
             branch: branch.clone(),
             chain_first: start.chain_first,
             start: begin,
             reach: resumed.unwrap_or_else(|| Reach::begin(begin)),
-            proof: Proof::default(),
+            proof: Proof::after(said),
             written: stored,
             last_write: None,
             interval: branch.config.wal_flush_interval,
+            violations: Violations::default(),
         }
     }
 
@@ -72,6 +82,7 @@ impl PositionKeeper {
         }
         // A new chain, after a gap too: what was stored before is no part of it.
         self.reach = Reach::begin(self.start);
+        self.proof = Proof::default();
         forget_seen(&self.branch);
         let position = self.wanted();
         let uploader = &self.branch.uploader;
@@ -99,11 +110,35 @@ impl PositionKeeper {
         advanced
     }
 
-    /// The server made a claim; true if that proves a later moment.
-    pub(crate) fn claim(&mut self, claim: Claim) -> bool {
-        let advanced = self.proof.claim(claim, self.reach.durable_end());
+    /// The server's flush position after its clock had shown `clock`; true if that proves a later moment.
+    pub(crate) fn claim(&mut self, lsn: Lsn, clock: PgTimestamp) -> bool {
+        let now = Instant::now();
+        let at = self.branch.status.margin(now).before(clock);
+        let claim = Claim { lsn, clock, at };
+        let claimed = self.proof.claim(claim, self.reach.durable_end());
+        if let Some(needed) = claimed.lowered {
+            self.widen(needed, now);
+        }
         self.note_proof();
-        advanced
+        claimed.advanced
+    }
+
+    /// A commit came in the stream: is it one that was said to be in the archive already?
+    pub(crate) fn committed(&mut self, commit: CommitTime) {
+        match self.proof.commit(commit) {
+            Verdict::Agrees => {}
+            Verdict::Lowered { needed } => self.widen(needed, Instant::now()),
+            Verdict::Violated { said, needed } => {
+                let now = Instant::now();
+                self.widen(needed, now);
+                self.violations.note(&self.branch.status, said, commit, now);
+            }
+        }
+    }
+
+    fn widen(&self, needed: u64, now: Instant) {
+        let status = &self.branch.status;
+        status.update(|seen| seen.margin.widen(needed, now));
     }
 
     fn note_proof(&mut self) {
@@ -140,9 +175,11 @@ impl PositionKeeper {
         Some(wanted)
     }
 
-    /// The moment that the last written position proves.
-    pub(crate) fn written_proof(&self) -> Option<Timestamp> {
-        self.written.as_ref().map(|written| written.proven_at)
+    /// Whether the last written position proves what a claim made at `at` can prove.
+    pub(crate) fn proves(&self, at: PgTimestamp) -> bool {
+        let margin = self.branch.status.margin(Instant::now());
+        let written = self.written.as_ref().map(|written| written.proven_at);
+        moment(margin.before(at)).is_some_and(|at| written >= Some(at))
     }
 
     /// A write failed: what is stored is not known.

@@ -208,6 +208,9 @@ impl<'a> Receiver<'a> {
             } => {
                 self.heard(server_end, server_time);
                 self.pipeline.receive(start, bytes).await?;
+                for commit in self.pipeline.commits.drain(..) {
+                    self.position.committed(commit);
+                }
                 server_time
             }
             WalMessage::Keepalive {

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use events::position::ArchiverPosition;
 use events::{BranchName, InstanceName, Timestamp};
 use pg_format::{Lsn, PgTimestamp, TimelineId};
+use tokio::time::Instant;
 
 use crate::haste::Haste;
+use crate::position::Margin;
 
 /// A branch of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +60,10 @@ pub(crate) struct Observed {
     pub(crate) stored_bytes: u64,
     /// When the last WAL object was stored, by our clock.
     pub(crate) last_stored_at: Option<Timestamp>,
+    /// Commits that came after they were said to be in the archive.
+    pub(crate) proof_violations: u64,
+    /// What proofs subtract, because of what came late.
+    pub(crate) margin: Margin,
 }
 
 /// What was seen of one branch, shared.
@@ -78,6 +84,12 @@ impl BranchStatus {
     #[must_use]
     pub(crate) fn observed(&self) -> Observed {
         self.lock().clone()
+    }
+
+    /// What proofs subtract now.
+    #[must_use]
+    pub(crate) fn margin(&self, now: Instant) -> Margin {
+        self.lock().margin.at(now)
     }
 
     /// The answer to a question.

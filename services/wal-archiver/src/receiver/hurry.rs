@@ -4,7 +4,6 @@ use pg_format::PgTimestamp;
 
 use super::Receiver;
 use crate::error::ArchiveError;
-use crate::status::moment;
 
 /// Somebody waits for a proof.
 pub(super) struct Hurry {
@@ -32,13 +31,10 @@ impl Receiver<'_> {
     }
 
     pub(super) fn answer_hurry(&mut self) {
-        let proven = self.position.written_proof();
-        let fulfilled = self.hurry.as_ref().and_then(|hurry| {
-            let wanted = moment(hurry.at?)?;
-            proven
-                .is_some_and(|proven| proven >= wanted)
-                .then_some(hurry.ask)
-        });
+        let fulfilled = self
+            .hurry
+            .as_ref()
+            .and_then(|hurry| self.position.proves(hurry.at?).then_some(hurry.ask));
         if let Some(ask) = fulfilled {
             self.branch.status.haste.answer(ask);
             self.hurry = None;

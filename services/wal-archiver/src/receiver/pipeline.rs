@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pg_format::wal::{WalBlockSize, WalReader, WalReaderConfig};
+use pg_format::wal::{TransactionEndKind, WalBlockSize, WalReader, WalReaderConfig, WalRecord};
 use pg_format::{Lsn, SegmentName, TimelineId, WalSegmentSize};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::task::{Done, Task};
 use crate::confirm::Ledger;
 use crate::error::ArchiveError;
+use crate::proof::CommitTime;
 use crate::segment_spool::SegmentSpool;
 use crate::session::{BranchContext, Opening};
 use crate::uploader::{Superseded, Uploader};
@@ -42,6 +43,8 @@ pub(super) struct Pipeline {
     pub(super) ledger: Ledger,
     /// The first byte that has not come.
     next: Lsn,
+    /// Commits of what was received last, for [`crate::proof`].
+    pub(super) commits: Vec<CommitTime>,
     open: Option<OpenFile>,
     /// Complete, but the record across its end is not.
     held: Option<OpenFile>,
@@ -89,6 +92,7 @@ impl Pipeline {
             reader,
             ledger: Ledger::new(size, start),
             next: start,
+            commits: Vec::new(),
             open: None,
             held: None,
             archived: opening.archived.clone(),
@@ -124,7 +128,7 @@ impl Pipeline {
                 .unwrap_or(usize::MAX)
                 .min(bytes.len());
             let piece = bytes.split_to(length);
-            self.reader.feed(&piece)?;
+            self.read(&piece)?;
             let open = match &mut self.open {
                 Some(open) => open,
                 empty => {
@@ -145,6 +149,15 @@ impl Pipeline {
                 self.complete();
             }
         }
+        Ok(())
+    }
+
+    /// Validates bytes and looks at the records that they complete.
+    fn read(&mut self, piece: &[u8]) -> Result<(), ArchiveError> {
+        let commits = &mut self.commits;
+        self.reader.feed_each(piece, |record| {
+            commits.extend(commit_of(record));
+        })?;
         Ok(())
     }
 
@@ -249,4 +262,18 @@ impl Pipeline {
                 .spawn(tracing::Instrument::instrument(work, span)),
         );
     }
+}
+
+/// The commit that a record is, if it is one.
+fn commit_of(record: &WalRecord<'_>) -> Option<CommitTime> {
+    // A record that is valid and yet not understood is not archived less for it.
+    let end = record.transaction_end().ok().flatten()?;
+    let committed = matches!(
+        end.kind,
+        TransactionEndKind::Commit | TransactionEndKind::CommitPrepared
+    );
+    committed.then_some(CommitTime {
+        lsn: record.start,
+        time: end.time,
+    })
 }

@@ -9,7 +9,6 @@ use tokio::time::Instant;
 
 use super::Receiver;
 use super::task::{Answer, Task};
-use crate::proof::Claim;
 
 /// What is shown while a standby is archived.
 const STANDBY: &str = "the server is a standby, which cannot say what its primary has committed; its wal is archived, but \
@@ -69,11 +68,7 @@ impl Receiver<'_> {
             return;
         }
         self.heard(identity.flush_lsn, at);
-        let claim = Claim {
-            lsn: identity.flush_lsn,
-            at,
-        };
-        if !answer.standby && self.position.claim(claim) {
+        if !answer.standby && self.position.claim(identity.flush_lsn, at) {
             self.begin_position();
         }
     }
