@@ -5,6 +5,7 @@ mod commands;
 mod exhausted;
 mod fires;
 mod firing;
+mod gaps;
 mod outcomes;
 mod recall;
 mod refusal;
@@ -23,10 +24,13 @@ use service::config::NoSettings;
 use service::{Context, MasterKey, ServiceInfo};
 
 use crate::commands::{Commands, World};
+use crate::gaps::Gaps;
 use crate::outcomes::Outcomes;
 
 /// Commands decided at once; a slow source must not hold up the others.
 const CONCURRENT_COMMANDS: usize = 16;
+/// Gaps looked at at once; one whose repository is slow must not hold up the others.
+const CONCURRENT_GAPS: usize = 4;
 
 fn main() -> ExitCode {
     let info = ServiceInfo {
@@ -60,10 +64,14 @@ async fn work(context: Context<NoSettings>) -> anyhow::Result<()> {
     let outcomes = Arc::new(Outcomes {
         world: world.clone(),
     });
+    let gaps = Arc::new(Gaps {
+        world: world.clone(),
+    });
     let (command_spec, event_spec) = (topology::scheduler_commands(), topology::scheduler_events());
+    let gap_spec = topology::scheduler_gaps();
     let shutdown = &context.shutdown;
     let firing = tokio::spawn(firing::run(world.clone(), shutdown.clone()));
-    let ((), (), (), ()) = tokio::try_join!(
+    let ((), (), (), (), ()) = tokio::try_join!(
         bus.consume(
             &command_spec,
             CONCURRENT_COMMANDS,
@@ -71,6 +79,7 @@ async fn work(context: Context<NoSettings>) -> anyhow::Result<()> {
             shutdown.clone()
         ),
         bus.consume(&event_spec, 1, outcomes, shutdown.clone()),
+        bus.consume(&gap_spec, CONCURRENT_GAPS, gaps, shutdown.clone()),
         schedules::serve(&world, shutdown.clone()),
         exhausted::run(&world, shutdown.clone()),
     )?;

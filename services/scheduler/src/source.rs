@@ -82,7 +82,8 @@ impl Source {
         self.connection.create_physical_slot(slot, ReserveWal::Now).await.map_err(|error| {
             let full = error.sqlstate() == Some("53400");
             let hint = if full {
-                "Raise max_replication_slots and restart the server, or drop a slot that nobody uses."
+                "Raise max_replication_slots and restart the server, or drop a slot that nobody uses; \
+                 or let the server push its WAL: --archive-mode command."
             } else {
                 "Give the role the REPLICATION attribute: ALTER ROLE ... REPLICATION."
             };

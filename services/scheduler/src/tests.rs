@@ -2,6 +2,7 @@
 
 mod commands;
 mod firing;
+mod gaps;
 
 use std::sync::Arc;
 

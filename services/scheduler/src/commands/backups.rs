@@ -70,12 +70,22 @@ impl World {
         Ok(self.request_backup(requested, Some(given.id)).await?)
     }
 
-    /// Publishes a request that expects nothing on the backup's fence: whoever publishes it again, and
-    /// whenever, the backup is requested once.
+    /// Requests a backup that a command, or nothing but the time, led to.
     pub(crate) async fn request_backup(
         &self,
         requested: BackupRequested,
         cause: Option<CommandId>,
+    ) -> Result<(), BusError> {
+        let cause = cause.map(|cause| MessageId::new(cause.to_string()));
+        self.request_backup_because(requested, cause.as_ref()).await
+    }
+
+    /// Publishes a request that expects nothing on the backup's fence: whoever publishes it again, and
+    /// whenever, the backup is requested once.
+    pub(crate) async fn request_backup_because(
+        &self,
+        requested: BackupRequested,
+        cause: Option<&MessageId>,
     ) -> Result<(), BusError> {
         let backup_id = requested.backup_id;
         let fence = subject::backup_fence(&requested.instance, &requested.branch, backup_id);

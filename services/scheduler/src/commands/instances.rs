@@ -7,7 +7,8 @@ use events::command::{InstanceAdd, InstanceRemove};
 use events::document::{ActiveBranch, Branch, Schedule, slot_name};
 use events::event::{InstanceRegistered, InstanceRemoved, RefusalCode, RegisteredBranch};
 use events::{
-    BranchName, Event, InstanceDocument, InstanceName, MessageId, Retention, ScheduleId, subject,
+    ArchiveMode, BranchName, Event, InstanceDocument, InstanceName, MessageId, Retention,
+    ScheduleId, subject,
 };
 use pg_replication::{ConnectionSettings, ReplicationConnection, SlotCreation};
 use repository::{BranchRecord, RepositoryError};
@@ -84,10 +85,13 @@ impl World {
             disk_risk: add.disk_risk,
         };
         self.claim_prefix(&add.instance, &active).await?;
-        let slot = slot_name(&add.instance, &main);
-        let made = source.reserve_wal(&slot).await?;
-        if made == SlotCreation::AlreadyExists && given.attempt == 1 {
-            return Err(slot_taken(&slot).into());
+        // A server that pushes its WAL offers no slot, or is not to hold WAL for one.
+        if add.archive_mode == ArchiveMode::Stream {
+            let slot = slot_name(&add.instance, &main);
+            let made = source.reserve_wal(&slot).await?;
+            if made == SlotCreation::AlreadyExists && given.attempt == 1 {
+                return Err(slot_taken(&slot).into());
+            }
         }
 
         let schedule = Schedule {
@@ -245,6 +249,9 @@ impl World {
         let Some(active) = document.branches.get(&main).and_then(Branch::active) else {
             return Ok(None);
         };
+        if active.archive_mode == ArchiveMode::Command {
+            return Ok(None);
+        }
         let slot = slot_name(&document.instance, &main);
         let dsn = self.open_dsn(&document.instance, &main, &active.dsn)?;
         let dropped = async {

@@ -5,22 +5,27 @@ use events::command::{BackupCreate, InstanceAdd, InstanceRemove, RestoreCreate};
 use events::document::slot_name;
 use events::event::{RefusalCode, Refused};
 use events::{
-    BackupType, BranchName, ClusterSize, Command, Event, InstanceName, RestoreId, RestoreTarget,
+    ArchiveMode, BackupType, BranchName, ClusterSize, Command, Event, InstanceName, RestoreId,
+    RestoreTarget,
 };
 use service::seal::dsn_context;
-use testkit::postgres::Postgres;
+use testkit::postgres::{PgVersion, Postgres};
 
 use super::{Place, command_id, instance};
 
 impl Place {
     fn add(&self, dsn: &str) -> Command {
+        self.add_archived_by(dsn, ArchiveMode::Stream)
+    }
+
+    fn add_archived_by(&self, dsn: &str, archive_mode: ArchiveMode) -> Command {
         let context = dsn_context(&instance(), &BranchName::main()).map(str::to_owned);
         let context: Vec<&str> = context.iter().map(String::as_str).collect();
         Command::InstanceAdd(InstanceAdd {
             instance: instance(),
             dsn: self.world.master_key.seal(dsn, &context).unwrap(),
             default_schedule: true,
-            archive_mode: events::ArchiveMode::Stream,
+            archive_mode,
             disk_risk: events::DiskRiskPolicy::Keep,
         })
     }
@@ -177,6 +182,30 @@ async fn what_cannot_be_protected_is_refused_and_leaves_nothing() {
     }
     assert_eq!(slots(&postgres).await, "");
 
+    // PostgreSQL 14 tells of slots over an ordinary connection only.
+    let oldest = Postgres::builder().version(PgVersion::V14);
+    let mut oldest = oldest.start().await.unwrap();
+    let hba = oldest.data_directory().join("pg_hba.conf");
+    let allowed = std::fs::read_to_string(&hba).unwrap();
+    let only_replication = allowed.replace("host  all ", "# host  all ");
+    std::fs::write(&hba, only_replication).unwrap();
+    oldest.restart().await.unwrap();
+    let _ = place
+        .deliver(command_id(6), 1, place.add(&oldest.dsn()))
+        .await;
+    let refused = place.last_refusal().await;
+    assert!(
+        refused.code == RefusalCode::SourceUnreachable && refused.hint.contains("PostgreSQL 14"),
+        "{refused:?}"
+    );
+    assert!(place.world.bus.instances().list().await.unwrap().is_empty());
+    std::fs::write(&hba, allowed).unwrap();
+    oldest.restart().await.unwrap();
+    let _ = place
+        .deliver(command_id(7), 1, place.add(&oldest.dsn()))
+        .await;
+    assert_ne!(slots(&oldest).await, "");
+
     let _ = place
         .deliver(
             command_id(5),
@@ -291,4 +320,44 @@ async fn an_instance_that_the_bus_lost_is_not_registered_over() {
         .unwrap()
         .unwrap();
     assert_eq!(document.registration, command_id(1));
+}
+
+#[tokio::test]
+async fn a_server_without_slots_can_push_its_wal() {
+    let postgres = Postgres::builder()
+        .setting("max_replication_slots", "0")
+        .start()
+        .await
+        .unwrap();
+    let place = Place::new("2026-01-01T00:00:00Z");
+    let _ = place
+        .deliver(command_id(1), 1, place.add(&postgres.dsn()))
+        .await;
+    let refused = place.last_refusal().await;
+    assert_eq!(refused.code, RefusalCode::UnsuitableSource, "{refused:?}");
+
+    let add = place.add_archived_by(&postgres.dsn(), ArchiveMode::Command);
+    let outcome = place.deliver(command_id(2), 1, add).await;
+    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(place.types().await.last(), Some(&"instance.registered"));
+    let (document, _) = place
+        .world
+        .bus
+        .instances()
+        .get(&instance())
+        .await
+        .unwrap()
+        .unwrap();
+    let main = document.branches[&BranchName::main()].active().unwrap();
+    assert_eq!(main.archive_mode, ArchiveMode::Command);
+
+    let remove = Command::InstanceRemove(InstanceRemove {
+        instance: instance(),
+    });
+    let outcome = place.deliver(command_id(3), 1, remove).await;
+    assert_eq!(outcome, Outcome::Done);
+    let Some(Event::InstanceRemoved(removed)) = place.events().await.pop() else {
+        panic!("it is removed");
+    };
+    assert_eq!(removed.slot_left, None);
 }

@@ -9,7 +9,7 @@ use pg_format::{SystemIdentifier, TimelineId, WalSegmentSize};
 use super::{Place, command_id, instance};
 use crate::firing::Firing;
 
-fn document(created_at: Timestamp) -> InstanceDocument {
+pub(super) fn document(created_at: Timestamp) -> InstanceDocument {
     let main = ActiveBranch {
         dsn: SealedSecret::from_base64(String::new()),
         system_identifier: SystemIdentifier(1),
@@ -36,7 +36,7 @@ fn document(created_at: Timestamp) -> InstanceDocument {
     }
 }
 
-async fn registered(place: &Place, document: &InstanceDocument) {
+pub(super) async fn registered(place: &Place, document: &InstanceDocument) {
     let put = |_: Option<&InstanceDocument>| bus::Decision::Put(Box::new(document.clone()), ());
     place
         .world
