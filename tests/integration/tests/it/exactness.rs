@@ -11,8 +11,23 @@ use serde_json::Value;
 use testkit::postgres::{PgVersion, Postgres};
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_moment_comes_back_on_postgresql_14() {
+    every_moment_comes_back(PgVersion::V14).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_moment_comes_back_on_postgresql_15() {
     every_moment_comes_back(PgVersion::V15).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_moment_comes_back_on_postgresql_16() {
+    every_moment_comes_back(PgVersion::V16).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_moment_comes_back_on_postgresql_17() {
+    every_moment_comes_back(PgVersion::V17).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
