@@ -46,6 +46,9 @@ impl PgVersion {
     /// Every supported one, for tests of what differs between versions.
     pub const ALL: [Self; 5] = [Self::V14, Self::V15, Self::V16, Self::V17, Self::V18];
 
+    /// Those whose installation is built with TLS: OpenSSL 1.1, the distribution's, OpenSSL 3.
+    pub const WITH_TLS: [Self; 3] = [Self::V14, Self::V15, Self::V17];
+
     /// The major version's number.
     #[must_use]
     pub const fn major(self) -> u32 {

@@ -331,8 +331,14 @@ fn install(server: &Postgres, algorithm: &'static SignatureAlgorithm) -> PathBuf
 
 #[tokio::test]
 async fn scram_is_bound_to_the_tls_channel() {
+    for version in PgVersion::WITH_TLS {
+        bound_to_the_channel(version).await;
+    }
+}
+
+async fn bound_to_the_channel(version: PgVersion) {
     let mut server = Postgres::builder()
-        .version(PgVersion::V15)
+        .version(version)
         .tls(true)
         .start()
         .await
@@ -376,8 +382,14 @@ async fn scram_is_bound_to_the_tls_channel() {
 
 #[tokio::test]
 async fn wal_streams_over_tls() {
+    for version in PgVersion::WITH_TLS {
+        streams_over_tls(version).await;
+    }
+}
+
+async fn streams_over_tls(version: PgVersion) {
     let server = Postgres::builder()
-        .version(PgVersion::V15)
+        .version(version)
         .tls(true)
         .start()
         .await
