@@ -9,6 +9,8 @@
 
 #[path = "golden/content.rs"]
 mod content;
+#[path = "golden/mutation.rs"]
+mod mutation;
 #[path = "golden/stretch.rs"]
 mod stretch;
 #[path = "golden/waldump.rs"]

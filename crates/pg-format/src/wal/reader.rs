@@ -125,6 +125,12 @@ impl WalReader {
         result
     }
 
+    /// Bytes of memory that are held for a record that has come in part.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.partial.kept_bytes()
+    }
+
     fn pages(
         &mut self,
         mut bytes: &[u8],

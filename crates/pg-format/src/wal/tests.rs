@@ -2,11 +2,13 @@
 
 mod bodies;
 mod cuts;
-mod synthetic;
+pub(super) mod synthetic;
 
 use synthetic::{MIB, SyntheticWal, config, main_data};
 
-use super::{RecordSummary, WalErrorKind, WalReader, WalReaderConfig, WalReaderConfigError};
+use super::{
+    RecordSummary, WalBlockSize, WalErrorKind, WalReader, WalReaderConfig, WalReaderConfigError,
+};
 use crate::{Lsn, SystemIdentifier, TimelineHistory, TimelineId};
 
 /// Feeds everything at once; the records, and the reader afterwards.
@@ -37,32 +39,66 @@ fn near_border(segment_mib: u64) -> SyntheticWal {
     SyntheticWal::new(config(start, segment_mib))
 }
 
+/// Records over several pages and a segment border, all of them found again.
+fn check_border(config: WalReaderConfig) {
+    let told = format!(
+        "{} MiB, {} byte pages, {:?}, PostgreSQL {}",
+        config.segment_size.bytes() / MIB,
+        config.block_size.bytes(),
+        config.start,
+        config.server_major
+    );
+    let mut wal = SyntheticWal::new(config);
+    let mut starts = Vec::new();
+    for length in [0, 1, 255, 256, 8000, 8168, 20_000, 7, 40_000, 5000] {
+        starts.push(wal.message(length));
+    }
+    let (records, reader, error) = read(&wal);
+    assert_eq!(error, None, "{told}");
+    let found: Vec<_> = records.iter().map(|record| record.start).collect();
+    assert_eq!(found, starts, "{told}");
+    let ends = records.iter().map(|record| record.end);
+    assert!(
+        ends.zip(&starts[1..])
+            .all(|(end, next)| next.0 - end.0 <= 40)
+    );
+    assert_eq!(
+        (reader.validated_end(), reader.position()),
+        (wal.end(), wal.end())
+    );
+    // A page of the border's segment is not one of another size's.
+    let border = wal.config.segment_size.floor(wal.end());
+    let first_flags = wal.at(border)[2];
+    assert_eq!(first_flags & 2, 2, "{told}");
+}
+
 #[test]
 fn records_cross_pages_and_segments_of_every_size() {
-    for segment_mib in [1, 2, 16, 64, 256, 1024] {
-        let mut wal = near_border(segment_mib);
-        let mut starts = Vec::new();
-        for length in [0, 1, 255, 256, 8000, 8168, 20_000, 7, 40_000, 5000] {
-            starts.push(wal.message(length));
+    for power in 0..=10 {
+        let size = MIB << power;
+        // Anywhere, and where the first half of segment names counts up.
+        for border in [(1 << 40) + size, 1 << 32, 0xFFFF_FFFF << 32] {
+            for server_major in 14..=18 {
+                check_border(WalReaderConfig {
+                    server_major,
+                    ..config(Lsn(border - 3 * 8192), size / MIB)
+                });
+            }
         }
-        let (records, reader, error) = read(&wal);
-        assert_eq!(error, None, "{segment_mib} MiB");
-        assert_eq!(
-            records
-                .iter()
-                .map(|record| record.start)
-                .collect::<Vec<_>>(),
-            starts
-        );
-        let ends = records.iter().map(|record| record.end);
-        assert!(
-            ends.zip(&starts[1..])
-                .all(|(end, next)| next.0 - end.0 <= 40)
-        );
-        assert_eq!(
-            (reader.validated_end(), reader.position()),
-            (wal.end(), wal.end())
-        );
+    }
+}
+
+#[test]
+fn pages_may_be_of_every_size() {
+    for power in 10..=16 {
+        let block_size = WalBlockSize::new(1 << power).unwrap();
+        for segment_mib in [1, 16, 1024] {
+            let start = Lsn((1 << 40) + segment_mib * MIB - block_size.bytes());
+            check_border(WalReaderConfig {
+                block_size,
+                ..config(start, segment_mib)
+            });
+        }
     }
 }
 

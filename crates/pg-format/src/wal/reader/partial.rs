@@ -105,6 +105,12 @@ impl PartialRecord {
         std::mem::take(&mut self.kept)
     }
 
+    /// Bytes of memory that are held for the body.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.kept.capacity()
+    }
+
     pub(super) fn keep_memory(&mut self, mut kept: Vec<u8>) {
         kept.clear();
         kept.shrink_to(self.kept_limit);

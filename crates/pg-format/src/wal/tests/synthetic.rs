@@ -3,19 +3,19 @@
 use crate::wal::{WalBlockSize, WalReader, WalReaderConfig, page_magic};
 use crate::{Lsn, SystemIdentifier, TimelineHistory, TimelineId, WalSegmentSize};
 
-pub(super) const SYSTEM: SystemIdentifier = SystemIdentifier(0x0123_4567_89AB_CDEF);
-pub(super) const MIB: u64 = 1 << 20;
+pub(in crate::wal) const SYSTEM: SystemIdentifier = SystemIdentifier(0x0123_4567_89AB_CDEF);
+pub(in crate::wal) const MIB: u64 = 1 << 20;
 
 /// WAL from `config.start` on.
-pub(super) struct SyntheticWal {
-    pub(super) config: WalReaderConfig,
-    pub(super) bytes: Vec<u8>,
-    pub(super) previous: Lsn,
+pub(in crate::wal) struct SyntheticWal {
+    pub(in crate::wal) config: WalReaderConfig,
+    pub(in crate::wal) bytes: Vec<u8>,
+    pub(in crate::wal) previous: Lsn,
     /// Flags for the next page, once.
-    pub(super) next_page_flags: u16,
+    pub(in crate::wal) next_page_flags: u16,
 }
 
-pub(super) fn config(start: Lsn, segment_mib: u64) -> WalReaderConfig {
+pub(in crate::wal) fn config(start: Lsn, segment_mib: u64) -> WalReaderConfig {
     WalReaderConfig {
         start,
         history: TimelineHistory::root(TimelineId(1)),
@@ -27,7 +27,7 @@ pub(super) fn config(start: Lsn, segment_mib: u64) -> WalReaderConfig {
 }
 
 impl SyntheticWal {
-    pub(super) fn new(config: WalReaderConfig) -> Self {
+    pub(in crate::wal) fn new(config: WalReaderConfig) -> Self {
         SyntheticWal {
             config,
             bytes: Vec::new(),
@@ -36,16 +36,16 @@ impl SyntheticWal {
         }
     }
 
-    pub(super) fn reader(&self) -> WalReader {
+    pub(in crate::wal) fn reader(&self) -> WalReader {
         WalReader::new(self.config.clone()).unwrap()
     }
 
-    pub(super) fn end(&self) -> Lsn {
+    pub(in crate::wal) fn end(&self) -> Lsn {
         Lsn(self.config.start.0 + self.bytes.len() as u64)
     }
 
     /// Bytes up to the end of the page; zero at a page's start.
-    pub(super) fn page_room(&self) -> u64 {
+    pub(in crate::wal) fn page_room(&self) -> u64 {
         let block = self.config.block_size.bytes();
         (block - self.end().0 % block) % block
     }
@@ -72,7 +72,7 @@ impl SyntheticWal {
     }
 
     /// Writes a record's bytes, page headers in between, and aligns.
-    pub(super) fn raw(&mut self, mut record: &[u8]) {
+    pub(in crate::wal) fn raw(&mut self, mut record: &[u8]) {
         let mut begun = false;
         while !record.is_empty() {
             if self.page_room() == 0 {
@@ -88,7 +88,7 @@ impl SyntheticWal {
     }
 
     /// Where the next record will begin.
-    pub(super) fn next_start(&self) -> Lsn {
+    pub(in crate::wal) fn next_start(&self) -> Lsn {
         let header = match self.config.segment_size.offset_in_segment(self.end()) {
             0 => 40,
             _ if self.page_room() == 0 => 24,
@@ -98,7 +98,7 @@ impl SyntheticWal {
     }
 
     /// A whole record with the right link and CRC.
-    pub(super) fn sealed(&self, manager: u8, info: u8, xid: u32, body: &[u8]) -> Vec<u8> {
+    pub(in crate::wal) fn sealed(&self, manager: u8, info: u8, xid: u32, body: &[u8]) -> Vec<u8> {
         let mut record = Vec::with_capacity(24 + body.len());
         record.extend((24 + body.len() as u32).to_le_bytes());
         record.extend(xid.to_le_bytes());
@@ -111,7 +111,7 @@ impl SyntheticWal {
     }
 
     /// Appends a record, returns where it begins.
-    pub(super) fn record(&mut self, manager: u8, info: u8, xid: u32, body: &[u8]) -> Lsn {
+    pub(in crate::wal) fn record(&mut self, manager: u8, info: u8, xid: u32, body: &[u8]) -> Lsn {
         let start = self.next_start();
         let record = self.sealed(manager, info, xid, body);
         self.raw(&record);
@@ -120,12 +120,12 @@ impl SyntheticWal {
     }
 
     /// A record of `main_data_length` bytes of main data.
-    pub(super) fn message(&mut self, main_data_length: usize) -> Lsn {
+    pub(in crate::wal) fn message(&mut self, main_data_length: usize) -> Lsn {
         self.record(21, 0, 7, &main_data(&vec![0x5A; main_data_length]))
     }
 
     /// Appends records up to exactly `room` bytes before the end of a page.
-    pub(super) fn fill_page_to(&mut self, room: u64) {
+    pub(in crate::wal) fn fill_page_to(&mut self, room: u64) {
         if self.page_room() == 0 || self.page_room() < room + 48 {
             let _ = self.message(8000);
         }
@@ -137,7 +137,7 @@ impl SyntheticWal {
     }
 
     /// A WAL switch: the record, and zeros to the end of the segment.
-    pub(super) fn switch(&mut self) -> Lsn {
+    pub(in crate::wal) fn switch(&mut self) -> Lsn {
         let start = self.record(0, 0x40, 0, &[]);
         let used = self.config.segment_size.offset_in_segment(self.end());
         if used > 0 {
@@ -147,13 +147,13 @@ impl SyntheticWal {
         start
     }
 
-    pub(super) fn at(&mut self, lsn: Lsn) -> &mut [u8] {
+    pub(in crate::wal) fn at(&mut self, lsn: Lsn) -> &mut [u8] {
         &mut self.bytes[(lsn.0 - self.config.start.0) as usize..]
     }
 }
 
 /// The body of a record that has main data only.
-pub(super) fn main_data(bytes: &[u8]) -> Vec<u8> {
+pub(in crate::wal) fn main_data(bytes: &[u8]) -> Vec<u8> {
     let mut body = match u8::try_from(bytes.len()) {
         Ok(length) => vec![255, length],
         Err(_) => [&[254][..], &(bytes.len() as u32).to_le_bytes()].concat(),
