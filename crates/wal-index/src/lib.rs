@@ -5,16 +5,20 @@
 //! Facts come from WAL alone; names of relations (`RelationMap`) are kept apart and joined when somebody asks
 //! (`moments`).
 //!
-//! - `IndexBuilder` makes a [`SegmentIndex`] of each segment from its records.
+//! - [`IndexBuilder`] makes a [`SegmentIndex`] of each segment from its records.
 //! - [`encode`] and [`decode`] are how a group of segments is stored.
-//! - `Search` finds the transaction end that a recovery target means.
+//! - [`Search`] finds the transaction end that a recovery target means.
 //! - `moments` says what was dropped, truncated, deleted; `buckets` counts commits over time.
 
+mod builder;
 mod format;
 mod model;
+mod resolve;
 
+pub use builder::{CatalogChanges, IndexBuilder, IndexSettings};
 pub use format::{FormatError, decode, encode};
 pub use model::{
     Commit, CreatedFile, DroppedDatabase, Ends, Interval, OpenTransaction, RowCounts, SegmentIndex,
     TransactionEnd, TransactionEvent, WalEvent,
 };
+pub use resolve::{Bounds, ResolveError, Resolved, Search, Step, Stop, Target};
