@@ -17,6 +17,12 @@ async fn a_copy_passes(version: PgVersion) -> Result<()> {
     for statement in fill.split("; ") {
         let _output = postgres.psql(statement).await?;
     }
+    // A tablespace is an archive of its own, and 14 sends each archive as a copy of its own.
+    let space = postgres.directory("space")?;
+    let apart = format!("CREATE TABLESPACE space LOCATION '{}'", space.display());
+    let _output = postgres.psql(&apart).await?;
+    let table = "CREATE TABLE apart TABLESPACE space AS SELECT n FROM generate_series(1, 5000) n";
+    let _output = postgres.psql(table).await?;
     let stack = Stack::builder().start().await?;
     stack.register("orders", &postgres).await?;
     let backup = stack.back_up("orders").await?;
@@ -28,7 +34,7 @@ async fn a_copy_passes(version: PgVersion) -> Result<()> {
     let target = Target {
         data_directory: stack.directory().join("copy"),
         tablespaces: BTreeMap::new(),
-        other_tablespaces: None,
+        other_tablespaces: Some(stack.directory().join("spaces")),
         owner: None,
     };
     let _restored = branch.materialise(&manifest, &target, 4, &|_| {}).await?;
@@ -39,6 +45,8 @@ async fn a_copy_passes(version: PgVersion) -> Result<()> {
         .context("pg_verifybackup cannot be run")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "pg_verifybackup: {said}");
+    let spaces = std::fs::read_dir(stack.directory().join("spaces"))?.count();
+    ensure!(spaces == 1, "{spaces} tablespaces were restored");
 
     // And the running branch: every index agrees with its table, on every page. The build of 16 that is
     // tested with comes without the extension that looks.
@@ -51,6 +59,8 @@ async fn a_copy_passes(version: PgVersion) -> Result<()> {
         .zektor_ok(&["restore", "orders", "--latest", "--as", "b", "--wait"])
         .await?;
     let uri = text(&restored, "connection_uri")?;
+    let moved = postgres.psql_as(&uri, "SELECT count(*), sum(n) FROM apart");
+    ensure!(moved.await? == "5000|12502500", "the tablespace's rows");
     let output = std::process::Command::new(postgres.bin("pg_amcheck")?)
         .args([
             "--install-missing",
