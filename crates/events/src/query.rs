@@ -17,7 +17,7 @@ pub use backup::*;
 pub use instance::*;
 pub use restore::*;
 
-use crate::event::GapCause;
+use crate::event::{GapCause, SlotRiskLevel};
 use crate::{BranchName, InstanceName, Timestamp};
 
 /// A question with the type of its answer.
@@ -94,6 +94,24 @@ pub struct WalView {
     pub segments: u64,
     /// What is missing between them, oldest first.
     pub gaps: Vec<WalGap>,
+    /// What the WAL that is held back for the archive means for the source's disk; absent while nobody said so.
+    #[serde(default)]
+    pub slot_risk: Option<SlotRisk>,
+}
+
+/// The risk that a branch's slot is to its source's disk, as announced last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlotRisk {
+    /// How much there is to fear.
+    pub level: SlotRiskLevel,
+    /// Bytes of WAL that the slot held back.
+    pub held_bytes: u64,
+    /// Bytes it may hold back before something happens; absent when nothing is known.
+    pub limit_bytes: Option<u64>,
+    /// One sentence: why, and what can be done.
+    pub message: String,
+    /// When it changed.
+    pub changed_at: Timestamp,
 }
 
 /// WAL that is missing.

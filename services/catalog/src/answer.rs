@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 
 use bus::{BusError, QueryError};
 use events::query::{
-    BackupList, BackupShow, BackupView, Backups, BranchList, BranchShow, BranchView, Branches,
-    CatalogStatus, FAILED, INVALID, InstanceDetail, InstanceList, InstanceShow, Instances,
-    NOT_FOUND, Question, Rebuild, RebuildAccepted, RestoreList, RestoreShow, RestoreView, Restores,
-    ScheduleList, ScheduleView, Schedules, Status, StreamProgress, WalGap, WalSummary, WalView,
+    BackupList, BackupShow, Backups, BranchList, BranchShow, BranchView, Branches, CatalogStatus,
+    FAILED, INVALID, InstanceDetail, InstanceList, InstanceShow, Instances, NOT_FOUND, Question,
+    Rebuild, RebuildAccepted, RestoreList, RestoreShow, Restores, ScheduleList, ScheduleView,
+    Schedules, SlotRisk, Status, StreamProgress, WalGap, WalSummary, WalView,
 };
 use events::{InstanceName, subject};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::projector::Projector;
-use crate::store::rows::{BackupRow, BranchRow, RestoreRow};
 use crate::store::{Page, StoreError};
+
+mod view;
+
+use view::{backup_view, branch_view, restore_view, slot_risk};
 
 /// Replicas share the questions.
 const QUEUE_GROUP: &str = "catalog";
@@ -236,6 +239,7 @@ impl Projector {
                 .await?;
         }
         let (first, last) = ends.unzip();
+        let slot_risk = self.slot_risk(&instance, &branch).await;
         Ok(WalView {
             timeline: last.as_ref().map(|last| last.timeline),
             first_segment: first.map(|first| first.segment),
@@ -245,9 +249,24 @@ impl Projector {
             stored_bytes: totals.stored_bytes,
             segments: totals.segments,
             gaps: self.gaps(&instance, &branch).await.map_err(failed)?,
+            slot_risk: slot_risk.map_err(failed)?,
             instance,
             branch,
         })
+    }
+
+    /// Of the branch that there is now; what was said of one of the same name before means nothing.
+    async fn slot_risk(
+        &self,
+        instance: &InstanceName,
+        branch: &events::BranchName,
+    ) -> Result<Option<SlotRisk>, StoreError> {
+        let found = self.store().branches(instance, Some(branch)).await?;
+        let Some(since) = found.first().map(|row| row.created_at) else {
+            return Ok(None);
+        };
+        let row = self.store().slot_risk(instance, branch, since).await?;
+        Ok(row.map(slot_risk))
     }
 
     /// Announced gaps, and holes between segments that no announced gap overlaps.
@@ -341,7 +360,12 @@ impl Projector {
         let mut views = Vec::with_capacity(rows.len());
         for row in rows {
             let last = self.store().last_backup_at(instance, &row.branch).await;
-            views.push(branch_view(row, last.map_err(failed)?));
+            let window = self.store().window(instance, &row.branch).await;
+            views.push(branch_view(
+                row,
+                last.map_err(failed)?,
+                window.map_err(failed)?,
+            ));
         }
         Ok(views)
     }
@@ -367,86 +391,5 @@ impl Projector {
             });
         }
         Ok(views)
-    }
-}
-
-fn branch_view(row: BranchRow, last_backup_at: Option<events::Timestamp>) -> BranchView {
-    BranchView {
-        instance: row.instance,
-        name: row.branch,
-        state: row.state,
-        source_branch: row.source_branch,
-        restore_id: row.restore_id,
-        backup_id: row.backup_id,
-        fork_lsn: row.fork_lsn,
-        fork_timeline: row.fork_timeline,
-        timeline: row.timeline,
-        system_identifier: row.system_identifier,
-        server_version: row.server_version,
-        wal_segment_size: row.wal_segment_size,
-        size: row.size,
-        created_at: row.created_at,
-        last_backup_at,
-    }
-}
-
-fn backup_view(row: BackupRow) -> BackupView {
-    let duration = row.started_at.zip(row.backed_up_at);
-    // The two ends are by two clocks.
-    let duration_ms =
-        duration.map(|(from, to)| u64::try_from((to - from).num_milliseconds()).unwrap_or(0));
-    BackupView {
-        id: row.id,
-        name: row.name,
-        instance: row.instance,
-        branch: row.branch,
-        backup_type: row.backup_type,
-        status: row.status,
-        backed_up_at: row.backed_up_at,
-        size_bytes: row.size_bytes,
-        logical_bytes: row.logical_bytes,
-        start_lsn: row.start_lsn,
-        stop_lsn: row.stop_lsn,
-        timeline: row.timeline,
-        trigger: row.triggered_by,
-        schedule_id: row.schedule_id,
-        expires_at: row.expires_at,
-        error: row.error,
-        hint: row.hint,
-        damaged_pages: row.damaged_pages,
-        requested_at: row.requested_at,
-        started_at: row.started_at,
-        duration_ms,
-        files: row.files,
-        server_version: row.server_version,
-        worker: row.worker,
-        done_bytes: row.done_bytes,
-        total_bytes: row.total_bytes,
-    }
-}
-
-fn restore_view(row: RestoreRow) -> RestoreView {
-    RestoreView {
-        id: row.id,
-        status: row.status,
-        instance: row.instance,
-        branch: row.branch,
-        source_branch: row.source_branch,
-        target: row.target,
-        size: row.size,
-        backup_id: row.backup_id,
-        stop_lsn: row.stop_lsn,
-        timeline: row.timeline,
-        last_commit_at: row.last_commit_at,
-        host: row.host,
-        port: row.port,
-        duration_ms: row.duration_ms,
-        phases: row.phases,
-        extensions: row.extensions,
-        requested_at: row.requested_at,
-        started_at: row.started_at,
-        completed_at: row.completed_at,
-        error: row.error,
-        hint: row.hint,
     }
 }

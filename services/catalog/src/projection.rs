@@ -4,11 +4,13 @@
 //! rows, and a change that comes late or again never takes a row backwards. Rows that came from the
 //! repository may meet the events that made them a second time.
 
-use events::event::RegisteredBranch;
+use events::event::{ExtensionCheck, RegisteredBranch};
 use events::query::BranchState;
 use events::{BackupId, BackupSummary, BranchName, Event, InstanceName, RestoreId};
 
-use crate::store::rows::{BranchRow, InstanceRow, ScheduleRow, WalGapRow, WalSegmentRow};
+use crate::store::rows::{
+    BranchRow, InstanceRow, ScheduleRow, SlotRiskRow, WalGapRow, WalSegmentRow, WindowRow,
+};
 
 pub(crate) mod backup;
 pub(crate) mod restore;
@@ -20,16 +22,20 @@ use restore::RestoreChange;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Change {
     PutInstance(InstanceRow),
-    /// The instance, its branches and schedules go; its backups and WAL stay until their retention ends.
+    /// The instance, its branches with their windows, and its schedules go; its backups and WAL stay until their retention ends.
     RemoveInstance(InstanceName),
     PutBranch(BranchRow),
     SetBranchState(InstanceName, BranchName, BranchState),
     RemoveBranch(InstanceName, BranchName),
+    PutWindow(WindowRow),
+    /// Of the restore that made the branch, where they are shown.
+    SetExtensions(InstanceName, BranchName, Vec<ExtensionCheck>),
     PutSchedule(ScheduleRow),
     Backup(InstanceName, BranchName, BackupId, Box<BackupChange>),
     Restore(InstanceName, BranchName, RestoreId, Box<RestoreChange>),
     PutSegment(WalSegmentRow),
     PutGap(WalGapRow),
+    PutSlotRisk(SlotRiskRow),
 }
 
 /// The changes that `event` makes.
@@ -77,6 +83,17 @@ pub(crate) fn project(event: &Event) -> Vec<Change> {
             event.instance.clone(),
             event.branch.clone(),
         )],
+        Event::BranchWindowChanged(changed) => vec![Change::PutWindow(WindowRow {
+            instance: changed.instance.clone(),
+            branch: changed.branch.clone(),
+            restorable: changed.window.clone(),
+            changed_at: changed.changed_at,
+        })],
+        Event::BranchExtensionsReinstalled(event) => vec![Change::SetExtensions(
+            event.instance.clone(),
+            event.branch.clone(),
+            event.extensions.clone(),
+        )],
         Event::WalSegmentArchived(archived) => vec![Change::PutSegment(WalSegmentRow {
             instance: archived.instance.clone(),
             branch: archived.branch.clone(),
@@ -96,6 +113,15 @@ pub(crate) fn project(event: &Event) -> Vec<Change> {
             to_lsn: gap.to_lsn,
             cause: gap.cause,
             detected_at: gap.detected_at,
+        })],
+        Event::SlotRiskChanged(changed) => vec![Change::PutSlotRisk(SlotRiskRow {
+            instance: changed.instance.clone(),
+            branch: changed.branch.clone(),
+            level: changed.level,
+            held_bytes: changed.held_bytes,
+            limit_bytes: changed.limit_bytes,
+            message: changed.message.clone(),
+            changed_at: changed.changed_at,
         })],
         // Nothing was changed by a refused command, and nobody lists refusals.
         Event::InstanceRefused(_) | Event::BranchRefused(_) => Vec::new(),

@@ -1,9 +1,9 @@
 //! Building the rows anew: from what the streams still hold, or from a listing of the repository and what
 //! the streams hold over it.
 //!
-//! The repository knows instances, branches, schedules, completed backups and WAL, from their beginning;
-//! running and failed backups, restores and gaps are only in the streams, which forget (events after a year,
-//! WAL after thirty days). All of it is one transaction: readers see the old rows until the new ones are
+//! The repository knows instances, branches, schedules, completed backups, WAL and what is missing of it, from their
+//! beginning; running and failed backups, restores, windows and slots' risks are only in the streams, which forget
+//! (events after a year, WAL after thirty days); their archivers say them anew. All of it is one transaction: readers see the old rows until the new ones are
 //! complete, and a rebuild that was killed has changed nothing but the note that it is wanted.
 
 use bus::{Bus, BusError, Sequence};
@@ -13,11 +13,11 @@ use events::query::{BranchState, RebuildSource};
 use events::{BranchName, InstanceDocument, InstanceName, topology};
 use futures::StreamExt;
 use pg_format::{Lsn, WalSegmentSize};
-use repository::{BranchReader, Repository, RepositoryError, WalObject, WalObjectKind};
+use repository::{BranchReader, Repository, RepositoryError, WalGap, WalObject, WalObjectKind};
 use service::Clock;
 
 use crate::projection::{Change, completed_backup, project, put_branch, put_schedule};
-use crate::store::rows::{InstanceRow, WalSegmentRow};
+use crate::store::rows::{InstanceRow, WalGapRow, WalSegmentRow};
 use crate::store::{Store, StoreError, Writing};
 
 /// The streams that are projected.
@@ -126,6 +126,9 @@ async fn list_repository(
                 writing.change(completed_backup(&manifest.summary)).await?;
             }
         }
+        for gap in readable(reader.wal_gaps().await)?.unwrap_or_default() {
+            writing.change(gap_row(&reader, gap)).await?;
+        }
         if let Some(record) = readable(reader.record().await)? {
             list_wal(&reader, record.wal_segment_size, writing).await?;
         }
@@ -186,6 +189,19 @@ async fn list_wal(
         }
     }
     Ok(())
+}
+
+/// The row that the archiver's announcement of this gap makes.
+fn gap_row(reader: &BranchReader, gap: WalGap) -> Change {
+    Change::PutGap(WalGapRow {
+        instance: reader.instance().clone(),
+        branch: reader.branch().clone(),
+        timeline: gap.timeline,
+        from_lsn: gap.from_lsn,
+        to_lsn: gap.to_lsn,
+        cause: gap.cause,
+        detected_at: gap.detected_at,
+    })
 }
 
 /// The row that the archiver's announcement of this object makes; it is made of the listing too.

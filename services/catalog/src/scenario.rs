@@ -7,7 +7,8 @@ use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 
 use crate::projection::project;
 use crate::store::rows::{
-    BackupRow, BranchRow, InstanceRow, RestoreRow, ScheduleRow, WalGapRow, WalSegmentRow,
+    BackupRow, BranchRow, InstanceRow, RestoreRow, ScheduleRow, SlotRiskRow, WalGapRow,
+    WalSegmentRow, WindowRow,
 };
 use crate::store::{Step, Store};
 
@@ -24,6 +25,8 @@ pub(crate) struct AllRows {
     pub(crate) restores: Vec<RestoreRow>,
     pub(crate) segments: Vec<WalSegmentRow>,
     pub(crate) gaps: Vec<WalGapRow>,
+    pub(crate) windows: Vec<WindowRow>,
+    pub(crate) slot_risks: Vec<SlotRiskRow>,
 }
 
 pub(crate) async fn all_rows(store: &Store) -> AllRows {
@@ -35,6 +38,8 @@ pub(crate) async fn all_rows(store: &Store) -> AllRows {
         restores: store.all().await.unwrap(),
         segments: store.all().await.unwrap(),
         gaps: store.all().await.unwrap(),
+        windows: store.all().await.unwrap(),
+        slot_risks: store.all().await.unwrap(),
     }
 }
 

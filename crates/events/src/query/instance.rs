@@ -125,6 +125,23 @@ pub struct BranchView {
     pub created_at: Timestamp,
     /// Its newest completed backup.
     pub last_backup_at: Option<Timestamp>,
+    /// What of it can be restored; absent before that was announced for the first time.
+    #[serde(default)]
+    pub window: Option<WindowShape>,
+}
+
+/// What of a branch can be restored, as announced. Its end moves on with the clock and is not announced; the
+/// question on [`crate::subject::restorer_window`] has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WindowShape {
+    /// The first moment that can be restored; absent when none can be.
+    pub earliest: Option<Timestamp>,
+    /// Whether every moment from then on can be restored.
+    pub complete: bool,
+    /// How many gaps lie in between.
+    pub gaps: u64,
+    /// When it came to be so.
+    pub changed_at: Timestamp,
 }
 
 /// Which schedules has an instance?

@@ -2,16 +2,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Bus, Outgoing};
-use bytes::Bytes;
-use events::document::{ActiveBranch, Branch};
-use events::event::{WalObjectKind as EventKind, WalSegmentArchived};
 use events::query::RebuildSource;
-use events::{
-    BackupSummary, BranchName, CommandId, Event, InstanceDocument, InstanceName, MessageId,
-    SealedSecret, example, subject, topology,
-};
-use pg_format::{Lsn, SegmentName, TimelineId, WalSegmentSize};
-use repository::{BackupOptions, BranchRecord, Repository, RetryPolicy, WalObjectKind};
+use events::{Event, MessageId, example, subject, topology};
+use repository::{Repository, RetryPolicy};
 use serde_json::json;
 use service::SystemClock;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::Projector;
 use crate::answer::{self, answer};
 use crate::rebuild::{STREAMS, rebuild};
-use crate::scenario::{SEGMENT_SIZE, all_rows, backup_id, backup_life, event, registered, sqlite};
+use crate::scenario::{all_rows, backup_id, backup_life, event, registered, sqlite};
 use crate::store::{Position, Store};
+
+mod installation;
+
+use installation::{announced, put_wal, store_in};
 
 struct Running {
     bus: Bus,
@@ -123,114 +120,9 @@ impl Running {
         self.publish(vec![event("restore.requested"), event("restore.started")])
             .await;
         self.publish(put_wal(&self.repository).await).await;
+        self.publish(announced()).await;
         self.caught_up().await;
     }
-}
-
-fn orders() -> (InstanceName, BranchName) {
-    (InstanceName::new("orders").unwrap(), BranchName::main())
-}
-
-fn size() -> WalSegmentSize {
-    WalSegmentSize::new(SEGMENT_SIZE).unwrap()
-}
-
-/// Segments of two timelines, the history and the last partial of the first, and an open one that is not
-/// announced. The announcements are made of the listing, as the archiver makes them.
-async fn put_wal(repository: &Repository) -> Vec<Event> {
-    let (instance, branch) = orders();
-    let writer = repository.writer(&instance, &branch);
-    let name = |timeline, number| SegmentName::new(TimelineId(timeline), number, size());
-    let raw = Bytes::from(vec![7_u8; usize::try_from(SEGMENT_SIZE).unwrap()]);
-    for segment in [name(1, 3), name(1, 4), name(2, 5)] {
-        let _ = writer.put_segment(segment, raw.clone()).await.unwrap();
-    }
-    for open in [name(1, 5), name(2, 6)] {
-        let _ = writer.put_partial(open, raw.slice(..8192)).await.unwrap();
-    }
-    let history = Bytes::from_static(b"1\t0/500100\tno recovery target specified\n");
-    let _ = writer.put_history(TimelineId(2), history).await.unwrap();
-
-    let mut announced = Vec::new();
-    for object in writer.list_wal(size()).await.unwrap() {
-        let (kind, segment, range) = match object.kind {
-            WalObjectKind::Segment(at) => (EventKind::Segment, at.to_string(), Some(at)),
-            WalObjectKind::Partial(at) if at.timeline == TimelineId(2) => continue,
-            WalObjectKind::Partial(at) => (EventKind::Partial, format!("{at}.partial"), Some(at)),
-            WalObjectKind::History => (EventKind::History, "00000002.history".to_owned(), None),
-        };
-        announced.push(Event::WalSegmentArchived(WalSegmentArchived {
-            instance: instance.clone(),
-            branch: branch.clone(),
-            timeline: object.timeline,
-            segment,
-            kind,
-            start_lsn: range.map_or(Lsn(0), |at| at.start(size())),
-            end_lsn: range.map_or(Lsn(0), |at| at.end(size())),
-            stored_bytes: object.stored_bytes,
-            archived_at: object.last_modified,
-        }));
-    }
-    announced
-}
-
-/// The instance document, the branch and completed backups.
-async fn store_in(repository: &Repository, backups: [u128; 2]) -> Vec<BackupSummary> {
-    let (instance, branch) = orders();
-    let Event::InstanceRegistered(registered) = registered("orders") else {
-        panic!("the type was asked for");
-    };
-    let main = registered.main;
-    let active = ActiveBranch {
-        dsn: SealedSecret::from_base64(String::new()),
-        system_identifier: main.system_identifier,
-        timeline: main.timeline,
-        server_version: main.server_version,
-        wal_segment_size: main.wal_segment_size,
-        origin: main.origin,
-        size: main.size,
-        created_at: main.created_at,
-        archive_mode: events::ArchiveMode::default(),
-        disk_risk: events::DiskRiskPolicy::default(),
-    };
-    let document = InstanceDocument {
-        version: 1,
-        instance: instance.clone(),
-        registration: CommandId(uuid::Uuid::nil()),
-        created_at: registered.created_at,
-        removing: false,
-        branches: [(branch.clone(), Branch::Active(active.clone()))].into(),
-        schedules: registered.schedules,
-    };
-    repository.put_instance(&document).await.unwrap();
-    let writer = repository.writer(&instance, &branch);
-    let record = BranchRecord {
-        instance: instance.clone(),
-        branch: branch.clone(),
-        system_identifier: active.system_identifier,
-        server_version: active.server_version,
-        wal_segment_size: size(),
-        parent: None,
-        created_at: active.created_at,
-    };
-    let _ = writer.claim_branch(&record).await.unwrap();
-    let mut summaries = Vec::new();
-    for id in backups {
-        let Event::BackupCompleted(completed) = crate::scenario::completed("orders", backup_id(id))
-        else {
-            panic!("the type was asked for");
-        };
-        let attempt = completed.summary.attempt.clone();
-        let backup = writer.begin_backup(backup_id(id), &attempt, BackupOptions::default());
-        let stored = backup.unwrap().finish().await.unwrap();
-        let mut summary = completed.summary;
-        summary.files = stored.totals.files;
-        summary.logical_bytes = stored.totals.logical_bytes;
-        summary.stored_bytes = stored.totals.stored_bytes;
-        let _ = stored.commit(summary.clone()).await.unwrap();
-        summaries.push(summary);
-    }
-    summaries
 }
 
 #[tokio::test]
@@ -290,12 +182,25 @@ async fn rows_follow_the_streams_and_questions_are_answered() {
         .await;
     assert_eq!(wal["segments"], 3);
     assert_eq!(wal["last_segment"], "000000020000000000000005");
-    assert_eq!(wal["gaps"], json!([]));
+    assert_eq!(wal["gaps"][0]["cause"], "slot_lost");
+    assert_eq!(wal["slot_risk"]["level"], "alert");
+    assert_eq!(wal["slot_risk"]["held_bytes"], 5_u64 << 30);
     let detail = running
         .ask("instance.show", json!({"instance": "orders"}))
         .await;
     assert_eq!(detail["name"], "orders");
     assert_eq!(detail["schedules"][0]["name"], "daily");
+    let branch = &detail["branch_list"][0];
+    let shown = running
+        .ask(
+            "branch.show",
+            json!({"instance": "orders", "branch": "main"}),
+        )
+        .await;
+    assert_eq!(shown, *branch);
+    assert_eq!(branch["window"]["complete"], false);
+    assert_eq!(branch["window"]["gaps"], 1);
+    assert_eq!(branch["window"]["earliest"], json!(example::at(60)));
     let status = running.ask("status", json!({})).await;
     assert_eq!(status["streams"]["EVENTS"]["lag"], 0);
     assert_eq!(status["rebuilding"], json!(null));
@@ -359,6 +264,8 @@ async fn with_an_empty_bus_the_repository_gives_what_it_knows() {
     let mut known = all_rows(&running.store).await;
     known.backups.retain(|row| row.backed_up_at.is_some());
     known.restores.clear();
+    known.windows.clear();
+    known.slot_risks.clear();
 
     let (store, _directory) = sqlite().await;
     let source = RebuildSource::Repository;

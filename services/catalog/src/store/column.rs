@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use events::event::{DamagedPage, ExtensionCheck, GapCause, WalObjectKind};
+use events::event::{DamagedPage, ExtensionCheck, GapCause, SlotRiskLevel, WalObjectKind};
 use events::query::{BackupStatus, BranchState, RebuildSource, RestoreStatus};
+use events::window::Window;
 use events::{
     BackupId, BackupType, BranchName, ClusterSize, InstanceName, RestoreId, RestoreTarget,
     Retention, ScheduleId, Timestamp, Trigger,
@@ -145,7 +146,7 @@ macro_rules! as_json {
 }
 as_json!(
     BackupType, Trigger, BackupStatus, RestoreStatus, BranchState, ClusterSize, WalObjectKind, GapCause,
-    RebuildSource, SystemIdentifier, RestoreTarget, Vec<DamagedPage>, Vec<ExtensionCheck>, BTreeMap<String, u64>
+    SlotRiskLevel, Window, RebuildSource, SystemIdentifier, RestoreTarget, Vec<DamagedPage>, Vec<ExtensionCheck>, BTreeMap<String, u64>
 );
 
 pub(crate) fn json_text<T: Serialize>(value: &T) -> String {

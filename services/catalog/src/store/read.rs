@@ -6,7 +6,10 @@ use pg_format::{Lsn, TimelineId};
 use sqlx::any::AnyRow;
 
 use super::column::{Column, SqlValue};
-use super::rows::{BackupRow, BranchRow, RestoreRow, Row, ScheduleRow, WalGapRow, WalSegmentRow};
+use super::rows::{
+    BackupRow, BranchRow, RestoreRow, Row, ScheduleRow, SlotRiskRow, WalGapRow, WalSegmentRow,
+    WindowRow,
+};
 use super::write::bound;
 use super::{Result, Store, cannot};
 
@@ -297,6 +300,28 @@ impl Store {
         };
         let holes: sqlx::Result<Vec<Hole>> = rows.iter().map(hole).collect();
         holes.map_err(cannot("answer from its rows"))
+    }
+
+    /// What of a branch can be restored, if that was announced.
+    pub(crate) async fn window(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<Option<WindowRow>> {
+        let filter = Filter::of_branch(instance, branch);
+        Ok(self.select(filter, "").await?.pop())
+    }
+
+    /// What a branch's slot means for its source's disk, if that was announced since `since`.
+    pub(crate) async fn slot_risk(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        since: Timestamp,
+    ) -> Result<Option<SlotRiskRow>> {
+        let filter = Filter::of_branch(instance, branch);
+        let row: Option<SlotRiskRow> = self.select(filter, "").await?.pop();
+        Ok(row.filter(|row| row.changed_at >= since))
     }
 
     /// Gaps of a branch that the archiver announced.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use events::event::{DamagedPage, ExtensionCheck, GapCause, WalObjectKind};
+use events::event::{DamagedPage, ExtensionCheck, GapCause, SlotRiskLevel, WalObjectKind};
 use events::query::{BackupStatus, BranchState, RestoreStatus};
+use events::window::Window;
 use events::{
     BackupId, BackupType, BranchName, ClusterSize, InstanceName, RestoreId, RestoreTarget,
     Retention, ScheduleId, Timestamp, Trigger,
@@ -166,5 +167,24 @@ table! {
         to_lsn: Lsn,
         cause: GapCause,
         detected_at: Timestamp,
+    }
+}
+
+table! {
+    /// What of a branch can be restored, as announced last.
+    WindowRow in "windows", key (instance: InstanceName, branch: BranchName) {
+        restorable: Window,
+        changed_at: Timestamp,
+    }
+}
+
+table! {
+    /// What a branch's slot means for its source's disk, as announced last.
+    SlotRiskRow in "slot_risks", key (instance: InstanceName, branch: BranchName) {
+        level: SlotRiskLevel,
+        held_bytes: u64,
+        limit_bytes: Option<u64>,
+        message: String,
+        changed_at: Timestamp,
     }
 }

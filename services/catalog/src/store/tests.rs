@@ -1,5 +1,6 @@
 //! One suite for both databases, and a property that holds on any stream.
 
+use events::event::{BranchExtensionsReinstalled, ExtensionState};
 use events::query::{BackupStatus, RebuildSource};
 use events::{BranchName, Event, InstanceName, example, topology};
 use proptest::prelude::*;
@@ -7,7 +8,7 @@ use proptest::prelude::*;
 use super::rows::{BackupRow, InstanceRow, ScheduleRow};
 use super::{Page, Store, StoreError, parse};
 use crate::scenario::{
-    adopt, all_rows, archived, backup_id, backup_life, registered, sqlite, steps,
+    adopt, all_rows, archived, backup_id, backup_life, event, registered, sqlite, steps,
 };
 
 const STREAM: &str = topology::EVENTS;
@@ -25,6 +26,7 @@ async fn conformance(store: &Store) {
     lists_are_filtered_and_paged(store).await;
     wal_adds_up(store).await;
     what_is_not_committed_is_not_there(store).await;
+    the_last_word_on_extensions_counts(store).await;
     an_instance_leaves_its_backups(store).await;
 }
 
@@ -39,6 +41,7 @@ async fn every_example_is_written_and_read(store: &Store) {
     let _ = apply(store, &example::events()).await;
     let rows = all_rows(store).await;
     assert!(!rows.restores.is_empty() && !rows.backups.is_empty() && !rows.gaps.is_empty());
+    assert_eq!(rows.slot_risks.len(), 1);
     let summary = example::backup_summary();
     let id = summary.backup_id;
     let row = store.backup(None, id).await.unwrap().unwrap();
@@ -129,19 +132,56 @@ async fn what_is_not_committed_is_not_there(store: &Store) {
     assert_eq!(state.rebuilt_at, Some(example::at(9)));
 }
 
+async fn the_last_word_on_extensions_counts(store: &Store) {
+    let Event::BranchExtensionsReinstalled(mut reinstalled) =
+        event("branch.extensions_reinstalled")
+    else {
+        panic!("the type was asked for");
+    };
+    let Event::BranchRegistered(branch) = event("branch.registered") else {
+        panic!("the type was asked for");
+    };
+    let id = branch.registered.origin.as_ref().unwrap().restore_id;
+    reinstalled.branch = branch.branch.clone();
+    reinstalled.extensions[0].state = ExtensionState::NeedsReinstalling;
+    let wanted = reinstalled.extensions.clone();
+    let of_nobody = BranchExtensionsReinstalled {
+        branch: BranchName::new("nobody").unwrap(),
+        ..reinstalled.clone()
+    };
+    let before = all_rows(store).await.restores;
+    let nobodys = Event::BranchExtensionsReinstalled(of_nobody);
+    let _ = apply(store, &[Event::BranchRegistered(branch), nobodys]).await;
+    assert_eq!(all_rows(store).await.restores, before);
+    let _ = apply(store, &[Event::BranchExtensionsReinstalled(reinstalled)]).await;
+    assert_eq!(store.restore(id).await.unwrap().unwrap().extensions, wanted);
+}
+
 async fn an_instance_leaves_its_backups(store: &Store) {
-    let _ = apply(store, &[registered("listed")]).await;
+    let Event::BranchWindowChanged(mut changed) = event("branch.window_changed") else {
+        panic!("the type was asked for");
+    };
+    changed.instance = InstanceName::new("listed").unwrap();
+    changed.branch = BranchName::main();
+    let window = async || {
+        let found = store.window(&changed.instance, &changed.branch).await;
+        found.unwrap().map(|row| row.restorable)
+    };
+    let said = Event::BranchWindowChanged(changed.clone());
+    let _ = apply(store, &[registered("listed"), said]).await;
+    assert_eq!(window().await, Some(changed.window.clone()));
     let view = &store
         .instances(Some(&InstanceName::new("listed").unwrap()))
         .await
         .unwrap()[0];
     assert_eq!((view.branches, view.backups), (1, 3));
     assert!(view.last_backup_at.is_some());
-    let Event::InstanceRemoved(mut removed) = crate::scenario::event("instance.removed") else {
+    let Event::InstanceRemoved(mut removed) = event("instance.removed") else {
         panic!("the type was asked for");
     };
     removed.instance = InstanceName::new("listed").unwrap();
     let _ = apply(store, &[Event::InstanceRemoved(removed.clone())]).await;
+    assert_eq!(window().await, None);
     let gone = |instance: &InstanceName| *instance != removed.instance;
     assert!(
         store

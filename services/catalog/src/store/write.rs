@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use events::event::ExtensionCheck;
 use events::query::RebuildSource;
 use events::{Timestamp, query::BranchState};
 use sqlx::any::AnyRow;
@@ -10,7 +11,8 @@ use tracing::Instrument as _;
 
 use super::column::{Column, SqlValue};
 use super::rows::{
-    BackupRow, BranchRow, InstanceRow, RestoreRow, Row, ScheduleRow, WalGapRow, WalSegmentRow,
+    BackupRow, BranchRow, InstanceRow, RestoreRow, Row, ScheduleRow, SlotRiskRow, WalGapRow,
+    WalSegmentRow, WindowRow,
 };
 use super::{Position, Result, StoreError, cannot};
 use crate::projection::{Change, backup, restore};
@@ -144,6 +146,8 @@ impl Writing {
             RestoreRow::TABLE,
             WalSegmentRow::TABLE,
             WalGapRow::TABLE,
+            WindowRow::TABLE,
+            SlotRiskRow::TABLE,
         ] {
             let _ = self
                 .execute(&format!("DELETE FROM {table}"), Vec::new())
@@ -168,19 +172,27 @@ impl Writing {
             Change::PutSchedule(row) => self.put(&row).await,
             Change::PutSegment(row) => self.put(&row).await,
             Change::PutGap(row) => self.put(&row).await,
+            Change::PutWindow(row) => self.put(&row).await,
+            Change::PutSlotRisk(row) => self.put(&row).await,
             Change::RemoveInstance(instance) => {
                 let key = [instance.to_sql()];
                 self.delete::<ScheduleRow>(&key).await?;
+                self.delete::<WindowRow>(&key).await?;
                 self.delete::<BranchRow>(&key).await?;
                 self.delete::<InstanceRow>(&key).await
             }
             Change::RemoveBranch(instance, branch) => {
-                self.delete::<BranchRow>(&[instance.to_sql(), branch.to_sql()])
-                    .await
+                let key = [instance.to_sql(), branch.to_sql()];
+                self.delete::<WindowRow>(&key).await?;
+                self.delete::<BranchRow>(&key).await
             }
             Change::SetBranchState(instance, branch, state) => {
                 let key = [instance.to_sql(), branch.to_sql()];
                 self.set_branch_state(&key, state).await
+            }
+            Change::SetExtensions(instance, branch, extensions) => {
+                let key = [instance.to_sql(), branch.to_sql()];
+                self.set_extensions(&key, extensions).await
             }
             Change::Backup(instance, branch, id, change) => {
                 let key = [instance.to_sql(), branch.to_sql(), id.to_sql()];
@@ -202,6 +214,24 @@ impl Writing {
             self.put(&BranchRow { state, ..row }).await?;
         }
         Ok(())
+    }
+
+    /// Of the restore that made the branch, if both are known.
+    async fn set_extensions(
+        &mut self,
+        branch: &[SqlValue; 2],
+        extensions: Vec<ExtensionCheck>,
+    ) -> Result<()> {
+        let made_by = self.get::<BranchRow>(branch).await?;
+        let Some(restore_id) = made_by.and_then(|row| row.restore_id) else {
+            return Ok(());
+        };
+        let [instance, branch] = branch.clone();
+        let key = [instance, branch, restore_id.to_sql()];
+        match self.get::<RestoreRow>(&key).await? {
+            Some(row) => self.put(&RestoreRow { extensions, ..row }).await,
+            None => Ok(()),
+        }
     }
 
     async fn get<R: Row>(&mut self, key: &[SqlValue]) -> Result<Option<R>> {
