@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::SegmentIndex;
 use event::StoredEvent;
 use interval::StoredInterval;
+pub(crate) use transaction::StoredFile;
 use transaction::StoredOpen;
 
 /// The version this module writes, and the newest it reads.
@@ -83,7 +84,7 @@ fn is_zero(number: &u32) -> bool {
 #[must_use]
 pub fn encode(segments: &[SegmentIndex]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    line(&mut bytes, &Header { v: VERSION });
+    header(&mut bytes);
     for segment in segments {
         line(&mut bytes, &StoredSegment::of(segment));
     }
@@ -98,6 +99,11 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<SegmentIndex>, FormatError> {
         segments.push(stored.into_segment());
         Ok(segments)
     })
+}
+
+/// The first line.
+pub(crate) fn header(bytes: &mut Vec<u8>) {
+    line(bytes, &Header { v: VERSION });
 }
 
 /// Appends a line. Values of these types always have a JSON form.

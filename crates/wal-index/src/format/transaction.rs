@@ -9,7 +9,7 @@ use crate::model::{CreatedFile, DroppedDatabase, OpenTransaction, RowCounts};
 
 /// Tablespace, database, number.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-pub(super) struct StoredFile(u32, u32, u32);
+pub(crate) struct StoredFile(u32, u32, u32);
 
 /// A file and whether it is filled.
 #[derive(Clone, Copy, Serialize, Deserialize)]
