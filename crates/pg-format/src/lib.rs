@@ -4,6 +4,10 @@
 //! input, reads a clock or touches a disk. Segment size, block size and server version are values
 //! of the cluster and are always passed in, never constants. Binary formats are read as
 //! little-endian servers (x86-64, ARM64) write them.
+//!
+//! Memory: a [`wal::WalReader`] holds at most about 1 MiB whatever it is fed. Everything else parses
+//! bytes that the caller holds already and takes memory in proportion to them; who reads from the
+//! network bounds their length.
 
 /// Serde and JSON Schema by the type's `Display` and `FromStr`, with the pattern of the text.
 macro_rules! text_serde {

@@ -114,7 +114,7 @@ fn add_row(sums: &mut [u32; LANES], row: &[u8; LANES * 4]) {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{any, prop, prop_assert_eq, prop_assert_ne, proptest};
+    use proptest::prelude::{any, prop, proptest};
 
     use super::{PageVerdict, check_page, page_checksum};
     use crate::Lsn;
@@ -166,14 +166,21 @@ mod tests {
         fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..600), block: u32, lsn: u64) {
             let _ = check_page(&bytes, block, Lsn(lsn));
         }
+    }
 
-        #[test]
-        fn one_flipped_bit_is_seen(at in 16_usize..8192, bit in 0_u32..8) {
-            let mut page = page(1);
-            let right = page_checksum(&page, 1);
-            prop_assert_eq!(check_page(&page, 1, LATER), PageVerdict::Ok);
-            page[at] ^= 1 << bit;
-            prop_assert_ne!(page_checksum(&page, 1), right);
+    /// With 65,535 possible checksums about one of the 65,408 flips keeps the page's by chance.
+    #[test]
+    fn nearly_every_flipped_bit_is_seen() {
+        let mut page = page(1);
+        let right = page_checksum(&page, 1);
+        let mut unseen = 0;
+        for at in 16..page.len() {
+            for bit in 0..8 {
+                page[at] ^= 1 << bit;
+                unseen += u32::from(page_checksum(&page, 1) == right);
+                page[at] ^= 1 << bit;
+            }
         }
+        assert!(unseen <= 5, "{unseen} flips were not seen");
     }
 }

@@ -26,7 +26,7 @@ use stretch::{Stretch, golden, segment_size, stretch, text};
 use waldump::waldump_in_words;
 
 const MAJORS: [u32; 5] = [14, 15, 16, 17, 18];
-const STRETCHES: [&str; 4] = ["chain", "content", "overwrite", "fork"];
+const STRETCHES: [&str; 5] = ["chain", "content", "replica", "overwrite", "fork"];
 
 fn check_against_waldump(major: u32, name: &str) {
     let stretch = stretch(major, name);

@@ -5,8 +5,7 @@
 //! is looked at, and [`WalReader::validated_end`] stays before it.
 //!
 //! Memory is bounded: a record of a gigabyte is checked as it passes and only its beginning is
-//! kept. A reader holds 32 KiB (64 KiB with pages of that size), and 1 MiB more while it is within
-//! the record of a transaction's end that is so long.
+//! kept.
 
 mod config;
 mod partial;
@@ -29,7 +28,13 @@ const KEPT_BODY_BYTES: u64 = 32 << 10;
 /// dropped files.
 const KEPT_TRANSACTION_BYTES: usize = 1 << 20;
 
-/// Validates contiguous WAL; see the module.
+/// Validates contiguous WAL, fed in pieces of any length.
+///
+/// Of a record that comes in part 32 KiB are kept until it is complete (64 KiB with WAL pages of
+/// that size), so full-page images and what stands behind them; 1 MiB of records that end or
+/// prepare a transaction. That is all the memory a reader holds, whatever it is fed, beside the
+/// timeline history it was given; between records it is the 32 KiB again. A record that lies
+/// wholly within a page and a piece is not copied at all.
 #[derive(Debug)]
 pub struct WalReader {
     config: WalReaderConfig,

@@ -10,6 +10,7 @@
 #            not), replication origins, subtransactions, a WAL switch, a record of several segments
 # content    what RecordContent tells apart: drops, truncates, rewrites, prepared transactions with all
 #            of it, hundreds of subtransactions, databases, settings
+# replica    a few of these with wal_level = replica
 # overwrite  the continuation of a record is lost in a crash, and the server writes on after it
 # fork       two promotions whose switch points lie in one segment, which begins with old pages
 # For each, what pg_waldump says of it. Besides: pg_control, backup_label, backup_manifest, pages.
@@ -163,6 +164,25 @@ echo "INSERT INTO v VALUES (12)" | sql
 last=$(segment)
 echo "SELECT pg_switch_wal()" | sql >/dev/null
 keep content 1 "$first" "$last"
+
+# What only logical decoding needs is left out: gids, databases, truncates.
+run "echo 'wal_level = replica' >> $data/postgresql.conf"
+stop fast
+start
+echo "CREATE TABLE gone (n int); INSERT INTO gone VALUES (1); SELECT pg_switch_wal() \g /dev/null" | sql
+first=$(segment)
+sql <<SQL
+BEGIN; SAVEPOINT s; INSERT INTO v VALUES (13); RELEASE s; SAVEPOINT s; INSERT INTO v VALUES (14); ROLLBACK TO s; COMMIT;
+BEGIN; SAVEPOINT s; DROP TABLE gone; RELEASE s; PREPARE TRANSACTION 'three'; COMMIT PREPARED 'three';
+BEGIN; CREATE TABLE never (n int); PREPARE TRANSACTION 'four'; ROLLBACK PREPARED 'four';
+TRUNCATE refers; DELETE FROM v WHERE n < 14; UPDATE v SET n = 15;
+SQL
+last=$(segment)
+echo "SELECT pg_switch_wal()" | sql >/dev/null
+keep replica 1 "$first" "$last"
+run "echo 'wal_level = logical' >> $data/postgresql.conf"
+stop fast
+start
 
 run "$bin/pg_basebackup -h $work -U postgres -D $work/copy -X none -c fast -l 'golden backup' 2>/dev/null"
 cp "$work/copy/backup_label" "$out/"

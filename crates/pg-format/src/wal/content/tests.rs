@@ -144,7 +144,7 @@ fn the_memory_of_a_long_commit_is_given_back() {
     let mut reader = wal.reader();
     let (most, last) = wal.bytes.split_at(wal.bytes.len() - 8);
     reader.feed(most).unwrap();
-    assert!(reader.kept_bytes() > 900_000);
+    assert!((900_000..=1 << 20).contains(&reader.kept_bytes()));
     reader.feed(last).unwrap();
     assert!(reader.kept_bytes() <= 64 << 10, "{}", reader.kept_bytes());
 }

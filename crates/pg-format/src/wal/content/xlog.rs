@@ -78,7 +78,7 @@ pub(super) fn xlog<'a>(record: &Undecoded<'_, 'a>) -> Result<RecordContent<'a>, 
                 name: fields.text_in(RESTORE_POINT_NAME_BYTES)?,
             })
         }),
-        // 18 appends the WAL level.
+        // 17 appends the WAL level.
         END_OF_RECOVERY => record.read_start(|fields| {
             Ok(RecordContent::EndOfRecovery {
                 time: fields.time()?,

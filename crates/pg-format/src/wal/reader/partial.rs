@@ -72,6 +72,8 @@ impl PartialRecord {
             let body = &bytes[..missing.min(bytes.len())];
             self.body_crc = crc32c::crc32c_append(self.body_crc, body);
             let room = self.limit().saturating_sub(self.kept.len());
+            // Once, for all that will be kept: growing by doubling would pass the limit.
+            self.kept.reserve_exact(room.min(missing));
             self.kept.extend_from_slice(&body[..room.min(body.len())]);
             body.len()
         } else {
