@@ -36,6 +36,17 @@ pub struct Archive {
     pub gaps: Vec<WalGap>,
 }
 
+impl Archive {
+    /// The history of a timeline; `None` if it is not there.
+    #[must_use]
+    pub fn history(&self, timeline: TimelineId) -> Option<TimelineHistory> {
+        match self.histories.get(&timeline) {
+            Some(history) => Some(history.clone()),
+            None => (timeline == TimelineId(1)).then(|| TimelineHistory::root(timeline)),
+        }
+    }
+}
+
 /// Reads it. The position is read first: what it proves is in the later listing.
 ///
 /// # Errors

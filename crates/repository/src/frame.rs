@@ -1,9 +1,9 @@
-//! The frame around every binary object but packs: WAL objects, index parts and manifests.
+//! The frame around every binary object but packs: WAL objects, index parts, manifests, the commit-time index.
 //!
 //! Little endian:
 //!
 //! ```text
-//!  0  4  magic: ZKWL (WAL), ZKIX (index part) or ZKMF (manifest)
+//!  0  4  magic: ZKWL (WAL), ZKIX (index part), ZKMF (manifest) or ZKCT (commit-time index)
 //!  4  1  version, 1
 //!  5  1  compression: 1 is one zstd frame
 //!  6  2  flags, 0 (kept for sealing)
@@ -31,6 +31,7 @@ pub(crate) enum FrameKind {
     Wal,
     Index,
     Manifest,
+    WalIndex,
 }
 
 impl FrameKind {
@@ -39,14 +40,16 @@ impl FrameKind {
             FrameKind::Wal => b"ZKWL",
             FrameKind::Index => b"ZKIX",
             FrameKind::Manifest => b"ZKMF",
+            FrameKind::WalIndex => b"ZKCT",
         }
     }
 
-    fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             FrameKind::Wal => "WAL object",
             FrameKind::Index => "index part",
             FrameKind::Manifest => "manifest",
+            FrameKind::WalIndex => "commit-time index",
         }
     }
 }

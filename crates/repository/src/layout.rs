@@ -81,6 +81,12 @@ impl BranchLayout {
         )
     }
 
+    /// The commit-time index of 64 segments.
+    pub(crate) fn wal_index_group(&self, timeline: TimelineId, group: u64) -> String {
+        let timeline = timeline.to_hex();
+        format!("{}/wal-index/{timeline}/{group:016X}", self.root)
+    }
+
     pub(crate) fn segment(&self, name: SegmentName) -> String {
         format!("{}/wal/{}/{name}", self.root, name.timeline.to_hex())
     }

@@ -23,6 +23,7 @@ mod error;
 #[cfg(any(test, feature = "faulty"))]
 pub mod faulty;
 mod frame;
+mod index;
 mod instances;
 mod layout;
 mod materialise;
@@ -43,13 +44,14 @@ pub use backup::{
 pub use branch::{BranchRecord, ClaimOutcome, ParentBranch};
 pub use digest::Digest;
 pub use error::{ErrorClass, RepositoryError};
+pub use index::IndexSlice;
 pub use materialise::{Owner, Progress, Restored, Target};
 pub use repository::{BranchReader, BranchWriter, Repository};
 pub use store::RetryPolicy;
 pub use verify::{Problem, VerifyReport};
 pub use wal::{
-    OpenSegment, PutOutcome, WalCoverage, WalGap, WalObject, WalObjectKind, WalPosition,
-    wal_coverage, wal_stretches,
+    OpenSegment, PutOutcome, WalCoverage, WalFormat, WalGap, WalObject, WalObjectKind, WalPath,
+    WalPosition, wal_coverage, wal_stretches,
 };
 pub use window::window;
 

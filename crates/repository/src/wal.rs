@@ -8,8 +8,9 @@
 mod coverage;
 mod gap;
 mod listing;
+mod path;
 mod position;
-mod stretches;
+mod records;
 
 use bytes::Bytes;
 use pg_format::{SegmentName, TimelineId, WalSegmentSize};
@@ -17,8 +18,10 @@ use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 pub use coverage::{WalCoverage, wal_coverage};
 pub use gap::WalGap;
 pub use listing::{WalObject, WalObjectKind};
+pub(crate) use path::Place;
+pub use path::{WalFormat, WalPath, wal_stretches};
 pub use position::WalPosition;
-pub use stretches::wal_stretches;
+pub(crate) use records::Feed;
 
 use crate::frame::{self, FrameKind};
 use crate::{BranchReader, BranchWriter, RepositoryError, Result};

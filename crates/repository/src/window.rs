@@ -110,11 +110,7 @@ impl<'a> Path<'a> {
             Some(position) => position.timeline,
             None => newest()?.timeline,
         };
-        let history = match archive.histories.get(&timeline) {
-            Some(history) => history.clone(),
-            None if timeline == TimelineId(1) => TimelineHistory::root(timeline),
-            None => return None,
-        };
+        let history = archive.history(timeline)?;
         let size = archive.backups.first()?.wal_segment_size;
         let stretches = wal_stretches(&archive.objects, &history, size, &archive.open);
         let mut path = Path {
