@@ -7,11 +7,13 @@ use bus::Bus;
 use repository::Repository;
 use service::Clock;
 use service::seal::MasterKey;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::announcer::{Announced, Announcer};
 use crate::assignments::{Assignments, MakeContext};
 use crate::config::ArchiverConfig;
+use crate::index::{ArchiveTurn, IndexDesk};
 use crate::metrics;
 use crate::session::BranchContext;
 use crate::status::{BranchKey, Statuses};
@@ -76,6 +78,7 @@ impl Archiver {
         let spool_directory = Arc::new(self.spool_directory.clone());
         let (master_key, clock) = (Arc::clone(&self.master_key), Arc::clone(&self.clock));
         let repository = self.repository.clone();
+        let archive_turn = ArchiveTurn::new(Semaphore::new(1));
         Arc::new(move |key, branch| {
             known.remember(&key, branch.wal_segment_size);
             let status = statuses.of(&key);
@@ -90,6 +93,8 @@ impl Archiver {
                 clock: Arc::clone(&clock),
                 status,
                 announcer: announcer.clone(),
+                index: IndexDesk::default(),
+                archive_turn: Arc::clone(&archive_turn),
             }
         })
     }

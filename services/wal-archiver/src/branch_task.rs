@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::error::ArchiveError;
+use crate::index;
 use crate::receiver::SETTLE_LIMIT;
 use crate::session::{self, BranchContext, Missing, Trouble};
 
@@ -15,7 +16,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 pub(crate) async fn run(branch: BranchContext, cancel: CancellationToken) {
     let key = branch.key.clone();
     let span = tracing::info_span!("archive", instance = %key.instance, branch = %key.branch);
+    let indexing =
+        tokio::spawn(index::keep(branch.clone(), cancel.clone()).instrument(span.clone()));
     archive(branch, cancel).instrument(span).await;
+    if let Err(error) = indexing.await {
+        tracing::error!(%error, "the keeper of the index ended abnormally");
+    }
 }
 
 async fn archive(branch: BranchContext, cancel: CancellationToken) {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use wal_index::IndexSettings;
 
 /// Settings; each is also a `ZEKTOR_*` variable.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,6 +34,8 @@ pub struct ArchiverConfig {
     pub wal_upload_memory_mib: u32,
     /// Branches this process takes at most.
     pub wal_branches_limit: usize,
+    /// A transaction that deletes or updates at least so many rows of a table is told of.
+    pub wal_index_threshold_rows: u64,
     /// Where open segments rest; `spool` under the home directory by default.
     pub wal_spool_directory: Option<PathBuf>,
 }
@@ -49,12 +52,21 @@ impl Default for ArchiverConfig {
             wal_segments_in_flight: 2,
             wal_upload_memory_mib: 256,
             wal_branches_limit: 5_000,
+            wal_index_threshold_rows: IndexSettings::default().threshold_rows,
             wal_spool_directory: None,
         }
     }
 }
 
 impl ArchiverConfig {
+    /// What the commit-time index is to hold.
+    #[must_use]
+    pub(crate) fn index_settings(&self) -> IndexSettings {
+        IndexSettings {
+            threshold_rows: self.wal_index_threshold_rows,
+        }
+    }
+
     /// Where open segments rest.
     #[must_use]
     pub fn spool_directory(&self, home: &Path) -> PathBuf {

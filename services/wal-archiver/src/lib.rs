@@ -17,6 +17,7 @@ mod confirm;
 mod error;
 mod haste;
 mod health;
+mod index;
 mod lease;
 mod metrics;
 mod position;

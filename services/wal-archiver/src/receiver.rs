@@ -19,7 +19,7 @@ mod task;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pg_format::{Lsn, PgTimestamp, SegmentName, TimelineId, WalSegmentSize};
+use pg_format::{Lsn, PgTimestamp, TimelineId, WalSegmentSize};
 use pg_replication::{
     ConnectionSettings, PgError, ReplicationConnection, StatusUpdate, WalMessage, WalStream,
 };
@@ -27,7 +27,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ArchiveError;
+use crate::index::IndexPath;
 use crate::position::PositionKeeper;
+use crate::segment_spool::SegmentSpool;
 use crate::session::{BranchContext, Opening, is_removed};
 use crate::status::{BranchStatus, ChainEnd};
 use hurry::Hurry;
@@ -102,6 +104,12 @@ impl<'a> Receiver<'a> {
             .start_replication(Some(&slot), start, timeline)
             .await
             .map_err(|error| stream_error(error, timeline, start))?;
+        branch.index.begin(IndexPath {
+            history: opening.own_history,
+            server_major,
+            archived: opening.archived.clone(),
+            start: size.segment_of(start),
+        });
         Ok(Receiver {
             branch,
             position,
@@ -278,9 +286,14 @@ impl<'a> Receiver<'a> {
 
     async fn done(&mut self, done: Done) -> Result<(), ArchiveError> {
         match done {
-            Done::Segment { name, stored_bytes } => self.segment_stored(name, stored_bytes).await?,
+            Done::Segment {
+                spool,
+                stored_bytes,
+            } => self.segment_stored(spool, stored_bytes).await?,
             Done::Partial { end } => {
                 self.pipeline.partial_done(end);
+                let index = &self.branch.index;
+                index.following(self.pipeline.open_spool(), self.size);
                 self.durable_moved().await?;
             }
             Done::Position { written } => {
@@ -303,7 +316,14 @@ impl<'a> Receiver<'a> {
         Ok(())
     }
 
-    async fn segment_stored(&mut self, name: SegmentName, bytes: u64) -> Result<(), ArchiveError> {
+    async fn segment_stored(
+        &mut self,
+        spool: SegmentSpool,
+        bytes: u64,
+    ) -> Result<(), ArchiveError> {
+        let name = spool.name();
+        let following = self.pipeline.following(&spool);
+        self.branch.index.stored(spool, following, self.size);
         let now = self.branch.clock.now();
         self.branch.status.update(|seen| {
             seen.segments += 1;
@@ -317,6 +337,9 @@ impl<'a> Receiver<'a> {
             timeline: self.timeline,
             lsn: self.pipeline.ledger.complete_end(),
         };
+        self.branch
+            .index
+            .stored_to(self.size.segment_of(chain_end.lsn));
         self.branch
             .status
             .update(|seen| seen.chain_end = Some(chain_end));
@@ -386,6 +409,7 @@ impl<'a> Receiver<'a> {
                 Some(done) = self.pipeline.tasks.join_next() => self.done(done??).await?,
             }
         }
+        self.branch.index.ended(self.pipeline.open_spool());
         Ok(Some((next_timeline, switch_lsn)))
     }
 }

@@ -66,11 +66,19 @@ impl SegmentSpool {
     /// # Errors
     /// The disk failed.
     pub(crate) async fn read(&self, length: u64) -> Result<Bytes, ArchiveError> {
+        self.read_at(0, length).await
+    }
+
+    /// `length` bytes from `offset` on.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(crate) async fn read_at(&self, offset: u64, length: u64) -> Result<Bytes, ArchiveError> {
         let file = Arc::clone(&self.file);
         blocking(&self.directory, move || {
             let length = usize::try_from(length.min(1 << 30)).unwrap_or(0);
             let mut bytes = vec![0; length];
-            file.read_exact_at(&mut bytes, 0)?;
+            file.read_exact_at(&mut bytes, offset)?;
             Ok(Bytes::from(bytes))
         })
         .await
@@ -129,6 +137,7 @@ mod tests {
         spool.append(Bytes::from_static(b"abc")).await.unwrap();
         spool.append(Bytes::from_static(b"def")).await.unwrap();
         assert_eq!(spool.read(5).await.unwrap(), "abcde");
+        assert_eq!(spool.read_at(2, 3).await.unwrap(), "cde");
         assert_eq!((spool.written(), spool.missing()), (6, (1 << 20) - 6));
         assert_eq!(spool.end(), Lsn((7 << 20) + 6));
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);

@@ -22,6 +22,7 @@ use findings::{
 use crate::announcer::Announcer;
 use crate::config::ArchiverConfig;
 use crate::error::ArchiveError;
+use crate::index::{ArchiveTurn, IndexDesk};
 use crate::position::PositionKeeper;
 use crate::receiver::{Receiver, ReceiverEnd};
 use crate::start_point::{
@@ -54,6 +55,10 @@ pub(crate) struct BranchContext {
     pub(crate) uploader: Uploader,
     /// Tells the others.
     pub(crate) announcer: Announcer,
+    /// What is said to the keeper of the index.
+    pub(crate) index: IndexDesk,
+    /// Whose turn it is to read the archive, over all branches.
+    pub(crate) archive_turn: ArchiveTurn,
 }
 
 /// WAL that the server had removed when the session before asked for it.

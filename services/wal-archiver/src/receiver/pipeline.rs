@@ -229,6 +229,17 @@ impl Pipeline {
         }
     }
 
+    /// What has come of the segment that is not complete.
+    pub(super) fn open_spool(&self) -> Option<SegmentSpool> {
+        self.open.as_ref().map(|open| open.spool.clone())
+    }
+
+    /// What has come of the segment after a stored one, if that is the open one.
+    pub(super) fn following(&self, stored: &SegmentSpool) -> Option<SegmentSpool> {
+        let next = stored.name().next(self.size);
+        self.open_spool().filter(|open| open.name() == next)
+    }
+
     /// The timeline has ended: nothing is waited for any more.
     pub(super) fn end(&mut self) {
         self.give_up_holding();

@@ -1,11 +1,12 @@
 //! What runs beside a stream.
 
-use pg_format::{Lsn, PgTimestamp, SegmentName};
+use pg_format::{Lsn, PgTimestamp};
 use pg_replication::{ConnectionSettings, PgError, ReplicationConnection, SystemIdentity};
 use repository::WalPosition;
 
 use super::pipeline::OpenFile;
 use crate::error::ArchiveError;
+use crate::segment_spool::SegmentSpool;
 use crate::uploader::Uploader;
 
 /// Work beside the stream.
@@ -28,7 +29,7 @@ pub(crate) enum Task {
 pub(crate) enum Done {
     /// Stored.
     Segment {
-        name: SegmentName,
+        spool: SegmentSpool,
         stored_bytes: u64,
     },
     /// Stored up to `end`, or overtaken by the segment itself.
@@ -55,11 +56,14 @@ impl Task {
     pub(crate) async fn run(self, uploader: Uploader) -> Result<Done, ArchiveError> {
         match self {
             Task::Segment { file, has_partial } => {
-                let name = file.spool.name();
                 let stored_bytes = uploader
                     .segment(&file.spool, &file.superseded, has_partial)
                     .await?;
-                Ok(Done::Segment { name, stored_bytes })
+                let spool = file.spool;
+                Ok(Done::Segment {
+                    spool,
+                    stored_bytes,
+                })
             }
             Task::Partial { file } => {
                 let stored = uploader.partial(&file.spool, &file.superseded).await?;

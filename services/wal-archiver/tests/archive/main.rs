@@ -5,6 +5,7 @@
 mod damage;
 mod disturbed;
 mod gaps;
+mod index;
 mod plain;
 mod set_back;
 mod timelines;

@@ -1,0 +1,255 @@
+//! The commit-time index: complete, exact, and the same whoever made it.
+
+use std::collections::BTreeMap;
+
+use pg_format::wal::{WalBlockSize, WalReader, WalReaderConfig};
+use pg_format::{SegmentNumber, TimelineHistory, TimelineId};
+use testkit::postgres::{PgVersion, Postgres};
+use testkit::wait_until;
+use wal_index::{IndexBuilder, IndexSettings, SegmentIndex, TransactionEvent, WalEvent};
+
+use crate::world::{PATIENCE, Registered, World};
+
+async fn server(version: PgVersion) -> Postgres {
+    Postgres::builder()
+        .version(version)
+        .wal_segment_size_mib(1)
+        .setting("wal_keep_size", "1GB")
+        .setting("max_prepared_transactions", "4")
+        .start()
+        .await
+        .unwrap()
+}
+
+/// The index of every complete segment, made from the archive here and now.
+async fn rebuilt(
+    registered: &Registered,
+    server: &Postgres,
+) -> BTreeMap<SegmentNumber, SegmentIndex> {
+    let size = registered.size;
+    let names = registered.segments().await;
+    let first = names.iter().map(|name| name.number(size)).min().unwrap();
+    let start = size.start_of(first);
+    let mut reader = WalReader::new(WalReaderConfig {
+        start,
+        history: TimelineHistory::root(TimelineId(1)),
+        system_identifier: server
+            .psql("SELECT system_identifier FROM pg_control_system()")
+            .await
+            .unwrap()
+            .parse()
+            .unwrap(),
+        segment_size: size,
+        block_size: WalBlockSize::DEFAULT,
+        server_major: server
+            .psql("SELECT current_setting('server_version_num')::int / 10000")
+            .await
+            .unwrap()
+            .parse()
+            .unwrap(),
+    })
+    .unwrap();
+    let mut builder = IndexBuilder::new(IndexSettings::default(), size, start, Vec::new());
+    let mut indexes = BTreeMap::new();
+    for (number, name) in (first..).zip(&names) {
+        assert_eq!(name.number(size), number);
+        let bytes = registered.reader.get_segment(*name).await.unwrap();
+        reader
+            .feed_each(&bytes, |record| builder.observe(record))
+            .unwrap();
+        builder.advance(reader.unfinished_record().unwrap_or(reader.position()));
+        while let Some(index) = builder.take_finished() {
+            let _ = indexes.insert(index.segment, index);
+        }
+    }
+    indexes
+}
+
+/// Waits until every complete segment has an index, and gives them.
+async fn stored(registered: &Registered) -> BTreeMap<SegmentNumber, SegmentIndex> {
+    let mut indexes = BTreeMap::new();
+    wait_until("every segment to be indexed", PATIENCE, async || {
+        for name in registered.segments().await {
+            let number = name.number(registered.size);
+            if indexes.contains_key(&number) {
+                continue;
+            }
+            let index = registered.reader.stored_wal_index(name.timeline, number);
+            match index.await.unwrap() {
+                Some(index) => drop(indexes.insert(number, index)),
+                None => return false,
+            }
+        }
+        true
+    })
+    .await
+    .unwrap();
+    indexes
+}
+
+/// The stored index is what the archive says, byte for byte; its last segment may end with a record that
+/// the archive has not got.
+async fn check(registered: &Registered, server: &Postgres) -> Vec<WalEvent> {
+    let stored = stored(registered).await;
+    let rebuilt = rebuilt(registered, server).await;
+    assert!(rebuilt.len() + 1 >= stored.len() && stored.len() > 2);
+    for (number, rebuilt) in &rebuilt {
+        let stored = &stored[number];
+        assert_eq!(
+            wal_index::encode(std::slice::from_ref(stored)),
+            wal_index::encode(std::slice::from_ref(rebuilt)),
+            "segment {number}: {stored:#?} {rebuilt:#?}"
+        );
+    }
+    stored
+        .into_values()
+        .flat_map(|index| index.events)
+        .collect()
+}
+
+fn transaction(events: &[WalEvent], xid: u32) -> TransactionEvent {
+    let found = events.iter().find_map(|event| match event {
+        WalEvent::Transaction(transaction) if transaction.commit.xid == xid => Some(transaction),
+        _ => None,
+    });
+    found
+        .cloned()
+        .unwrap_or_else(|| panic!("{xid} is not in {events:#?}"))
+}
+
+/// Runs statements in a transaction; gives its xid and, asked within it, something more.
+async fn in_transaction(server: &Postgres, statements: &str, asked: &str) -> (u32, String) {
+    let sql =
+        format!("BEGIN; {statements}; SELECT txid_current() % (1::bigint << 32), {asked}; COMMIT");
+    let told = server.psql(&sql).await.unwrap();
+    let line = told.lines().rev().find(|line| line.contains('|')).unwrap();
+    let (xid, rest) = line.split_once('|').unwrap();
+    (xid.parse().unwrap(), rest.to_owned())
+}
+
+#[tokio::test]
+async fn what_was_dropped_truncated_and_deleted_is_in_the_index() {
+    for version in [PgVersion::V15, PgVersion::V18] {
+        let world = World::new().await;
+        let server = server(version).await;
+        let registered = world.register("shop", &server).await;
+        let mut archiver = world.archiver("one").await;
+        let fill = "CREATE TABLE gone AS SELECT n FROM generate_series(1, 1000) n;
+                    CREATE TABLE emptied AS SELECT n FROM generate_series(1, 1000) n;
+                    CREATE TABLE kept AS SELECT n, repeat('x', 300) AS f FROM generate_series(1, 9000) n";
+        let _ = server.psql(fill).await.unwrap();
+        let file = async |table: &str| -> u32 {
+            let ask = format!("SELECT pg_relation_filenode('{table}')");
+            server.psql(&ask).await.unwrap().parse().unwrap()
+        };
+        let (gone, emptied, kept) = (
+            file("gone").await,
+            file("emptied").await,
+            file("kept").await,
+        );
+        let (dropping, _) = in_transaction(&server, "DROP TABLE gone", "1").await;
+        let (truncating, _) = in_transaction(&server, "TRUNCATE emptied", "1").await;
+        let (deleting, _) = in_transaction(
+            &server,
+            "SAVEPOINT a; DELETE FROM kept WHERE n <= 500; ROLLBACK TO a; DELETE FROM kept WHERE n <= 700;
+             SAVEPOINT b; DELETE FROM kept WHERE n BETWEEN 1001 AND 1050; UPDATE kept SET n = n WHERE n BETWEEN 1051 AND 1300",
+            "1",
+        )
+        .await;
+        let _ = server
+            .psql("BEGIN; DROP TABLE kept; ROLLBACK; SELECT pg_create_restore_point('before the end')")
+            .await
+            .unwrap();
+        let _ = registered.caught_up(&server).await;
+        let _ = archiver.kill9().await.unwrap();
+        let _again = world.archiver("one").await;
+        let more = "BEGIN; DELETE FROM kept WHERE n > 8000; PREPARE TRANSACTION 'p'; SELECT pg_switch_wal();
+                    CREATE TABLE more AS SELECT n, repeat('y', 300) FROM generate_series(1, 9000) n;
+                    COMMIT PREPARED 'p'; SELECT pg_switch_wal()";
+        let _ = server.psql(more).await.unwrap();
+        let end = registered.caught_up(&server).await;
+        wait_until("the last segment", PATIENCE, async || {
+            let last = registered.segments().await.last().copied();
+            last.is_some_and(|last| last.end(registered.size) >= registered.size.floor(end))
+        })
+        .await
+        .unwrap();
+        let events = check(&registered, &server).await;
+        let dropped = transaction(&events, dropping);
+        assert_eq!(
+            dropped
+                .dropped
+                .iter()
+                .map(|file| file.number)
+                .collect::<Vec<_>>(),
+            [gone]
+        );
+        assert!(dropped.created.is_empty());
+        let truncated = transaction(&events, truncating);
+        assert_eq!(truncated.dropped[0].number, emptied);
+        assert!(!truncated.created[0].filled);
+        assert_eq!(truncated.created[0].file.number, file("emptied").await);
+        let deleted = transaction(&events, deleting);
+        assert_eq!(deleted.rows.len(), 1);
+        let rows = deleted.rows[0];
+        assert_eq!(
+            (rows.file.number, rows.deleted, rows.updated),
+            (kept, 750, 250)
+        );
+        let prepared = events.iter().find_map(|event| match event {
+            WalEvent::Transaction(one) if one.rows.iter().any(|rows| rows.deleted == 1000) => {
+                Some(one)
+            }
+            _ => None,
+        });
+        assert!(
+            prepared.is_some(),
+            "deleted before a restart and a segment's end, committed after"
+        );
+        let named = |event: &WalEvent| matches!(event, WalEvent::RestorePoint { name, .. } if name == "before the end");
+        assert!(events.iter().any(named));
+        check_with_waldump(&registered, &server, &events, dropping).await;
+    }
+}
+
+/// PostgreSQL's own reading of the same commit.
+async fn check_with_waldump(
+    registered: &Registered,
+    server: &Postgres,
+    events: &[WalEvent],
+    xid: u32,
+) {
+    let event = transaction(events, xid);
+    let directory = server.data_directory().join("pg_wal");
+    let output = std::process::Command::new(server.bin("pg_waldump").unwrap())
+        .args([
+            "--path",
+            &directory.display().to_string(),
+            "--rmgr",
+            "Transaction",
+        ])
+        .args(["--xid", &xid.to_string()])
+        .args([
+            "--start",
+            &registered.segments().await[0]
+                .start(registered.size)
+                .to_string(),
+        ])
+        .args(["--end", &event.commit.end.to_string()])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let commit = text.lines().find(|line| line.contains("COMMIT")).unwrap();
+    let lsn = format!(
+        "{:X}/{:08X}",
+        event.commit.lsn.0 >> 32,
+        event.commit.lsn.0 as u32
+    );
+    assert!(
+        commit.contains(&format!("lsn: {lsn}")),
+        "{commit} {event:?}"
+    );
+    let time = event.commit.time.to_string();
+    let clock = time.split('T').nth(1).unwrap().trim_end_matches('Z');
+    assert!(commit.contains(clock), "{commit} {event:?}");
+}
