@@ -1,13 +1,17 @@
 //! The command line. Commands of the contract that a later version brings are parsed, hidden and refused.
 
+mod moments;
 mod targets;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use events::query::{BackupStatus, RebuildSource};
-use events::{BackupId, BackupType, BranchName, InstanceName, Retention};
+use events::{
+    ArchiveMode, BackupId, BackupType, BranchName, DiskRiskPolicy, InstanceName, Retention,
+};
 
+pub(crate) use moments::MomentsArguments;
 pub(crate) use targets::RestoreArguments;
 
 use crate::output::OutputFormat;
@@ -71,6 +75,8 @@ pub(crate) enum Command {
     /// Base backups
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Find out what was dropped, emptied or changed on a large scale, when, and how to come out just before it
+    Moments(MomentsArguments),
     /// Bring a moment back as a new branch
     Restore(RestoreArguments),
     /// Branches, and how to connect to them
@@ -89,8 +95,6 @@ pub(crate) enum Command {
     /// The projection that lists and shows are answered from
     #[command(subcommand)]
     Catalog(CatalogCommand),
-    #[command(hide = true)]
-    Moments(Later),
     #[command(hide = true)]
     Retention(Later),
     #[command(hide = true)]
@@ -160,6 +164,45 @@ pub(crate) struct InstanceAdd {
     /// Without the daily schedule that keeps backups for seven days
     #[arg(long)]
     pub(crate) no_default_schedule: bool,
+    /// How its WAL comes here: streamed over a replication slot, or pushed by its archive_command
+    #[arg(long, value_enum, default_value = "stream")]
+    pub(crate) archive_mode: ArchiveBy,
+    /// When WAL that is kept for the archive is about to fill its disk: keep it all the same, or let go of it
+    /// with a recorded gap and a new backup
+    #[arg(long, value_enum, default_value = "keep")]
+    pub(crate) on_disk_risk: OnDiskRisk,
+}
+
+/// [`ArchiveMode`] as it is written on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ArchiveBy {
+    Stream,
+    Command,
+}
+
+impl From<ArchiveBy> for ArchiveMode {
+    fn from(by: ArchiveBy) -> Self {
+        match by {
+            ArchiveBy::Stream => ArchiveMode::Stream,
+            ArchiveBy::Command => ArchiveMode::Command,
+        }
+    }
+}
+
+/// [`DiskRiskPolicy`] as it is written on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OnDiskRisk {
+    Keep,
+    Release,
+}
+
+impl From<OnDiskRisk> for DiskRiskPolicy {
+    fn from(answer: OnDiskRisk) -> Self {
+        match answer {
+            OnDiskRisk::Keep => DiskRiskPolicy::Keep,
+            OnDiskRisk::Release => DiskRiskPolicy::Release,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -268,7 +311,19 @@ pub(crate) enum BranchCommand {
     /// Start it again
     Start(NamedBranch),
     /// Remove a restored branch and its server; its backups stay until their retention ends
-    Delete(NamedBranch),
+    Delete(BranchDelete),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BranchDelete {
+    #[command(flatten)]
+    pub(crate) of: NamedBranch,
+    /// Delete its backups and its WAL too, at once and for good: nothing of it can be restored then
+    #[arg(long)]
+    pub(crate) purge: bool,
+    /// Purge without asking
+    #[arg(long, requires = "purge")]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -281,8 +336,8 @@ pub(crate) struct NamedBranch {
 pub(crate) enum ExtensionsCommand {
     /// Show which extensions a restored branch has, and whether their files are there
     Check(NamedBranch),
-    #[command(hide = true)]
-    Reinstall(Later),
+    /// Create those anew whose files are on this machine by now
+    Reinstall(NamedBranch),
 }
 
 #[derive(Debug, Subcommand)]
@@ -321,7 +376,6 @@ impl Command {
     /// The words of a command that is not in this version.
     pub(crate) fn later(&self) -> Option<&'static str> {
         Some(match self {
-            Command::Moments(_) => "moments",
             Command::Retention(_) => "retention explain",
             Command::Drill(_) => "drill",
             Command::Recover(_) => "recover",
@@ -332,7 +386,6 @@ impl Command {
             Command::Backup(BackupCommand::Delete(_)) => "backup delete",
             Command::Backup(BackupCommand::Hold(_)) => "backup hold",
             Command::Backup(BackupCommand::Release(_)) => "backup release",
-            Command::Extensions(ExtensionsCommand::Reinstall(_)) => "extensions reinstall",
             _ => return None,
         })
     }

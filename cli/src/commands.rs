@@ -5,7 +5,9 @@ mod branch;
 mod catalog;
 mod doctor;
 mod events;
+mod extensions;
 mod instance;
+mod moments;
 mod restore;
 mod schedule;
 mod stack;
@@ -37,6 +39,15 @@ pub(crate) async fn run(setting: Setting, command: Command) -> Result<Reply, Fai
         Command::Events(which) => return events::events(&setting, which).await,
         _ => {}
     }
+    // The window can be read without a bus, and what was asked of the finder is checked before one is needed.
+    let command = match command {
+        Command::Window(of) => return window::window(&setting, of).await,
+        Command::Moments(which) => {
+            let question = which.question()?;
+            return moments::moments(&setting.connect().await?, question).await;
+        }
+        command => command,
+    };
     let session = setting.connect().await?;
     match command {
         Command::Instance(InstanceCommand::List) => instance::list(&session).await,
@@ -52,8 +63,10 @@ pub(crate) async fn run(setting: Setting, command: Command) -> Result<Reply, Fai
         Command::Branch(BranchCommand::Stop(of)) => branch::stop(&session, of).await,
         Command::Branch(BranchCommand::Start(of)) => branch::start(&session, of).await,
         Command::Branch(BranchCommand::Delete(of)) => branch::delete(&session, of).await,
-        Command::Extensions(ExtensionsCommand::Check(of)) => branch::extensions(&session, of).await,
-        Command::Window(of) => window::window(&session, of).await,
+        Command::Extensions(ExtensionsCommand::Check(of)) => extensions::check(&session, of).await,
+        Command::Extensions(ExtensionsCommand::Reinstall(of)) => {
+            extensions::reinstall(&session, of).await
+        }
         Command::Wal(WalCommand::Status(of)) => wal::status(&session, of).await,
         Command::Catalog(CatalogCommand::Rebuild(rebuild)) => {
             catalog::rebuild(&session, rebuild.from).await

@@ -64,6 +64,12 @@ impl Setting {
         }
     }
 
+    /// The repository, if the environment names one.
+    pub(crate) fn named_repository(&self) -> Result<Option<Repository>, Failure> {
+        let url = self.environment.get("ZEKTOR_REPOSITORY_URL");
+        Ok(url.map(|url| Repository::open(url, hasty())).transpose()?)
+    }
+
     /// Finds the stack and connects to its bus.
     pub(crate) async fn connect(&self) -> Result<Session, Failure> {
         let stack = self.stack()?;

@@ -46,6 +46,7 @@ fn without_a_stack_it_says_how_to_start_one() {
         "instance list",
         "events",
         "window orders",
+        "moments orders",
     ] {
         let stderr = check(line, 5, "not_running");
         assert!(stderr.contains("zektor up"), "{stderr}");
@@ -61,11 +62,7 @@ fn a_bus_that_is_not_there_is_exit_code_5() {
 
 #[test]
 fn what_is_not_in_this_version_is_a_usage_error() {
-    for line in [
-        "moments orders",
-        "drill run orders",
-        "backup verify orders x",
-    ] {
+    for line in ["drill run orders", "backup verify orders x"] {
         let stderr = check(line, 2, "not_in_this_version");
         assert!(stderr.contains("is not in this version yet"), "{stderr}");
     }
@@ -78,6 +75,8 @@ fn usage_errors_are_exit_code_2() {
     let _ = check("events --type backup.done", 2, "usage");
     let _ = check("instance add orders --dsn mysql://u@h/", 2, "usage");
     let _ = check("up --repository ftp://host/", 2, "usage");
+    let backwards = "moments orders --from 2026-03-02T00:00:00Z --to 2026-03-01T00:00:00Z";
+    let _ = check(backwards, 2, "usage");
 }
 
 #[test]

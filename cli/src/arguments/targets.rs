@@ -1,11 +1,9 @@
 //! `zektor restore`: exactly one target.
 
-use clap::Args;
-use events::{BackupId, BranchName, ClusterSize, InstanceName, RestoreTarget};
-use pg_format::Lsn;
-
 use crate::failure::Failure;
 use crate::moment;
+use clap::Args;
+use events::{BackupId, BranchName, ClusterSize, InstanceName, RestoreTarget};
 
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArguments {
@@ -25,6 +23,10 @@ pub(crate) struct RestoreArguments {
     /// Compute tier of the new branch: dev, small, medium, large
     #[arg(long, default_value = "small")]
     pub(crate) size: ClusterSize,
+    /// Let the source's roles keep their passwords, so that applications can log in as they do there; without it
+    /// nobody can but by the branch's own credentials
+    #[arg(long)]
+    pub(crate) keep_passwords: bool,
     /// Show what would be done, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -36,12 +38,16 @@ pub(crate) struct TargetArguments {
     /// The end of this backup
     #[arg(long, value_name = "ID")]
     pub(crate) backup: Option<BackupId>,
-    /// The last transaction that ended not later than this, with its offset: 2026-03-01T14:30:00Z
+    /// The last transaction that ended not later than this, with its offset: 2026-03-01T14:30:00Z; or what
+    /// `zektor moments` gave
     #[arg(long, value_name = "RFC3339")]
     pub(crate) time: Option<String>,
-    /// Up to this WAL position
+    /// Up to this WAL position, what begins there included; or what `zektor moments` gave
     #[arg(long)]
-    pub(crate) lsn: Option<Lsn>,
+    pub(crate) lsn: Option<String>,
+    /// Up to this transaction, its commit included
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(3..))]
+    pub(crate) xid: Option<u64>,
     /// Up to the restore point of this name
     #[arg(long, value_name = "NAME")]
     pub(crate) restore_point: Option<String>,
@@ -57,12 +63,26 @@ impl TargetArguments {
             return Ok(RestoreTarget::Backup { id });
         }
         if let Some(text) = &self.time {
-            return Ok(RestoreTarget::Time {
-                at: moment::parse(text)?,
-            });
+            return match text.trim().parse() {
+                Ok(lsn) => Ok(RestoreTarget::Lsn { lsn }),
+                Err(_) => Ok(RestoreTarget::Time {
+                    at: moment::parse(text)?,
+                }),
+            };
         }
-        if let Some(lsn) = self.lsn {
-            return Ok(RestoreTarget::Lsn { lsn });
+        if let Some(text) = &self.lsn {
+            return position_or_moment(text);
+        }
+        if let Some(xid) = self.xid {
+            // `pg_current_xact_id()` counts the epochs in the upper half; WAL has the lower one.
+            let xid = u32::try_from(xid & u64::from(u32::MAX)).unwrap_or_default();
+            return match xid {
+                0..3 => Err(Failure::usage(
+                    format!("{xid} is the id of no transaction"),
+                    "give what pg_current_xact_id() or `zektor moments` gave",
+                )),
+                xid => Ok(RestoreTarget::Transaction { xid }),
+            };
         }
         match &self.restore_point {
             Some(name) if name.is_empty() || name.len() > 63 => Err(Failure::usage(
@@ -73,4 +93,19 @@ impl TargetArguments {
             None => Ok(RestoreTarget::Latest),
         }
     }
+}
+
+/// No text is both: a position has a slash, a moment has dashes.
+fn position_or_moment(text: &str) -> Result<RestoreTarget, Failure> {
+    if let Ok(lsn) = text.trim().parse() {
+        return Ok(RestoreTarget::Lsn { lsn });
+    }
+    if text.contains('-') {
+        let at = moment::parse(text)?;
+        return Ok(RestoreTarget::Time { at });
+    }
+    Err(Failure::usage(
+        format!("{text:?} is not a WAL position"),
+        "write it like 16/B374D848",
+    ))
 }

@@ -1,23 +1,21 @@
-//! `zektor branch ...` and `zektor extensions check`.
+//! `zektor branch ...`.
 
-use std::time::Duration;
+mod delete;
 
 use events::document::Branch;
-use events::event::{ExtensionCheck, ExtensionState};
-use events::query::{self, BranchState, BranchView};
+use events::query::{self, BranchState, BranchView, WindowShape};
 use events::{BranchName, Command, Event, InstanceName, command};
 use serde_json::json;
 
 use super::instance::version;
 use crate::arguments::{NamedBranch, OfInstance};
 use crate::failure::Failure;
-use crate::outcome::{ACCEPTED_WITHIN, DONE_WITHIN, unless_interrupted};
-use crate::output::{Reply, moment, or_dash, pairs, table};
+use crate::outcome::{DONE_WITHIN, unless_interrupted};
+use crate::output::{Reply, exact, moment, or_dash, pairs, table};
 use crate::progress::Progress;
 use crate::session::Session;
 
-/// A server that is removed drains first.
-const DELETED_WITHIN: Duration = Duration::from_secs(600);
+pub(crate) use delete::delete;
 
 /// Lists an instance's branches.
 pub(crate) async fn list(session: &Session, of: OfInstance) -> Result<Reply, Failure> {
@@ -40,6 +38,7 @@ pub(crate) fn text(branches: &[BranchView]) -> String {
             version(branch.server_version),
             or_dash(branch.size),
             or_dash(branch.last_backup_at.map(moment)),
+            or_dash(branch.window.as_ref().map(window_column)),
             moment(branch.created_at),
         ]
     });
@@ -50,9 +49,20 @@ pub(crate) fn text(branches: &[BranchView]) -> String {
         "postgresql",
         "size",
         "last backup",
+        "restorable from",
         "registered",
     ];
     table(&header, rows.collect())
+}
+
+/// To the second: to be looked at, not to be given to anything.
+fn window_column(window: &WindowShape) -> String {
+    match (window.earliest, window.gaps) {
+        (None, _) => "nothing yet".to_owned(),
+        (Some(earliest), 0) => moment(earliest),
+        (Some(earliest), 1) => format!("{}, 1 gap", moment(earliest)),
+        (Some(earliest), gaps) => format!("{}, {gaps} gaps", moment(earliest)),
+    }
 }
 
 fn state_word(state: BranchState) -> &'static str {
@@ -98,7 +108,21 @@ fn show_text(branch: &BranchView) -> String {
             "last backup",
             Some(or_dash(branch.last_backup_at.map(moment))),
         ),
+        ("restorable", branch.window.as_ref().map(window_text)),
     ])
+}
+
+/// What of a branch can be restored; how far, `zektor window` says.
+fn window_text(window: &WindowShape) -> String {
+    let Some(earliest) = window.earliest else {
+        return "nothing yet".to_owned();
+    };
+    let without = match window.gaps {
+        0 => "without a gap".to_owned(),
+        1 => "but for 1 gap".to_owned(),
+        gaps => format!("but for {gaps} gaps"),
+    };
+    format!("from {} on, {without}", exact(earliest))
 }
 
 /// Prints how to connect to a branch, unsealed with the master key.
@@ -197,91 +221,5 @@ async fn change(
     Reply::new(
         &document,
         format!("Branch {branch} of {instance} is {state}."),
-    )
-}
-
-/// Asks for a branch's removal; with `--wait`, until its server and files are gone.
-pub(crate) async fn delete(session: &Session, of: NamedBranch) -> Result<Reply, Failure> {
-    let NamedBranch { instance, branch } = of;
-    let delete = command::BranchDelete {
-        instance: instance.clone(),
-        branch: branch.clone(),
-        purge: false,
-    };
-    let progress = Progress::start("the branch is being removed");
-    let mut sent = session
-        .send(Command::BranchDelete(delete), &["branch"])
-        .await?;
-    let removed = async {
-        let requested = sent.until(ACCEPTED_WITHIN, |event| match event {
-            Event::BranchDeletionRequested(_) => Some("deleting"),
-            Event::BranchDeleted(_) => Some("deleted"),
-            _ => None,
-        });
-        let state = requested.await?;
-        if state == "deleted" || !session.setting.wait {
-            return Ok(state);
-        }
-        let deleted = sent.until(DELETED_WITHIN, |event| match event {
-            Event::BranchDeleted(_) => Some("deleted"),
-            _ => None,
-        });
-        deleted.await
-    };
-    let how = format!("zektor branch list {instance}");
-    let state = unless_interrupted(removed, "the removal", &how).await?;
-    drop(progress);
-    session.projected(sent.seen).await;
-    let document = json!({ "instance": instance, "branch": branch, "state": state });
-    let text = match state {
-        "deleted" => format!("Branch {branch} of {instance} is removed; its backups stay."),
-        _ => format!("Branch {branch} of {instance} is being removed; its backups stay."),
-    };
-    Reply::new(&document, text)
-}
-
-/// Shows what the restore found of a branch's extensions.
-pub(crate) async fn extensions(session: &Session, of: NamedBranch) -> Result<Reply, Failure> {
-    let NamedBranch { instance, branch } = of;
-    let question = query::BranchShow {
-        instance: instance.clone(),
-        branch: branch.clone(),
-    };
-    let view = session.ask_patiently(&question).await?;
-    let Some(id) = view.restore_id else {
-        let message = format!("branch {branch} of {instance} was not restored by zektor");
-        let hint = "extensions are checked when a branch is restored; name a restored one";
-        return Err(Failure::not_found(message, hint));
-    };
-    let extensions = session
-        .ask_patiently(&query::RestoreShow { id })
-        .await?
-        .extensions;
-    let text = match extensions.is_empty() {
-        true => format!("Branch {branch} of {instance} has no extensions beyond PostgreSQL's own."),
-        false => extensions_text(&extensions),
-    };
-    let document = json!({ "instance": instance, "branch": branch, "extensions": extensions });
-    Reply::new(&document, text)
-}
-
-/// Extensions as a table.
-pub(crate) fn extensions_text(extensions: &[ExtensionCheck]) -> String {
-    let rows = extensions.iter().map(|extension| {
-        let state = match extension.state {
-            ExtensionState::Present => "present",
-            ExtensionState::NeedsReinstalling => "its files are missing on this machine",
-            ExtensionState::Unknown => "unknown",
-        };
-        vec![
-            extension.name.clone(),
-            extension.version.clone(),
-            extension.database.clone(),
-            state.to_owned(),
-        ]
-    });
-    table(
-        &["extension", "version", "database", "state"],
-        rows.collect(),
     )
 }

@@ -4,14 +4,14 @@ use std::io::Read as _;
 
 use events::event::InstanceRegistered;
 use events::query::{self, BranchView, InstanceDetail, InstanceView, ScheduleView};
-use events::{BranchName, Command, Event, InstanceName, command};
+use events::{ArchiveMode, BranchName, Command, Event, InstanceName, command};
 use pg_format::ServerVersion;
 use pg_replication::ConnectionSettings;
 use serde_json::json;
 use service::seal::dsn_context;
 
 use super::{branch, schedule};
-use crate::arguments::{InstanceAdd, OfInstance};
+use crate::arguments::{ArchiveBy, InstanceAdd, OfInstance};
 use crate::failure::{Failure, word};
 use crate::outcome::{DONE_WITHIN, unless_interrupted};
 use crate::output::{Reply, moment, note, or_dash, pairs, size, table};
@@ -32,8 +32,8 @@ pub(crate) async fn add(setting: &Setting, add: &InstanceAdd) -> Result<Reply, F
         instance: add.name.clone(),
         dsn: sealed,
         default_schedule: !add.no_default_schedule,
-        archive_mode: events::ArchiveMode::default(),
-        disk_risk: events::DiskRiskPolicy::default(),
+        archive_mode: add.archive_mode.into(),
+        disk_risk: add.on_disk_risk.into(),
     });
     let progress = Progress::start("the scheduler looks at the database");
     let mut sent = session.send(command, &["instance"]).await?;
@@ -45,7 +45,7 @@ pub(crate) async fn add(setting: &Setting, add: &InstanceAdd) -> Result<Reply, F
     let registered = unless_interrupted(registered, "the registration", &how).await?;
     drop(progress);
     session.projected(sent.seen).await;
-    registered_reply(&session, &registered).await
+    registered_reply(&session, &registered, add.archive_mode).await
 }
 
 /// The URI as it was given or from stdin, checked here: what cannot be parsed is never sent.
@@ -74,6 +74,7 @@ fn read_dsn(given: &str) -> Result<String, Failure> {
 async fn registered_reply(
     session: &Session,
     registered: &InstanceRegistered,
+    archive_by: ArchiveBy,
 ) -> Result<Reply, Failure> {
     let name = &registered.instance;
     // It is registered; when its schedules fire is only good to know.
@@ -100,6 +101,7 @@ async fn registered_reply(
         "timeline": main.timeline,
         "wal_segment_size": main.wal_segment_size,
         "created_at": registered.created_at,
+        "archive_mode": ArchiveMode::from(archive_by),
         "schedules": schedules,
         "next_backup_at": next_at,
     });
@@ -109,7 +111,11 @@ async fn registered_reply(
             first.name, first.cron, first.timezone, first.retention
         )
     });
-    let mut text = format!("{name} is registered; its WAL is being archived.\n\n");
+    let archived = match archive_by {
+        ArchiveBy::Stream => "its WAL is being archived",
+        ArchiveBy::Command => "its WAL is archived as soon as the server pushes it",
+    };
+    let mut text = format!("{name} is registered; {archived}.\n\n");
     text.push_str(&pairs(&[
         ("postgresql", Some(version(main.server_version))),
         ("system id", Some(main.system_identifier.to_string())),
@@ -119,6 +125,12 @@ async fn registered_reply(
         ),
         ("next backup", next_at.map(moment)),
     ]));
+    if archive_by == ArchiveBy::Command {
+        text.push_str(
+            "\nNo slot was made. Let the server push its WAL: archive_mode = on, and an archive_command that calls \
+             `zektor wal push %p`.\n",
+        );
+    }
     text.push_str(&format!(
         "\nThere is no backup yet, so nothing can be restored. Take one now:\n  zektor backup create {name} --wait"
     ));

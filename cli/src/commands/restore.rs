@@ -1,5 +1,7 @@
 //! `zektor restore`.
 
+mod plan;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,26 +9,24 @@ use events::event::{
     ExtensionCheck, RestoreCompleted, RestorePhase, RestorePlan, RestoreProgressed,
     RestoreRequested,
 };
-use events::plan::{RestoreAnswer, RestorePreview, RestoreQuestion};
+use events::plan::{CheckState, PlanCheck, RestoreQuestion};
 use events::query::RestoreStatus;
 use events::{
     BackupId, BranchName, Command, Event, InstanceName, RestoreId, RestoreTarget, Timestamp,
-    command, subject,
+    command,
 };
 use futures::StreamExt as _;
 use pg_format::Lsn;
 use serde::Serialize;
 
-use super::branch::extensions_text;
+use super::extensions::extensions_text;
 use crate::arguments::RestoreArguments;
-use crate::failure::{Ending, Failure, refusal, word};
+use crate::failure::{Ending, Failure};
 use crate::outcome::{ACCEPTED_WITHIN, Sent, unless_interrupted};
-use crate::output::{Reply, exact, note, pairs, size, span, table};
+use crate::output::{Reply, exact, note, pairs, span};
 use crate::progress::Progress;
 use crate::session::{Session, Setting};
 
-/// A plan lists the repository.
-const PLANNED_WITHIN: Duration = Duration::from_secs(60);
 /// Shorter than the acceptance's limit. A plan takes a second, and a few more when the archive is to catch up.
 const STARTED_WITHIN: Duration = Duration::from_secs(12);
 /// From "the branch is open" to its place in the instance document.
@@ -48,15 +48,8 @@ struct RestoreDocument {
     duration_ms: Option<u64>,
     phases: BTreeMap<String, u64>,
     extensions: Vec<ExtensionCheck>,
-}
-
-/// What `--dry-run` says: the plan without the branch.
-#[derive(Debug, Serialize)]
-struct PlanDocument<'a> {
-    instance: &'a InstanceName,
-    source_branch: &'a BranchName,
-    #[serde(flatten)]
-    preview: &'a RestorePreview,
+    /// What in the branch could act on the world outside, and what was done about it.
+    checks: Vec<PlanCheck>,
 }
 
 /// Asks for a restore, or what it would do.
@@ -72,7 +65,7 @@ pub(crate) async fn restore(setting: &Setting, given: &RestoreArguments) -> Resu
                 branch: branch.clone(),
                 target,
                 size: given.size,
-                keep_passwords: false,
+                keep_passwords: given.keep_passwords,
             };
             create(&session, wanted).await
         }
@@ -84,70 +77,9 @@ pub(crate) async fn restore(setting: &Setting, given: &RestoreArguments) -> Resu
                 target,
                 size: given.size,
             };
-            dry_run(&session, &question).await
+            plan::dry_run(&session, &question).await
         }
     }
-}
-
-async fn dry_run(session: &Session, question: &RestoreQuestion) -> Result<Reply, Failure> {
-    let progress = Progress::start("the restorer makes the plan");
-    let answer = session
-        .request(&subject::restorer_plan(), question, PLANNED_WITHIN)
-        .await;
-    drop(progress);
-    match answer? {
-        RestoreAnswer::Possible(preview) => {
-            let document = PlanDocument {
-                instance: &question.instance,
-                source_branch: &question.source_branch,
-                preview: &preview,
-            };
-            Reply::new(&document, plan_text(&preview))
-        }
-        RestoreAnswer::Refused(no) => Err(refusal(no.code, &no.message, &no.hint)),
-        RestoreAnswer::Unknown { message, hint } => {
-            Err(Failure::new(Ending::Failed, "plan_unknown", message, hint))
-        }
-    }
-}
-
-fn plan_text(preview: &RestorePreview) -> String {
-    let RestorePlan {
-        backup_id,
-        timeline,
-        start_lsn,
-        end_lsn,
-        logical_bytes,
-        wal_bytes,
-        ..
-    } = &preview.plan;
-    let mut text = pairs(&[
-        ("target", Some(target_text(&preview.target))),
-        ("backup", Some(backup_id.to_string())),
-        ("timeline", Some(timeline.to_string())),
-        (
-            "replay",
-            Some(format!(
-                "{start_lsn} to {end_lsn} at most, {}",
-                size(*wal_bytes)
-            )),
-        ),
-        ("files", Some(size(*logical_bytes))),
-        (
-            "may take",
-            Some(span(Duration::from_millis(preview.estimated_ms))),
-        ),
-        ("latest", preview.latest.map(exact)),
-    ]);
-    if !preview.checks.is_empty() {
-        let rows = preview
-            .checks
-            .iter()
-            .map(|check| vec![check.name.clone(), word(check.state), check.detail.clone()]);
-        text.push('\n');
-        text.push_str(&table(&["check", "state", "detail"], rows.collect()));
-    }
-    text
 }
 
 /// The target as it was understood, times in UTC.
@@ -174,18 +106,17 @@ async fn create(session: &Session, wanted: command::RestoreCreate) -> Result<Rep
             _ => None,
         });
         let requested = requested.await?;
-        match session.setting.wait {
-            true => Ok((Some(completed(&mut sent, &requested).await?), requested)),
-            false => {
-                planned(&mut sent).await?;
-                Ok((None, requested))
-            }
-        }
+        Ok(match session.setting.wait {
+            true => Asked::Completed(completed(&mut sent, &requested).await?),
+            false => Asked::Planned(planned(&mut sent).await?, requested),
+        })
     };
-    let (completed, requested) = unless_interrupted(restored, "the restore", &how).await?;
-    let Some(completed) = completed else {
-        session.projected(sent.seen).await;
-        return requested_reply(requested, &how);
+    let completed = match unless_interrupted(restored, "the restore", &how).await? {
+        Asked::Completed(completed) => completed,
+        Asked::Planned(plan, requested) => {
+            session.projected(sent.seen).await;
+            return requested_reply(requested, plan, &how);
+        }
     };
     let connection_uri = match registered_dsn(session, &instance, &branch).await {
         Ok(uri) => Some(uri),
@@ -204,16 +135,23 @@ async fn create(session: &Session, wanted: command::RestoreCreate) -> Result<Rep
     completed_reply(completed, connection_uri)
 }
 
+/// How far a restore was followed.
+enum Asked {
+    /// To its plan, if a restorer made one in time.
+    Planned(Option<RestorePlan>, RestoreRequested),
+    Completed(RestoreCompleted),
+}
+
 /// Waits for the restorer's plan, so that what cannot be restored is refused here and not later. A restorer
 /// that is busy with others does not hold the answer up.
-async fn planned(sent: &mut Sent) -> Result<(), Failure> {
+async fn planned(sent: &mut Sent) -> Result<Option<RestorePlan>, Failure> {
     let started = sent.until(ACCEPTED_WITHIN, |event| match event {
-        Event::RestoreStarted(started) => Some(started),
+        Event::RestoreStarted(started) => Some(started.plan),
         _ => None,
     });
     match tokio::time::timeout(STARTED_WITHIN, started).await {
-        Ok(started) => started.map(drop),
-        Err(_busy) => Ok(()),
+        Ok(plan) => plan.map(Some),
+        Err(_busy) => Ok(None),
     }
 }
 
@@ -285,10 +223,22 @@ async fn registered_dsn(
     session.open_dsn(instance, branch, &sealed)
 }
 
-fn requested_reply(requested: RestoreRequested, how: &str) -> Result<Reply, Failure> {
+fn requested_reply(
+    requested: RestoreRequested,
+    plan: Option<RestorePlan>,
+    how: &str,
+) -> Result<Reply, Failure> {
     let target = target_text(&requested.target);
+    let last_commit = plan.as_ref().and_then(|plan| plan.last_commit);
+    let told = last_commit.map_or_else(String::new, |commit| {
+        let at = exact(commit.at);
+        format!(
+            " The last commit in it will be transaction {} of {at}.",
+            commit.xid
+        )
+    });
     let text = format!(
-        "Restore {} of {} to {target} into branch {} is requested. Follow it: {how}",
+        "Restore {} of {} to {target} into branch {} is requested.{told} Follow it: {how}",
         requested.restore_id, requested.instance, requested.branch,
     );
     let document = RestoreDocument {
@@ -299,12 +249,13 @@ fn requested_reply(requested: RestoreRequested, how: &str) -> Result<Reply, Fail
         source_branch: requested.source_branch,
         connection_uri: None,
         target: requested.target,
-        stop_lsn: None,
-        last_commit_at: None,
-        backup_id: None,
+        stop_lsn: plan.as_ref().and_then(|plan| plan.stop_lsn),
+        last_commit_at: last_commit.map(|commit| commit.at),
+        backup_id: plan.map(|plan| plan.backup_id),
         duration_ms: None,
         phases: BTreeMap::new(),
         extensions: Vec::new(),
+        checks: Vec::new(),
     };
     Reply::new(&document, text)
 }
@@ -328,6 +279,7 @@ fn completed_reply(
         duration_ms: Some(summary.duration_ms),
         phases: summary.phases,
         extensions: summary.extensions,
+        checks: summary.checks,
     };
     let text = completed_text(&document);
     Reply::new(&document, text)
@@ -363,6 +315,15 @@ fn completed_text(document: &RestoreDocument) -> String {
         text.push('\n');
         text.push_str(&extensions_text(&document.extensions));
     }
+    let warnings = document.checks.iter();
+    let warnings: Vec<PlanCheck> = warnings
+        .filter(|check| check.state == CheckState::Warning)
+        .cloned()
+        .collect();
+    if !warnings.is_empty() {
+        text.push('\n');
+        text.push_str(&plan::checks_text(&warnings));
+    }
     text
 }
 
@@ -370,10 +331,10 @@ fn completed_text(document: &RestoreDocument) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::{completed_reply, plan_text};
+    use super::completed_reply;
 
     #[test]
-    fn a_completed_restore_has_exactly_the_fields_of_the_contract() {
+    fn a_completed_restore_has_the_fields_of_the_contract() {
         let completed = serde_json::from_value(json!({
             "restore_id": "0190a5d0-0000-7000-8000-000000000002",
             "instance": "orders",
@@ -440,36 +401,9 @@ mod tests {
               "version": "3.5",
               "state": "needs_reinstalling"
             }
-          ]
+          ],
+          "checks": []
         }
-        "#);
-    }
-
-    #[test]
-    fn a_plan() {
-        let preview = serde_json::from_value(json!({
-            "target": { "kind": "latest" },
-            "backup_id": "0190a5d0-0000-7000-8000-000000000001",
-            "timeline": 1,
-            "start_lsn": "0/3000028",
-            "end_lsn": "0/6000000",
-            "logical_bytes": 33_554_432,
-            "wal_bytes": 50_331_608,
-            "estimated_ms": 4000,
-            "checks": [{ "name": "wal", "state": "passed", "detail": "3 segments, no gap" }],
-            "latest": "2026-03-01T10:30:00Z"
-        }));
-        insta::assert_snapshot!(plan_text(&preview.unwrap()), @r#"
-        target    latest
-        backup    0190a5d0-0000-7000-8000-000000000001
-        timeline  1
-        replay    0/3000028 to 0/6000000 at most, 48.0 MiB
-        files     32.0 MiB
-        may take  4.0 s
-        latest    2026-03-01T10:30:00.000000Z
-
-        CHECK  STATE   DETAIL
-        wal    passed  3 segments, no gap
         "#);
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use events::event::SlotRiskLevel;
 use events::position::{ArchiverPosition, PositionQuestion};
-use events::query::{self, WalGap, WalView};
+use events::query::{self, SlotRisk, WalGap, WalView};
 use events::{BranchName, InstanceName, Timestamp, subject};
 use pg_format::{Lsn, TimelineId};
 use serde::Serialize;
@@ -37,6 +38,8 @@ struct WalDocument {
     /// Whether WAL is received now; absent if the archiver does not answer.
     streaming: Option<bool>,
     error: Option<String>,
+    /// What the WAL that is held back for the archive means for the source's disk; absent while nobody said so.
+    slot_risk: Option<SlotRisk>,
 }
 
 /// Shows how far a branch's archive is.
@@ -93,6 +96,7 @@ fn merged(stored: WalView, live: Option<ArchiverPosition>) -> WalDocument {
         proven_at: live.proven_at,
         streaming,
         error: live.error,
+        slot_risk: stored.slot_risk,
     }
 }
 
@@ -126,12 +130,25 @@ fn text(document: &WalDocument) -> String {
         ("complete until", document.proven_at.map(exact)),
         ("stored", Some(size(document.stored_bytes))),
         ("gaps", Some(document.gaps.len().to_string())),
+        ("slot risk", document.slot_risk.as_ref().map(risk_text)),
     ]);
     if !document.gaps.is_empty() {
         text.push('\n');
         text.push_str(&gaps_text(&document.gaps));
     }
     text
+}
+
+fn risk_text(risk: &SlotRisk) -> String {
+    let held = match risk.limit_bytes {
+        Some(limit) => format!("{} of at most {}", size(risk.held_bytes), size(limit)),
+        None => size(risk.held_bytes),
+    };
+    let level = word(risk.level);
+    match risk.level {
+        SlotRiskLevel::Low => level,
+        _ => format!("{level}, {held} held back: {}", risk.message),
+    }
 }
 
 fn gaps_text(gaps: &[WalGap]) -> String {
@@ -167,7 +184,12 @@ mod tests {
             "gaps": [{
                 "timeline": 1, "from_lsn": "0/2000000", "to_lsn": "0/3000000",
                 "cause": "removed_by_server", "detected_at": null
-            }]
+            }],
+            "slot_risk": {
+                "level": "alert", "held_bytes": 9_663_676_416_u64, "limit_bytes": 10_737_418_240_u64,
+                "message": "the archive is behind; is the object store slow?",
+                "changed_at": "2026-03-01T09:00:00Z"
+            }
         });
         serde_json::from_value(answer).unwrap()
     }
@@ -191,6 +213,7 @@ mod tests {
         complete until  2026-03-01T10:00:05.000000Z
         stored          1.0 MiB
         gaps            1
+        slot risk       alert, 9.0 GiB of at most 10.0 GiB held back: the archive is behind; is the object store slow?
 
         TIMELINE  MISSING FROM  TO         SIZE      CAUSE
         1         0/2000000     0/3000000  16.0 MiB  removed_by_server

@@ -112,7 +112,7 @@ async fn gap(session: &Session, instance: &InstanceName, branch: &BranchName) ->
         instance: instance.clone(),
         branch: branch.clone(),
     };
-    match open_gap(session, of).await {
+    match open_gap(session, &of).await {
         Ok(None) => None,
         Ok(Some(from)) => Some(Check::failed(
             name,

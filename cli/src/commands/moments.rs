@@ -1,0 +1,216 @@
+//! `zektor moments`: what was dropped, emptied or changed on a large scale, when exactly, and how to come out just
+//! before it.
+
+mod commits;
+
+use std::time::Duration;
+
+use events::moments::{Moment, MomentKind, Moments, MomentsAnswer, MomentsQuestion};
+use events::{BranchName, InstanceName, subject};
+use pg_format::Lsn;
+use serde::Serialize;
+
+use crate::failure::{Ending, Failure};
+use crate::output::{Reply, exact, or_dash, table};
+use crate::progress::Progress;
+use crate::session::Session;
+
+/// WAL without an index is read itself.
+const FOUND_WITHIN: Duration = Duration::from_secs(300);
+
+/// The moments of a branch, in the fields of the contract and some more.
+#[derive(Debug, Serialize)]
+struct MomentsDocument<'a> {
+    instance: &'a InstanceName,
+    branch: &'a BranchName,
+    #[serde(flatten)]
+    found: &'a Moments,
+}
+
+/// Finds them.
+pub(crate) async fn moments(
+    session: &Session,
+    question: MomentsQuestion,
+) -> Result<Reply, Failure> {
+    let progress = Progress::start("the restorer looks through the WAL");
+    let answer = session
+        .request(&subject::restorer_moments(), &question, FOUND_WITHIN)
+        .await;
+    drop(progress);
+    match answer? {
+        MomentsAnswer::Found(found) => reply(&question, &found),
+        MomentsAnswer::Unknown { message, hint } => Err(Failure::new(
+            Ending::Failed,
+            "moments_unknown",
+            message,
+            hint,
+        )),
+    }
+}
+
+fn reply(question: &MomentsQuestion, found: &Moments) -> Result<Reply, Failure> {
+    let document = MomentsDocument {
+        instance: &question.instance,
+        branch: &question.branch,
+        found,
+    };
+    Reply::new(&document, text(question, found))
+}
+
+fn text(question: &MomentsQuestion, found: &Moments) -> String {
+    let mut text = match found.moments.is_empty() {
+        true => nothing(question),
+        false => list(question, &found.moments),
+    };
+    if found.truncated {
+        let count = found.moments.len();
+        text.push_str(&format!(
+            "\nThese are the latest {count}; there were more before. Narrow it with --to, or raise --limit.\n"
+        ));
+    }
+    if let Some(commits) = commits::text(&found.buckets, found.bucket_seconds) {
+        text.push('\n');
+        text.push_str(&commits);
+    }
+    if !found.unread.is_empty() {
+        text.push_str("\nNot everything could be looked at:\n");
+        for unread in &found.unread {
+            text.push_str(&format!("  {unread}\n"));
+        }
+    }
+    if let Some(moment) = most_likely(&found.moments) {
+        text.push('\n');
+        text.push_str(&advice(question, moment));
+    }
+    text
+}
+
+fn nothing(question: &MomentsQuestion) -> String {
+    let what = match question.only_drops {
+        true => "No table and no database was dropped, and no table emptied",
+        false => "Nothing was dropped or emptied, and no transaction changed many rows of a table",
+    };
+    let between = match (question.from, question.to) {
+        (None, None) => String::new(),
+        (Some(from), None) => format!(" since {}", exact(from)),
+        (None, Some(to)) => format!(" until {}", exact(to)),
+        (Some(from), Some(to)) => format!(" from {} to {}", exact(from), exact(to)),
+    };
+    let (instance, branch) = (&question.instance, &question.branch);
+    format!("{what} on {instance}/{branch}{between}.\n")
+}
+
+fn list(question: &MomentsQuestion, moments: &[Moment]) -> String {
+    let (instance, branch) = (&question.instance, &question.branch);
+    let day = one_day(moments);
+    let on = day
+        .as_ref()
+        .map_or_else(String::new, |day| format!(" on {day}"));
+    let mut text = format!(
+        "Moments of {instance}/{branch}{on}, newest last; times are UTC, by the server's clock.\n\n"
+    );
+    let rows = moments.iter().map(|moment| {
+        let at = match day {
+            Some(_) => moment.at.format("%H:%M:%S%.6fZ").to_string(),
+            None => exact(moment.at),
+        };
+        let transaction = (moment.xid != 0).then_some(moment.xid);
+        let what = match &moment.detail {
+            Some(detail) => format!("{} ({detail})", words(moment)),
+            None => words(moment),
+        };
+        vec![at, what, or_dash(transaction), moment.restore_to.clone()]
+    });
+    let header = ["at", "what", "transaction", "restore to"];
+    text.push_str(&table(&header, rows.collect()));
+    text
+}
+
+/// The day that all of them are on.
+fn one_day(moments: &[Moment]) -> Option<String> {
+    let day = |moment: &Moment| moment.at.date_naive();
+    let first = moments.first().map(day)?;
+    let same = moments.iter().all(|moment| day(moment) == first);
+    same.then(|| first.to_string())
+}
+
+/// What a transaction did, as one would say it.
+fn words(moment: &Moment) -> String {
+    let relation = moment.relation.as_deref();
+    let table = relation.map_or_else(
+        || "a table without a known name".to_owned(),
+        |name| format!("table {name}"),
+    );
+    let rows = |done: &str| match moment.rows {
+        Some(rows) => format!("{rows} rows of {table} {done}"),
+        None => format!("many rows of {table} {done}"),
+    };
+    match moment.kind {
+        MomentKind::Drop => format!("{table} dropped"),
+        MomentKind::Truncate => format!("{table} emptied (truncate)"),
+        MomentKind::Rewrite => format!("{table} written anew"),
+        MomentKind::DropDatabase => match relation {
+            Some(name) => format!("database {name} dropped"),
+            None => "a database without a known name dropped".to_owned(),
+        },
+        MomentKind::Delete => rows("deleted"),
+        MomentKind::Update => rows("updated"),
+        MomentKind::RestorePoint => match relation {
+            Some(name) => format!("restore point {name}"),
+            None => "a restore point".to_owned(),
+        },
+        MomentKind::Unknown => "something that this version has no word for".to_owned(),
+    }
+}
+
+/// The latest that took data away; without any, the latest that changed much.
+fn most_likely(moments: &[Moment]) -> Option<&Moment> {
+    let latest = |wanted: &dyn Fn(MomentKind) -> bool| {
+        let mut latest_first = moments.iter().rev();
+        latest_first.find(|moment| wanted(moment.kind))
+    };
+    latest(&|kind| kind.is_drop() || kind == MomentKind::Delete)
+        .or_else(|| latest(&|kind| kind == MomentKind::Update))
+}
+
+fn advice(question: &MomentsQuestion, moment: &Moment) -> String {
+    let about = match moment.kind {
+        MomentKind::Update => "The last that changed much",
+        _ => "The last that took data away",
+    };
+    let (at, words) = (exact(moment.at), words(moment));
+    let command = command(question, moment);
+    format!(
+        "{about}:\n  {at}  {words}, transaction {}\nTo come out just before it, in a new branch:\n  {command}\n\
+         With --dry-run it first says what would be in that branch, and changes nothing.\n",
+        moment.xid
+    )
+}
+
+/// The command that comes out just before it.
+fn command(question: &MomentsQuestion, moment: &Moment) -> String {
+    let MomentsQuestion {
+        instance, branch, ..
+    } = question;
+    let to = &moment.restore_to;
+    let flag = match to.parse::<Lsn>() {
+        Ok(_) => "--lsn",
+        Err(_) => "--time",
+    };
+    let from = match *branch == BranchName::main() {
+        true => String::new(),
+        false => format!(" --from {branch}"),
+    };
+    let kind = match moment.kind {
+        MomentKind::Drop | MomentKind::DropDatabase => "drop",
+        MomentKind::Truncate => "truncate",
+        MomentKind::Delete => "delete",
+        MomentKind::Update => "update",
+        MomentKind::Rewrite | MomentKind::RestorePoint | MomentKind::Unknown => "moment",
+    };
+    let name = format!("before-{kind}-{}", moment.xid);
+    format!("zektor restore {instance} {flag} {to} --as {name}{from} --wait")
+}
+
+#[cfg(test)]
+mod tests;
