@@ -6,10 +6,10 @@
 
 use events::event::{ExtensionCheck, RegisteredBranch};
 use events::query::BranchState;
-use events::{BackupId, BackupSummary, BranchName, Event, InstanceName, RestoreId};
+use events::{BackupId, BackupSummary, BranchName, Event, InstanceName, RestoreId, Timestamp};
 
 use crate::store::rows::{
-    BranchRow, InstanceRow, ScheduleRow, SlotRiskRow, WalGapRow, WalSegmentRow, WindowRow,
+    BranchRow, InstanceRow, PurgeRow, ScheduleRow, SlotRiskRow, WalGapRow, WalSegmentRow, WindowRow,
 };
 
 pub(crate) mod backup;
@@ -27,6 +27,10 @@ pub(crate) enum Change {
     PutBranch(BranchRow),
     SetBranchState(InstanceName, BranchName, BranchState),
     RemoveBranch(InstanceName, BranchName),
+    /// Its backups and WAL are to go with it.
+    PutPurge(PurgeRow),
+    /// They are gone since, if they were to go.
+    Purged(InstanceName, BranchName, Timestamp),
     PutWindow(WindowRow),
     /// Of the restore that made the branch, where they are shown.
     SetExtensions(InstanceName, BranchName, Vec<ExtensionCheck>),
@@ -38,8 +42,8 @@ pub(crate) enum Change {
     PutSlotRisk(SlotRiskRow),
 }
 
-/// The changes that `event` makes.
-pub(crate) fn project(event: &Event) -> Vec<Change> {
+/// The changes that `event`, said at `at`, makes.
+pub(crate) fn project(event: &Event, at: Timestamp) -> Vec<Change> {
     match event {
         Event::InstanceRegistered(registered) => {
             let instance = &registered.instance;
@@ -71,7 +75,15 @@ pub(crate) fn project(event: &Event) -> Vec<Change> {
             BranchState::Active,
         )],
         Event::BranchDeletionRequested(event) => {
-            set_state(&event.instance, &event.branch, BranchState::Deleting)
+            let mut changes = set_state(&event.instance, &event.branch, BranchState::Deleting);
+            changes.extend(event.purge.then(|| {
+                Change::PutPurge(PurgeRow {
+                    instance: event.instance.clone(),
+                    branch: event.branch.clone(),
+                    done_at: None,
+                })
+            }));
+            changes
         }
         Event::BranchStopped(event) => {
             set_state(&event.instance, &event.branch, BranchState::Stopped)
@@ -79,10 +91,10 @@ pub(crate) fn project(event: &Event) -> Vec<Change> {
         Event::BranchStarted(event) => {
             set_state(&event.instance, &event.branch, BranchState::Active)
         }
-        Event::BranchDeleted(event) => vec![Change::RemoveBranch(
-            event.instance.clone(),
-            event.branch.clone(),
-        )],
+        Event::BranchDeleted(event) => vec![
+            Change::RemoveBranch(event.instance.clone(), event.branch.clone()),
+            Change::Purged(event.instance.clone(), event.branch.clone(), at),
+        ],
         Event::BranchWindowChanged(changed) => vec![Change::PutWindow(WindowRow {
             instance: changed.instance.clone(),
             branch: changed.branch.clone(),
@@ -206,7 +218,8 @@ mod tests {
                 event,
                 Event::InstanceRefused(_) | Event::BranchRefused(_) | Event::BackupRefused(_)
             );
-            assert_eq!(project(&event).is_empty(), refusal, "{}", event.type_name());
+            let changes = project(&event, example::at(0));
+            assert_eq!(changes.is_empty(), refusal, "{}", event.type_name());
         }
     }
 }

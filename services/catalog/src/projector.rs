@@ -301,7 +301,7 @@ fn step_of(stored: &Stored<Event>) -> Step {
     }
     Step {
         sequence,
-        changes: project(event),
+        changes: project(event, stored.envelope.time),
         span,
     }
 }

@@ -89,7 +89,7 @@ async fn replay(bus: &Bus, stream: &str, writing: &mut Writing) -> Result<(), Re
     while let Some(item) = history.next().await {
         match item {
             Ok(stored) => {
-                for change in project(&stored.envelope.message) {
+                for change in project(&stored.envelope.message, stored.envelope.time) {
                     writing.change(change).await?;
                 }
                 reached = reached.max(stored.sequence.0);

@@ -7,7 +7,7 @@ use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 
 use crate::projection::project;
 use crate::store::rows::{
-    BackupRow, BranchRow, InstanceRow, RestoreRow, ScheduleRow, SlotRiskRow, WalGapRow,
+    BackupRow, BranchRow, InstanceRow, PurgeRow, RestoreRow, ScheduleRow, SlotRiskRow, WalGapRow,
     WalSegmentRow, WindowRow,
 };
 use crate::store::{Step, Store};
@@ -27,6 +27,7 @@ pub(crate) struct AllRows {
     pub(crate) gaps: Vec<WalGapRow>,
     pub(crate) windows: Vec<WindowRow>,
     pub(crate) slot_risks: Vec<SlotRiskRow>,
+    pub(crate) purges: Vec<PurgeRow>,
 }
 
 pub(crate) async fn all_rows(store: &Store) -> AllRows {
@@ -40,6 +41,7 @@ pub(crate) async fn all_rows(store: &Store) -> AllRows {
         gaps: store.all().await.unwrap(),
         windows: store.all().await.unwrap(),
         slot_risks: store.all().await.unwrap(),
+        purges: store.all().await.unwrap(),
     }
 }
 
@@ -158,7 +160,7 @@ pub(crate) fn steps(events: &[Event], first: u64) -> Vec<Step> {
     numbered
         .map(|(event, sequence)| Step {
             sequence,
-            changes: project(event),
+            changes: project(event, example::at(1000)),
             span: tracing::Span::none(),
         })
         .collect()

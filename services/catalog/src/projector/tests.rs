@@ -17,7 +17,7 @@ use crate::store::{Position, Store};
 
 mod installation;
 
-use installation::{announced, put_wal, store_in};
+use installation::{announced, archived_on, completed_on, deletion, put_wal, store_in};
 
 struct Running {
     bus: Bus,
@@ -255,6 +255,45 @@ async fn both_rebuilds_make_the_rows_that_following_made() {
             "rebuilt from {source}"
         );
     }
+}
+
+#[tokio::test]
+async fn of_a_purged_branch_nothing_is_left_and_nothing_comes_back() {
+    let running = start().await;
+    running.populate().await;
+    let before = all_rows(&running.store).await;
+    let [registered, requested, deleted] = deletion("fix", true);
+    let stored = [completed_on("fix", backup_id(9)), archived_on("fix", -60)];
+    running.publish(vec![registered]).await;
+    running.publish(stored.to_vec()).await;
+    running.caught_up().await;
+    let with_branch = all_rows(&running.store).await;
+    assert_eq!(with_branch.backups.len(), before.backups.len() + 1);
+    assert_eq!(with_branch.segments.len(), before.segments.len() + 1);
+    running.publish(vec![requested, deleted]).await;
+    running.caught_up().await;
+    // Told late, and told of a later branch of that name.
+    running.publish(vec![archived_on("fix", -30)]).await;
+    running.caught_up().await;
+    let after = all_rows(&running.store).await;
+    assert_eq!(after.backups, before.backups);
+    assert_eq!(after.segments, before.segments);
+    assert_eq!(after.branches, before.branches);
+    running.publish(vec![archived_on("fix", 30)]).await;
+    running.caught_up().await;
+    let again = all_rows(&running.store).await;
+    assert_eq!(again.segments.len(), before.segments.len() + 1);
+    for source in ["stream", "repository"] {
+        let _ = running.ask("rebuild", json!({"from": source})).await;
+        running.caught_up().await;
+        assert_eq!(all_rows(&running.store).await, again, "from {source}");
+    }
+
+    // Deleted without that wish, it leaves what is stored of it.
+    let [_, requested, deleted] = deletion("fix", false);
+    running.publish(vec![requested, deleted]).await;
+    running.caught_up().await;
+    assert_eq!(all_rows(&running.store).await.segments, again.segments);
 }
 
 #[tokio::test]

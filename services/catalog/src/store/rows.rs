@@ -188,3 +188,10 @@ table! {
         changed_at: Timestamp,
     }
 }
+
+table! {
+    /// A branch whose backups and WAL are deleted with it, and when they were.
+    PurgeRow in "purges", key (instance: InstanceName, branch: BranchName) {
+        done_at: Option<Timestamp>,
+    }
+}

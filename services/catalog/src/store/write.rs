@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use events::event::ExtensionCheck;
 use events::query::RebuildSource;
-use events::{Timestamp, query::BranchState};
+use events::{BranchName, InstanceName, Timestamp, query::BranchState};
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Transaction};
 use tracing::Instrument as _;
 
 use super::column::{Column, SqlValue};
 use super::rows::{
-    BackupRow, BranchRow, InstanceRow, RestoreRow, Row, ScheduleRow, SlotRiskRow, WalGapRow,
-    WalSegmentRow, WindowRow,
+    BackupRow, BranchRow, InstanceRow, PurgeRow, RestoreRow, Row, ScheduleRow, SlotRiskRow,
+    WalGapRow, WalSegmentRow, WindowRow,
 };
 use super::{Position, Result, StoreError, cannot};
 use crate::projection::{Change, backup, restore};
@@ -148,6 +148,7 @@ impl Writing {
             WalGapRow::TABLE,
             WindowRow::TABLE,
             SlotRiskRow::TABLE,
+            PurgeRow::TABLE,
         ] {
             let _ = self
                 .execute(&format!("DELETE FROM {table}"), Vec::new())
@@ -170,10 +171,21 @@ impl Writing {
             Change::PutInstance(row) => self.put(&row).await,
             Change::PutBranch(row) => self.put(&row).await,
             Change::PutSchedule(row) => self.put(&row).await,
-            Change::PutSegment(row) => self.put(&row).await,
-            Change::PutGap(row) => self.put(&row).await,
+            Change::PutSegment(row) => {
+                let branch = (&row.instance, &row.branch);
+                self.put_of_wal(branch, row.archived_at, &row).await
+            }
+            Change::PutGap(row) => {
+                let branch = (&row.instance, &row.branch);
+                self.put_of_wal(branch, row.detected_at, &row).await
+            }
+            Change::PutSlotRisk(row) => {
+                let branch = (&row.instance, &row.branch);
+                self.put_of_wal(branch, row.changed_at, &row).await
+            }
             Change::PutWindow(row) => self.put(&row).await,
-            Change::PutSlotRisk(row) => self.put(&row).await,
+            Change::PutPurge(row) => self.put(&row).await,
+            Change::Purged(instance, branch, at) => self.purge(instance, branch, at).await,
             Change::RemoveInstance(instance) => {
                 let key = [instance.to_sql()];
                 self.delete::<ScheduleRow>(&key).await?;
@@ -214,6 +226,47 @@ impl Writing {
             self.put(&BranchRow { state, ..row }).await?;
         }
         Ok(())
+    }
+
+    /// Puts what is said of a branch's WAL, unless that was deleted since. The streams are not read in step: what the
+    /// one says of the WAL may come after the other has said that it is gone.
+    async fn put_of_wal<R: Row>(
+        &mut self,
+        (instance, branch): (&InstanceName, &BranchName),
+        at: Timestamp,
+        row: &R,
+    ) -> Result<()> {
+        let key = [instance.to_sql(), branch.to_sql()];
+        let purge: Option<PurgeRow> = self.get(&key).await?;
+        match purge.and_then(|purge| purge.done_at) {
+            Some(done_at) if at <= done_at => Ok(()),
+            _ => self.put(row).await,
+        }
+    }
+
+    /// Deletes what the repository has no more, if the branch was deleted with it.
+    async fn purge(
+        &mut self,
+        instance: InstanceName,
+        branch: BranchName,
+        at: Timestamp,
+    ) -> Result<()> {
+        let key = [instance.to_sql(), branch.to_sql()];
+        let wanted: Option<PurgeRow> = self.get(&key).await?;
+        if !wanted.is_some_and(|purge| purge.done_at.is_none()) {
+            return Ok(());
+        }
+        self.delete::<BackupRow>(&key).await?;
+        self.delete::<WalSegmentRow>(&key).await?;
+        self.delete::<WalGapRow>(&key).await?;
+        self.delete::<SlotRiskRow>(&key).await?;
+        let done_at = Some(at);
+        self.put(&PurgeRow {
+            instance,
+            branch,
+            done_at,
+        })
+        .await
     }
 
     /// Of the restore that made the branch, if both are known.

@@ -3,17 +3,17 @@
 use bytes::Bytes;
 use events::document::{ActiveBranch, Branch};
 use events::event::{
-    GapCause, SlotRiskChanged, SlotRiskLevel, WalGapDetected, WalObjectKind as EventKind,
-    WalSegmentArchived,
+    BranchDeleted, BranchDeletionRequested, GapCause, SlotRiskChanged, SlotRiskLevel,
+    WalGapDetected, WalObjectKind as EventKind, WalSegmentArchived,
 };
 use events::{
-    BackupSummary, BranchName, CommandId, Event, InstanceDocument, InstanceName, SealedSecret,
-    example,
+    BackupId, BackupSummary, BranchName, CommandId, Event, InstanceDocument, InstanceName,
+    SealedSecret, example,
 };
 use pg_format::{Lsn, SegmentName, TimelineId, WalSegmentSize};
 use repository::{BackupOptions, BranchRecord, Repository, WalGap, WalObjectKind};
 
-use crate::scenario::{SEGMENT_SIZE, backup_id, event, registered};
+use crate::scenario::{SEGMENT_SIZE, archived, backup_id, completed, event, registered};
 
 fn orders() -> (InstanceName, BranchName) {
     (InstanceName::new("orders").unwrap(), BranchName::main())
@@ -169,4 +169,43 @@ pub(super) async fn store_in(repository: &Repository, backups: [u128; 2]) -> Vec
         summaries.push(summary);
     }
     summaries
+}
+
+/// A branch's registration, the wish to delete it, and its end.
+pub(super) fn deletion(name: &str, purge: bool) -> [Event; 3] {
+    let (instance, _main) = orders();
+    let branch = BranchName::new(name).unwrap();
+    let Event::BranchRegistered(mut registered) = event("branch.registered") else {
+        panic!("the type was asked for");
+    };
+    registered.instance = instance.clone();
+    registered.branch = branch.clone();
+    [
+        Event::BranchRegistered(registered),
+        Event::BranchDeletionRequested(BranchDeletionRequested {
+            instance: instance.clone(),
+            branch: branch.clone(),
+            purge,
+        }),
+        Event::BranchDeleted(BranchDeleted { instance, branch }),
+    ]
+}
+
+pub(super) fn completed_on(name: &str, id: BackupId) -> Event {
+    let Event::BackupCompleted(mut completed) = completed("orders", id) else {
+        panic!("the type was asked for");
+    };
+    completed.branch = BranchName::new(name).unwrap();
+    completed.summary.branch = completed.branch.clone();
+    Event::BackupCompleted(completed)
+}
+
+/// A segment of this branch, archived so many seconds after what is published here is said.
+pub(super) fn archived_on(name: &str, seconds: i64) -> Event {
+    let Event::WalSegmentArchived(mut archived) = archived("orders", 3) else {
+        panic!("the type was asked for");
+    };
+    archived.branch = BranchName::new(name).unwrap();
+    archived.archived_at = example::at(seconds);
+    Event::WalSegmentArchived(archived)
 }
