@@ -116,6 +116,13 @@ impl ConnectionSettings {
         self
     }
 
+    /// The same server by another way: a host, or the directory of its Unix socket.
+    #[must_use]
+    pub fn with_host(mut self, host: impl Into<String>) -> Self {
+        self.host = host.into();
+        self
+    }
+
     /// The same, shown under this name in `pg_stat_activity`.
     #[must_use]
     pub fn with_application_name(mut self, name: impl Into<String>) -> Self {

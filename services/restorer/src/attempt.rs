@@ -1,14 +1,13 @@
 //! One attempt at a restore: from the request to an open branch, or to nothing.
 
 mod build;
+pub(crate) mod registration;
 
 use std::time::Duration;
 
 use bus::{Progress, Sequence};
-use events::command::BranchRegister;
+use events::CommandId;
 use events::event::{Event, Refused, RestoreFailed, RestoreRequested};
-use events::{Command, CommandId, MessageId};
-use uuid::Uuid;
 
 use crate::compute::ComputeError;
 use crate::error::{Reaction, RestoreError};
@@ -85,7 +84,8 @@ impl Restorer {
     ) -> Result<(), RestoreError> {
         let site = self.compute.site(&request.instance, &request.branch);
         if let Some(finished) = self.finished(request, &site)? {
-            self.register(&finished).await?;
+            let _lock = self.compute.lock(&site).await?;
+            let finished = self.join(&site, finished, || progress.advance()).await?;
             let event = voice::completed(request, finished.summary);
             let event = voice::outgoing(request, event, self.clock.now());
             let fence = voice::fence_of(request);
@@ -136,7 +136,7 @@ impl Restorer {
                 }
             }
         };
-        self.register(&finished).await?;
+        let finished = self.join(&site, finished, || voice.alive()).await?;
         voice.completed(finished.summary).await?;
         tracing::info!(branch = %request.branch, "the branch is open");
         Ok(())
@@ -154,23 +154,6 @@ impl Restorer {
             }
             finished => Ok(finished),
         }
-    }
-
-    /// Asks the scheduler to make the branch part of its instance. The id is the restore's doing, so a
-    /// repetition is the same command.
-    async fn register(&self, finished: &FinishedBranch) -> Result<(), RestoreError> {
-        let register: BranchRegister = finished.register.clone();
-        let id = Uuid::new_v5(&finished.restore_id.0, b"branch.register");
-        let command = bus::Outgoing::new(
-            Command::BranchRegister(register),
-            MessageId::new(id.to_string()),
-            self.clock.now(),
-        );
-        let command = command
-            .correlated(finished.restore_id)
-            .caused_by(finished.restore_id);
-        let _ = self.bus.send(command).await?;
-        Ok(())
     }
 
     /// A failed restore leaves nothing behind; one that will be tried again leaves its plan.

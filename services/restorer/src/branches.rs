@@ -1,16 +1,23 @@
 //! The branches that run here: started, stopped, removed, and brought back after a restart of the restorer.
 
+mod extensions;
+mod reach;
+
 use std::fs;
 use std::time::Duration;
 
 use events::command::{BranchStart, BranchStop};
 use events::document::Branch;
-use events::event::{BranchDeleted, BranchStarted, BranchStopped, Event, RefusalCode, Refused};
-use events::{BranchName, CommandId, InstanceName, MessageId};
+use events::event::{
+    BranchDeleted, BranchDeletionRequested, BranchStarted, BranchStopped, Event, RefusalCode,
+    Refused,
+};
+use events::{BranchName, CommandId, InstanceName, MessageId, Timestamp};
 use futures::StreamExt as _;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::attempt::registration::{self, Standing};
 use crate::compute::{ComputeError, Programs, ServerState, Stopping, server_log_end};
 use crate::error::RestoreError;
 use crate::outcome::{self, FinishedBranch};
@@ -24,6 +31,15 @@ const HELD: Duration = Duration::from_secs(1);
 /// Starting servers read a lot.
 const STARTS_AT_ONCE: usize = 4;
 const LOOK: Duration = Duration::from_millis(50);
+
+/// An order about a branch: a command or an event.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Its id; what is said about it has ids that follow from this one.
+    pub id: MessageId,
+    /// When it was given.
+    pub at: Timestamp,
+}
 
 impl Restorer {
     /// Starts a server and returns when it accepts connections.
@@ -68,79 +84,118 @@ impl Restorer {
     /// Stops a branch's server and keeps its files.
     ///
     /// # Errors
-    /// It does not stop, or the bus failed.
-    pub async fn stop(&self, order: &BranchStop, id: &MessageId) -> Result<(), RestoreError> {
-        let site = self.compute.site(&order.instance, &order.branch);
+    /// It does not stop, the bus failed, or [`RestoreError::Elsewhere`].
+    pub async fn stop(&self, order: &BranchStop, given: &Given) -> Result<(), RestoreError> {
+        let (instance, branch) = (&order.instance, &order.branch);
+        if !self.reaches(instance, branch, given).await? {
+            return Ok(());
+        }
+        let site = self.compute.site(instance, branch);
         let _lock = self.compute.lock(&site).await?;
         if FinishedBranch::at(&site)?.is_none() {
-            return self.not_ours(&order.instance, &order.branch, id).await;
+            return self.not_ours(instance, branch, given).await;
         }
         let mark = site.stopped_file();
         fs::write(&mark, b"").map_err(ComputeError::file("write", &mark))?;
         self.compute.stop(&site, Stopping::Fast).await?;
-        let (instance, branch) = (order.instance.clone(), order.branch.clone());
-        self.say(Event::BranchStopped(BranchStopped { instance, branch }), id)
-            .await
+        let (instance, branch) = (instance.clone(), branch.clone());
+        let event = Event::BranchStopped(BranchStopped { instance, branch });
+        self.say(event, given).await
     }
 
     /// Starts a branch's server again.
     ///
     /// # Errors
-    /// It does not start, or the bus failed.
-    pub async fn start(&self, order: &BranchStart, id: &MessageId) -> Result<(), RestoreError> {
-        let site = self.compute.site(&order.instance, &order.branch);
+    /// It does not start, the bus failed, or [`RestoreError::Elsewhere`].
+    pub async fn start(&self, order: &BranchStart, given: &Given) -> Result<(), RestoreError> {
+        let (instance, branch) = (&order.instance, &order.branch);
+        if !self.reaches(instance, branch, given).await? {
+            return Ok(());
+        }
+        let site = self.compute.site(instance, branch);
         let _lock = self.compute.lock(&site).await?;
         let Some(finished) = FinishedBranch::at(&site)? else {
-            return self.not_ours(&order.instance, &order.branch, id).await;
+            return self.not_ours(instance, branch, given).await;
         };
         self.start_branch(&site, &finished).await?;
         let mark = site.stopped_file();
         if mark.exists() {
             fs::remove_file(&mark).map_err(ComputeError::file("remove", &mark))?;
         }
-        let (instance, branch) = (order.instance.clone(), order.branch.clone());
-        self.say(Event::BranchStarted(BranchStarted { instance, branch }), id)
-            .await
+        let (instance, branch) = (instance.clone(), branch.clone());
+        let event = Event::BranchStarted(BranchStarted { instance, branch });
+        self.say(event, given).await
     }
 
-    /// Removes a branch's server and files; one that is gone already is only announced.
+    /// Removes a branch's server and files; one that is gone already is only announced. The slot goes with the
+    /// server.
     ///
     /// # Errors
-    /// It cannot be removed, or the bus failed.
+    /// It cannot be removed, the bus failed, or [`RestoreError::Elsewhere`].
     pub async fn delete(
         &self,
-        instance: &InstanceName,
-        branch: &BranchName,
-        id: &MessageId,
+        deletion: &BranchDeletionRequested,
+        given: &Given,
     ) -> Result<(), RestoreError> {
+        let (instance, branch) = (&deletion.instance, &deletion.branch);
+        let document = self.bus.instances().get(instance).await?;
+        let held = document.and_then(|(mut document, _)| document.branches.remove(branch));
+        if matches!(held, Some(Branch::Active(_) | Branch::Restoring { .. })) {
+            // The name was given anew since, or the deletion was never decided.
+            tracing::warn!(%instance, %branch, "an old order to delete a branch is not followed");
+            return Ok(());
+        }
+        if !self.reaches(instance, branch, given).await? {
+            // Said; and still to be done, when its holder is back.
+            let holder = "a restorer that does not answer".to_owned();
+            return Err(RestoreError::Elsewhere { holder });
+        }
         let site = self.compute.site(instance, branch);
         let _lock = self.compute.lock(&site).await?;
         self.compute.remove(&site).await?;
         let (instance, branch) = (instance.clone(), branch.clone());
-        self.say(Event::BranchDeleted(BranchDeleted { instance, branch }), id)
-            .await
+        let event = Event::BranchDeleted(BranchDeleted { instance, branch });
+        self.say(event, given).await
     }
 
     async fn not_ours(
         &self,
         instance: &InstanceName,
         branch: &BranchName,
-        id: &MessageId,
+        given: &Given,
+    ) -> Result<(), RestoreError> {
+        let message = format!("branch {branch} of instance {instance} does not run under zektor");
+        let hint = "only restored branches are run by zektor; see `zektor branch list`";
+        self.refuse_order(
+            instance,
+            branch,
+            given,
+            (RefusalCode::NotFound, message, hint),
+        )
+        .await
+    }
+
+    async fn refuse_order(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        given: &Given,
+        (code, message, hint): (RefusalCode, String, &str),
     ) -> Result<(), RestoreError> {
         let refused = Refused {
             instance: instance.clone(),
             branch: branch.clone(),
-            command_id: CommandId(id.as_str().parse().unwrap_or_default()),
-            code: RefusalCode::NotFound,
-            message: format!("branch {branch} of instance {instance} does not run under zektor"),
-            hint: "only restored branches can be stopped and started; see `zektor branch list`"
-                .to_owned(),
+            command_id: CommandId(given.id.as_str().parse().unwrap_or_default()),
+            code,
+            message,
+            hint: hint.to_owned(),
         };
-        self.say(Event::BranchRefused(refused), id).await
+        self.say(Event::BranchRefused(refused), given).await
     }
 
     /// The same cause has the same effect under the same id.
-    async fn say(&self, event: Event, cause: &MessageId) -> Result<(), RestoreError> {
+    async fn say(&self, event: Event, given: &Given) -> Result<(), RestoreError> {
+        let cause = &given.id;
         let name = format!("{cause}/{}", event.type_name());
         let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes());
         let outgoing = bus::Outgoing::new(event, MessageId::new(id.to_string()), self.clock.now());
@@ -175,7 +230,24 @@ impl Restorer {
 
     async fn reconcile_site(&self, site: &Site) -> Result<(), RestoreError> {
         let _lock = self.compute.lock(site).await?;
-        if let Some(finished) = FinishedBranch::at(site)? {
+        if let Some(mut finished) = FinishedBranch::at(site)? {
+            if !finished.registered {
+                match registration::look(&self.bus, &finished).await? {
+                    Standing::Registered => {
+                        finished.registered = true;
+                        finished.store(site)?;
+                    }
+                    // Its request comes again, if nobody has given it up.
+                    Standing::Awaited => {}
+                    Standing::Lost(reason) => {
+                        tracing::warn!(
+                            instance = %site.instance, branch = %site.branch, reason,
+                            "removing a branch that never became part of its instance"
+                        );
+                        return Ok(self.compute.remove(site).await?);
+                    }
+                }
+            }
             let stopped = site.stopped_file().exists();
             if !stopped && self.compute.state(site).await? == ServerState::Down {
                 tracing::info!(instance = %site.instance, branch = %site.branch, "starting a branch");

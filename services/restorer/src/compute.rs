@@ -4,6 +4,7 @@
 //! was verified to be the server of exactly that site; removing a site leaves neither files nor processes.
 
 mod account;
+mod holder;
 mod local;
 mod lock;
 mod process;
@@ -36,6 +37,27 @@ pub enum ServerState {
     Ready,
 }
 
+/// This machine, for itself.
+pub const LOOPBACK: &str = "127.0.0.1";
+
+/// Where the branches of a compute are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Their `listen_addresses`.
+    pub listen: String,
+    /// The host in their connection URIs.
+    pub advertise: String,
+}
+
+impl Default for Address {
+    fn default() -> Self {
+        Address {
+            listen: LOOPBACK.to_owned(),
+            advertise: LOOPBACK.to_owned(),
+        }
+    }
+}
+
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopping {
@@ -56,6 +78,12 @@ pub trait Compute: Send + Sync {
 
     /// Keeps everybody else away from a site, in this process and in others; waits for its turn.
     async fn lock(&self, site: &Site) -> Result<SiteLock, ComputeError>;
+
+    /// The name of this place, the same for every restorer that works in it, and for no other place.
+    fn holder(&self) -> Result<String, ComputeError>;
+
+    /// Where branches here are found.
+    fn address(&self) -> &Address;
 
     /// Who must own the files; `None` for the user of this process.
     fn owner(&self) -> Option<Owner>;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::compute::LOOPBACK;
+
 /// The restorer's own settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RestorerConfig {
@@ -20,6 +22,11 @@ pub struct RestorerConfig {
     pub compute_dir: Option<PathBuf>,
     /// The user that runs branches when we are root.
     pub compute_user: String,
+    /// Where branches listen: PostgreSQL's `listen_addresses` (`ZEKTOR_COMPUTE_LISTEN`). Beyond this machine's own
+    /// addresses, whoever has a password is let in from anywhere.
+    pub compute_listen: String,
+    /// The host by which others reach branches here; it is in their connection URIs (`ZEKTOR_COMPUTE_ADVERTISE`).
+    pub compute_advertise: String,
     /// Folders with PostgreSQL's programs to look into first, separated by colons.
     pub postgres_bin_dirs: String,
     /// Whether branches are stopped when the restorer drains, as `zektor down` wants it.
@@ -34,6 +41,8 @@ impl Default for RestorerConfig {
             restore_parallelism: 8,
             compute_dir: None,
             compute_user: "postgres".to_owned(),
+            compute_listen: LOOPBACK.to_owned(),
+            compute_advertise: LOOPBACK.to_owned(),
             postgres_bin_dirs: String::new(),
             stop_branches_on_drain: false,
         }

@@ -54,6 +54,18 @@ pub enum RestoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The branch was built, but is no longer wanted by its instance; it was removed again.
+    #[error("{reason}")]
+    ClaimLost {
+        /// What became of the claim.
+        reason: &'static str,
+    },
+    /// Another compute directory has the branch.
+    #[error("the branch is held by {holder}, whose restorer has to do it")]
+    Elsewhere {
+        /// Its name.
+        holder: String,
+    },
     /// The restorer drains.
     #[error("the restorer is shutting down")]
     Draining,
@@ -92,7 +104,7 @@ impl RestoreError {
             {
                 Reaction::Retry(LATER)
             }
-            RestoreError::Draining => Reaction::Retry(SOON),
+            RestoreError::Draining | RestoreError::Elsewhere { .. } => Reaction::Retry(SOON),
             RestoreError::Repository(error)
             | RestoreError::Fetch(FetchError::Archive { source: error, .. })
                 if error.class() == ErrorClass::Transient =>
@@ -146,6 +158,14 @@ impl RestoreError {
             RestoreError::Server(_) => (
                 FailureCause::Compute,
                 "see the restorer's log, and restore again",
+            ),
+            RestoreError::ClaimLost { .. } => (
+                FailureCause::Compute,
+                "the branch was removed again; restore again under a new name",
+            ),
+            RestoreError::Elsewhere { .. } => (
+                FailureCause::Compute,
+                "start the restorer on the machine that holds the branch",
             ),
             RestoreError::Seal(_) => (
                 FailureCause::Compute,

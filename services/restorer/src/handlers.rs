@@ -6,14 +6,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bus::{Delivery, Handler, Outcome};
 use events::event::Event;
-use events::{BranchName, Command};
+use events::{BranchName, Command, Envelope};
 
 use crate::attempt::Ending;
+use crate::branches::Given;
 use crate::error::RestoreError;
 use crate::restorer::Restorer;
 
 /// Pause before an order about a branch is tried again.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// Pause before an order for another restorer is delivered again, to it or once more to us.
+const FOR_ANOTHER: Duration = Duration::from_secs(1);
 
 /// Handles `restore.requested` and `branch.deletion_requested`.
 pub struct Jobs(pub Arc<Restorer>);
@@ -36,12 +40,8 @@ impl Handler<Event> for Jobs {
                 }
             }
             Event::BranchDeletionRequested(deletion) => {
-                let id = &delivery.envelope.id;
-                ending(
-                    self.0
-                        .delete(&deletion.instance, &deletion.branch, id)
-                        .await,
-                )
+                let given = given(&delivery.envelope);
+                ending(Box::pin(self.0.delete(deletion, &given)).await)
             }
             other => Outcome::Reject {
                 reason: format!("{} is not for us", other.type_name()),
@@ -50,16 +50,19 @@ impl Handler<Event> for Jobs {
     }
 }
 
-/// Handles `branch.stop` and `branch.start`.
+/// Handles `branch.stop`, `branch.start` and `extensions.reinstall`.
 pub struct Orders(pub Arc<Restorer>);
 
 #[async_trait]
 impl Handler<Command> for Orders {
     async fn handle(&self, delivery: &Delivery<Command>) -> Outcome {
-        let id = &delivery.envelope.id;
+        let given = given(&delivery.envelope);
         match &delivery.envelope.message {
-            Command::BranchStop(order) => ending(self.0.stop(order, id).await),
-            Command::BranchStart(order) => ending(self.0.start(order, id).await),
+            Command::BranchStop(order) => ending(self.0.stop(order, &given).await),
+            Command::BranchStart(order) => ending(self.0.start(order, &given).await),
+            Command::ExtensionsReinstall(order) => {
+                ending(Box::pin(self.0.reinstall_extensions(order, &given)).await)
+            }
             other => Outcome::Reject {
                 reason: format!("{} is not for us", other.type_name()),
             },
@@ -67,9 +70,20 @@ impl Handler<Command> for Orders {
     }
 }
 
+fn given<M>(envelope: &Envelope<M>) -> Given {
+    Given {
+        id: envelope.id.clone(),
+        at: envelope.time,
+    }
+}
+
 fn ending(result: Result<(), RestoreError>) -> Outcome {
     match result {
         Ok(()) => Outcome::Done,
+        Err(error @ RestoreError::Elsewhere { .. }) => Outcome::Retry {
+            after: FOR_ANOTHER,
+            reason: error.to_string(),
+        },
         Err(error) => {
             let reason = service::run::chain(&error);
             tracing::warn!(error = reason, "an order about a branch is tried again");

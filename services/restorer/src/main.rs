@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bus::{Bus, BusConfig};
 use events::plan::{RestoreAnswer, RestoreQuestion};
 use repository::{Repository, RetryPolicy};
-use restorer::compute::{LocalCompute, compute_account, compute_directory};
+use restorer::compute::{Address, LocalCompute, compute_account, compute_directory};
 use restorer::config::RestorerConfig;
 use restorer::handlers::{Jobs, Orders};
 use restorer::plan::Policy;
@@ -30,7 +30,11 @@ async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
     let account = compute_account(&config.compute_user)?;
     let directory = compute_directory(config.compute_dir.clone(), &common.home, account);
     tracing::info!(directory = %directory.display(), "branches are kept here");
-    let compute = LocalCompute::new(directory, account, config.bin_directories());
+    let address = Address {
+        listen: config.compute_listen.clone(),
+        advertise: config.compute_advertise.clone(),
+    };
+    let compute = LocalCompute::new(directory, account, config.bin_directories()).at(address);
     let bus = Bus::connect(BusConfig::new(&common.nats_url, "zektor-restorer")).await?;
     bus.apply_topology().await?;
     let checked = bus.clone();
@@ -52,6 +56,8 @@ async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
         drain: context.shutdown.clone(),
     });
 
+    let holder = restorer.compute.holder()?;
+    let here = events::subject::restorer_holder(&holder);
     let jobs = events::topology::restore_jobs();
     let deletions = events::topology::restorer_deletions();
     let orders = events::topology::restorer_commands();
@@ -68,7 +74,12 @@ async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
             async move { Ok(restorer.answer(question).await) }
         };
         let jobs_handler = Arc::clone(&handlers.0);
-        let ((), (), (), ()) = tokio::try_join!(
+        let present = move |_, ()| {
+            let holder = holder.clone();
+            async move { Ok(holder) }
+        };
+        let ((), (), (), (), ()) = tokio::try_join!(
+            bus.serve::<(), String, _, _>(&here, "restorer", present, shutdown.clone()),
             bus.consume(&jobs, concurrency, jobs_handler, shutdown.clone()),
             bus.consume(&deletions, ORDERS_AT_ONCE, handlers.0, shutdown.clone()),
             bus.consume(&orders, ORDERS_AT_ONCE, handlers.1, shutdown.clone()),

@@ -3,15 +3,14 @@
 
 use std::path::Path;
 
-use events::event::{ExtensionCheck, ExtensionState};
+use events::plan::{CheckState, PlanCheck};
 use pg_format::{Lsn, TimelineHistory, TimelineId};
 use pg_replication::{SqlConnection, quote_identifier, quote_literal};
 use rand::Rng as _;
 
 use crate::compute::ComputeError;
 use crate::error::RestoreError;
-use crate::server_sql;
-use crate::site::Site;
+use crate::hazards::listed;
 
 const PASSWORD_LENGTH: usize = 32;
 
@@ -80,7 +79,23 @@ pub async fn create_slot(connection: &mut SqlConnection, slot: &str) -> Result<(
     Ok(())
 }
 
-/// Takes every role's password away and gives the bootstrap superuser a new one.
+/// What becomes of the source's passwords.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OldPasswords {
+    /// Nobody keeps one.
+    Drop,
+    /// Roles keep theirs that are neither superusers nor may replicate, nor can become such or act as the server's
+    /// user.
+    KeepApplications,
+}
+
+/// The roles that lose their password if applications keep theirs. A member can take the place of what it is a
+/// member of (`SET ROLE`); superusers are members of everything.
+const POWERFUL: &str = "EXISTS (SELECT 1 FROM pg_catalog.pg_authid p WHERE (p.rolsuper OR p.rolreplication \
+     OR p.rolname IN ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')) \
+     AND pg_catalog.pg_has_role(r.oid, p.oid, 'MEMBER'))";
+
+/// Takes the roles' passwords away and gives the bootstrap superuser a new one. Tells how many kept theirs.
 ///
 /// # Errors
 /// As the server's.
@@ -88,7 +103,8 @@ pub async fn replace_passwords(
     connection: &mut SqlConnection,
     superuser: &str,
     password: &str,
-) -> Result<(), RestoreError> {
+    old: OldPasswords,
+) -> Result<PlanCheck, RestoreError> {
     // Neither the server's log nor an extension that collects statements is to learn it. The second setting
     // exists, as a mere placeholder, also where the extension is not loaded.
     for quiet in [
@@ -103,13 +119,20 @@ pub async fn replace_passwords(
     ] {
         let _ = connection.query(quiet).await?;
     }
-    let roles = "SELECT rolname FROM pg_catalog.pg_authid WHERE rolpassword IS NOT NULL";
-    let roles = connection.query(roles).await?;
+    let condition = match old {
+        OldPasswords::Drop => "true",
+        OldPasswords::KeepApplications => POWERFUL,
+    };
+    let roles = format!(
+        "SELECT r.rolname FROM pg_catalog.pg_authid r WHERE r.rolpassword IS NOT NULL AND {condition}"
+    );
+    let roles = connection.query(&roles).await?;
     let mut statements: Vec<String> = roles
         .iter()
         .filter_map(|row| row.get(0))
         .map(|role| format!("ALTER ROLE {} PASSWORD NULL", quote_identifier(role)))
         .collect();
+    let dropped = statements.len();
     statements.push(format!(
         "ALTER ROLE {} LOGIN VALID UNTIL 'infinity' CONNECTION LIMIT -1 PASSWORD {}",
         quote_identifier(superuser),
@@ -117,47 +140,52 @@ pub async fn replace_passwords(
     ));
     // One string is one transaction.
     let _ = connection.query(&statements.join("; ")).await?;
-    Ok(())
+    let kept = format!(
+        "SELECT r.rolname, r.rolpassword LIKE 'md5%' FROM pg_catalog.pg_authid r \
+         WHERE r.rolpassword IS NOT NULL AND r.rolname <> {} ORDER BY 1",
+        quote_literal(superuser)
+    );
+    let kept = connection.query(&kept).await?;
+    Ok(told(dropped, &kept))
 }
 
-/// The extensions of every database that can be connected to, and whether the server has their files.
+fn told(dropped: usize, kept: &[pg_replication::Row]) -> PlanCheck {
+    let names = |md5: &str| -> Vec<String> {
+        let kept = kept.iter().filter(|row| row.get(1) == Some(md5));
+        kept.filter_map(|row| row.get(0).map(str::to_owned))
+            .collect()
+    };
+    let mut detail = format!("{dropped} roles of the source lost their password");
+    let (usable, old) = (names("f"), names("t"));
+    if !usable.is_empty() {
+        detail.push_str("; kept theirs: ");
+        detail.push_str(&listed(&usable));
+    }
+    if !old.is_empty() {
+        detail.push_str("; kept one that is stored as md5, with which a branch lets nobody in: ");
+        detail.push_str(&listed(&old));
+    }
+    PlanCheck {
+        name: "passwords".to_owned(),
+        state: if old.is_empty() {
+            CheckState::Passed
+        } else {
+            CheckState::Warning
+        },
+        detail,
+    }
+}
+
+/// Locks that the source's prepared transactions hold, and go on to hold.
 ///
 /// # Errors
 /// As the server's.
-pub async fn check_extensions(
-    connection: &mut SqlConnection,
-    site: &Site,
-    port: u16,
-    superuser: &str,
-) -> Result<Vec<ExtensionCheck>, RestoreError> {
-    let databases = "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn ORDER BY 1";
-    let databases = connection.query(databases).await?;
-    let mut checks = Vec::new();
-    for database in databases.iter().filter_map(|row| row.get(0)) {
-        let mut connection = server_sql::connect(site, port, superuser, database).await?;
-        let rows = connection
-            .query(
-                "SELECT e.extname, e.extversion, a.name IS NOT NULL FROM pg_catalog.pg_extension e \
-                 LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = e.extname ORDER BY 1",
-            )
-            .await?;
-        connection.close().await;
-        checks.extend(rows.iter().filter_map(|row| {
-            let present = row.get(2) == Some("t");
-            Some(ExtensionCheck {
-                database: database.to_owned(),
-                name: row.get(0)?.to_owned(),
-                version: row.get(1)?.to_owned(),
-                state: if present {
-                    ExtensionState::Present
-                } else {
-                    ExtensionState::NeedsReinstalling
-                },
-                detail: None,
-            })
-        }));
-    }
-    Ok(checks)
+pub async fn prepared_locks(connection: &mut SqlConnection) -> Result<u64, RestoreError> {
+    // "Null if the lock is held by a prepared transaction" (PostgreSQL docs, `pg_locks`).
+    let count = "SELECT count(*) FROM pg_catalog.pg_locks WHERE pid IS NULL";
+    let rows = connection.query(count).await?;
+    let count = rows.first().and_then(|row| row.get(0)?.parse().ok());
+    Ok(count.unwrap_or_default())
 }
 
 #[cfg(test)]

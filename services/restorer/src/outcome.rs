@@ -31,6 +31,14 @@ pub struct FinishedBranch {
     pub summary: RestoreSummary,
     /// What registers it. Holds the credentials, sealed.
     pub register: BranchRegister,
+    /// Whether it was seen as a part of its instance. Until then it is nobody's but the restore's.
+    #[serde(default = "registered_by_default")]
+    pub registered: bool,
+}
+
+/// What was written before this was remembered is not to be taken for a branch that nobody has.
+fn registered_by_default() -> bool {
+    true
 }
 
 impl FinishedBranch {

@@ -12,9 +12,21 @@ use crate::site::Site;
 /// The role that `initdb` made has this oid (`BOOTSTRAP_SUPERUSERID`, PostgreSQL `src/include/catalog/pg_authid.dat`).
 const BOOTSTRAP_ROLE: &str = "SELECT rolname FROM pg_catalog.pg_roles WHERE oid = 10";
 
-/// What a database or role of the source may have set, and what would get in our way.
-const SESSION: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET search_path = pg_catalog; \
-     SET default_transaction_read_only = off; SET role = none";
+/// What a database or role of the source may have set, and what would get in our way. It comes with the login,
+/// before anything of theirs acts.
+const SESSION: [(&str, &str); 5] = [
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("search_path", "pg_catalog"),
+    ("default_transaction_read_only", "off"),
+    ("local_preload_libraries", ""),
+];
+
+/// The same, but for superusers only: a library that this machine does not have ends every login.
+const SUPERUSER_SESSION: (&str, &str) = ("session_preload_libraries", "");
+
+/// `DISABLE ON LOGIN`, as it were, from this version on: a trigger of the source must not keep us out.
+const LOGIN_TRIGGERS: u32 = 17;
 
 /// The source's user and database: the first guess of who can log in and where.
 #[derive(Clone, Debug)]
@@ -61,7 +73,7 @@ async fn try_superuser(
         .to_owned();
     connection.close().await;
     let mut connection = connect(site, port, &name, &database).await?;
-    let _ = connection.query(SESSION).await?;
+    let _ = connection.query("SET role = none").await?;
     Ok((connection, name))
 }
 
@@ -74,28 +86,87 @@ async fn anybody(
     let mut refused = None;
     for user in [names.user.as_str(), "postgres"] {
         for database in [names.database.as_str(), "postgres", "template1"] {
-            match connect(site, port, user, database).await {
-                Ok(connection) => return Ok((connection, database.to_owned())),
-                Err(error) if error.is_transient() => return Err(error),
-                Err(error) => refused = Some(error),
+            let settings = guarded(socket_settings(site.run(), port, user, database)?);
+            let (name, value) = SUPERUSER_SESSION;
+            // Only a superuser may set that, and only who cannot get in otherwise needs it.
+            let with_more = settings.clone().with_parameter(name, value);
+            for settings in [settings, with_more] {
+                match SqlConnection::connect(&settings).await {
+                    Ok(connection) => return Ok((connection, database.to_owned())),
+                    Err(error) if error.is_transient() => return Err(error),
+                    Err(error) => refused = Some(error),
+                }
             }
         }
     }
     Err(refused.unwrap_or_else(|| PgError::Protocol("no role to log in as".to_owned())))
 }
 
-/// Connects to one database over the socket.
-///
-/// # Errors
-/// As [`SqlConnection::connect`].
-pub async fn connect(
+/// The way to every database of a branch's server, as its superuser.
+#[derive(Clone, Copy, Debug)]
+pub enum Door<'a> {
+    /// While it is locked.
+    Locked {
+        /// Its places.
+        site: &'a Site,
+        /// Its port.
+        port: u16,
+        /// The superuser's name.
+        superuser: &'a str,
+    },
+    /// When it is open.
+    Open {
+        /// Its places.
+        site: &'a Site,
+        /// Its connection URI.
+        uri: &'a str,
+        /// Its major version.
+        major: u32,
+    },
+}
+
+impl Door<'_> {
+    /// Connects to one database, by the Unix socket.
+    ///
+    /// # Errors
+    /// As [`SqlConnection::connect`]; the URI makes no sense.
+    pub async fn enter(&self, database: &str) -> Result<SqlConnection, RestoreError> {
+        match *self {
+            Door::Locked {
+                site,
+                port,
+                superuser,
+            } => Ok(connect(site, port, superuser, database).await?),
+            Door::Open { site, uri, major } => {
+                let settings = ConnectionSettings::parse(uri)?;
+                let run = site.run().to_string_lossy();
+                let settings = guarded(settings.with_host(run).with_dbname(database));
+                let (name, value) = SUPERUSER_SESSION;
+                let mut settings = settings.with_parameter(name, value);
+                if major >= LOGIN_TRIGGERS {
+                    settings = settings.with_parameter("event_triggers", "off");
+                }
+                Ok(SqlConnection::connect(&settings).await?)
+            }
+        }
+    }
+}
+
+async fn connect(
     site: &Site,
     port: u16,
     user: &str,
     database: &str,
 ) -> Result<SqlConnection, PgError> {
-    let settings = socket_settings(site.run(), port, user, database)?;
-    SqlConnection::connect(&settings).await
+    let settings = guarded(socket_settings(site.run(), port, user, database)?);
+    let (name, value) = SUPERUSER_SESSION;
+    SqlConnection::connect(&settings.with_parameter(name, value)).await
+}
+
+fn guarded(settings: ConnectionSettings) -> ConnectionSettings {
+    SESSION.iter().fold(settings, |settings, (name, value)| {
+        settings.with_parameter(*name, *value)
+    })
 }
 
 fn socket_settings(

@@ -20,14 +20,35 @@ use crate::site::Site;
 /// Nobody but whoever may enter the socket's directory.
 pub const LOCKED_HBA: &str = "local all all trust\n";
 
-/// Passwords only, from this machine only.
-pub const OPEN_HBA: &str = "\
+/// Passwords only, and from this machine only.
+const FROM_HERE: &str = "\
 local all         all              scram-sha-256
 host  all         all 127.0.0.1/32 scram-sha-256
 host  all         all ::1/128      scram-sha-256
 host  replication all 127.0.0.1/32 scram-sha-256
 host  replication all ::1/128      scram-sha-256
 ";
+
+/// Passwords only, from anywhere that the server listens to.
+const FROM_ANYWHERE: &str = "\
+local all         all     scram-sha-256
+host  all         all all scram-sha-256
+host  replication all all scram-sha-256
+";
+
+/// The `pg_hba.conf` of an open branch.
+#[must_use]
+pub fn open_hba(listen: &str) -> &'static str {
+    let own = |address: &str| matches!(address, "localhost" | "::1") || address.starts_with("127.");
+    if listen.split(',').map(str::trim).all(own) {
+        FROM_HERE
+    } else {
+        FROM_ANYWHERE
+    }
+}
+
+/// `max_wal_senders` of an open branch.
+const OPEN_WAL_SENDERS: u32 = 10;
 
 /// The server a configuration is for.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +65,10 @@ pub struct Server<'a> {
     pub carried: &'a [(String, String)],
     /// The compute tier.
     pub size: ClusterSize,
+    /// Where it listens once it is open.
+    pub listen: &'a str,
+    /// Locks that prepared transactions hold; they must fit whatever the tier.
+    pub prepared_locks: u64,
 }
 
 /// What a compute tier means.
@@ -106,7 +131,7 @@ pub fn recovering(server: &Server<'_>, timeline: TimelineId, stop: Option<&Stop>
 pub fn open(server: &Server<'_>) -> String {
     let tier = tier(server.size);
     let mut conf = common(server);
-    conf.set("listen_addresses", "127.0.0.1");
+    conf.set("listen_addresses", server.listen);
     conf.set("max_connections", &tier.max_connections.to_string());
     conf.set("max_worker_processes", &tier.workers.to_string());
     conf.set("work_mem", &format!("{}MB", tier.work_mem_mib));
@@ -116,7 +141,11 @@ pub fn open(server: &Server<'_>) -> String {
     );
     let cache = tier.shared_buffers_mib * 3;
     conf.set("effective_cache_size", &format!("{cache}MB"));
-    conf.set("max_wal_senders", "10");
+    conf.set("max_wal_senders", &OPEN_WAL_SENDERS.to_string());
+    conf.set(
+        "max_locks_per_transaction",
+        &locks_per_transaction(server, tier).to_string(),
+    );
     conf.set("wal_keep_size", "512MB");
     if server.major >= 17 {
         conf.set("summarize_wal", "on");
@@ -127,6 +156,17 @@ pub fn open(server: &Server<'_>) -> String {
     conf.set("log_rotation_age", "1d");
     conf.set("log_truncate_on_rotation", "on");
     conf.0
+}
+
+/// The source's, and room for what its prepared transactions hold: the lock table has that many places for each
+/// connection, and the tier may have fewer of them than the source. Too small a table keeps the server from
+/// starting (`lock_twophase_recover`, PostgreSQL `src/backend/storage/lmgr/lock.c`).
+fn locks_per_transaction(server: &Server<'_>, tier: Tier) -> u64 {
+    let minimums = server.minimums;
+    let holders =
+        tier.max_connections + tier.workers + OPEN_WAL_SENDERS + minimums.max_prepared_transactions;
+    let room = server.prepared_locks.div_ceil(u64::from(holders.max(1)));
+    u64::from(minimums.max_locks_per_transaction) + room
 }
 
 fn locked(server: &Server<'_>) -> Conf {

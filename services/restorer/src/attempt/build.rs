@@ -11,7 +11,7 @@ use std::time::Duration;
 use events::RestoreSummary;
 use events::command::{BranchOrigin, BranchRegister};
 use events::event::{ExtensionCheck, RestorePhase, RestoreRequested};
-use pg_replication::{ConnectionSettings, SqlConnection};
+use events::plan::PlanCheck;
 use repository::{BranchRecord, Manifest, ParentBranch, Target};
 use service::seal::dsn_context;
 use tokio::time::Instant;
@@ -19,13 +19,15 @@ use tokio::time::Instant;
 use crate::compute::{ComputeError, Stopping, server_log_end};
 use crate::control::Minimums;
 use crate::error::RestoreError;
+use crate::extensions::{self, Depth};
 use crate::fetch::{self, Cluster, WalService};
-use crate::opening::{self, Fork};
+use crate::hazards::{self, listed, warning};
+use crate::opening::{self, Fork, OldPasswords};
 use crate::outcome::{self, FinishedBranch};
 use crate::plan::StoredPlan;
 use crate::recovery::{Recovered, Recovery};
 use crate::restorer::{Prepared, Restorer};
-use crate::server_sql;
+use crate::server_sql::{self, Door};
 use crate::settings::{self, Server, carried};
 use crate::site::Site;
 use crate::voice::Voice;
@@ -49,6 +51,38 @@ struct Readied {
     database: String,
     fork: Fork,
     extensions: Vec<ExtensionCheck>,
+    checks: Vec<PlanCheck>,
+    prepared_locks: u64,
+}
+
+/// What of the source's configuration files goes with the branch.
+struct Carried {
+    settings: Vec<(String, String)>,
+    /// Libraries that the source preloads and the branch does not.
+    not_preloaded: Vec<String>,
+    /// Names of what was set with `ALTER SYSTEM` and is not taken over.
+    left: Vec<String>,
+}
+
+impl Carried {
+    fn checks(&self) -> Vec<PlanCheck> {
+        let mut checks = Vec::new();
+        if !self.not_preloaded.is_empty() {
+            let detail = format!(
+                "the source preloads them, the branch does not, as they may act outside of it or are not installed: \
+                 {}; where an extension needs one, ALTER SYSTEM SET shared_preload_libraries, then stop and start \
+                 the branch",
+                listed(&self.not_preloaded)
+            );
+            checks.push(warning("preload_libraries", detail));
+        }
+        if !self.left.is_empty() {
+            let names = listed(&self.left);
+            let detail = format!("set with ALTER SYSTEM on the source and not taken over: {names}");
+            checks.push(warning("settings", detail));
+        }
+        checks
+    }
 }
 
 impl Build<'_> {
@@ -74,8 +108,10 @@ impl Build<'_> {
             major: self.prepared.programs.version.major(),
             port,
             minimums: &minimums,
-            carried: &carried,
+            carried: &carried.settings,
             size: self.request.size,
+            listen: &compute.address().listen,
+            prepared_locks: 0,
         };
         let recovered = self.recover(server, voice).await?;
         let _ = phases.insert("recover".to_owned(), millis(recovering));
@@ -86,11 +122,13 @@ impl Build<'_> {
         if !recovered.at_target {
             self.has_replayed_all(&fork, voice).await?;
         }
-        let readied = self.ready(port, fork).await?;
+        let mut readied = self.ready(port, fork).await?;
+        readied.checks.extend(carried.checks());
         // The source may have raised its settings since the backup, and what it prepared must still fit.
         let minimums = self.minimums().await?;
         let server = Server {
             minimums: &minimums,
+            prepared_locks: readied.prepared_locks,
             ..server
         };
         self.open(&server, &readied, voice).await?;
@@ -106,12 +144,12 @@ impl Build<'_> {
             fork_timeline: readied.fork.from,
             timeline: readied.fork.to,
             last_commit_at: recovered.last_commit_at,
-            host: "127.0.0.1".to_owned(),
+            host: compute.address().advertise.clone(),
             port,
             duration_ms: millis(begin),
             phases,
             extensions: readied.extensions.clone(),
-            checks: Vec::new(),
+            checks: readied.checks.clone(),
             completed_at: self.restorer.clock.now(),
         };
         self.finish(summary, port, &readied)
@@ -170,17 +208,22 @@ impl Build<'_> {
     }
 
     /// What is carried over, if the server understands it: a locale or time zone may be unknown here.
-    async fn carried(&self) -> Result<Vec<(String, String)>, RestoreError> {
+    async fn carried(&self) -> Result<Carried, RestoreError> {
         let data = self.site.data();
-        let mut settings = Vec::new();
-        for file in ["postgresql.conf", "postgresql.auto.conf"] {
+        let parsed = |file: &str| {
             let text = fs::read(data.join(file)).unwrap_or_default();
-            settings.extend(carried::parse(&String::from_utf8_lossy(&text)));
-        }
-        let merged: BTreeMap<String, String> = settings.into_iter().collect();
+            carried::parse(&String::from_utf8_lossy(&text))
+        };
+        let automatic = parsed("postgresql.auto.conf");
+        let mut left: Vec<String> = automatic.iter().map(|(name, _)| name.clone()).collect();
+        let merged: BTreeMap<String, String> = parsed("postgresql.conf")
+            .into_iter()
+            .chain(automatic)
+            .collect();
         let merged: Vec<(String, String)> = merged.into_iter().collect();
         let bin = &self.prepared.programs.bin;
-        let mut carried = carried::select(&merged, |name| carried::library_exists(bin, name));
+        let (mut carried, not_preloaded) =
+            carried::select(&merged, |name| carried::library_exists(bin, name));
         // The file that is tried lies where the server may read it, and has nothing else in it.
         let conf = self.site.conf().join("carried.conf");
         let mut understood = Vec::new();
@@ -202,7 +245,12 @@ impl Build<'_> {
             }
         }
         let _ = fs::remove_file(&conf);
-        Ok(understood)
+        left.retain(|name| !understood.iter().any(|(known, _)| known == name));
+        Ok(Carried {
+            settings: understood,
+            not_preloaded,
+            left,
+        })
     }
 
     /// From `pg_control`, where the installation has the program that shows it; what is too low is learnt
@@ -230,6 +278,8 @@ impl Build<'_> {
         for leftover in ["standby.signal", "tablespace_map", "postmaster.pid"] {
             forget(&data.join(leftover))?;
         }
+        // A base backup comes without slots; one that came all the same would hold WAL for nobody.
+        empty(&data.join("pg_replslot"))?;
         compute.write(&data.join("recovery.signal"), b"").await?;
         compute
             .write(&site.hba_file(), settings::LOCKED_HBA.as_bytes())
@@ -299,9 +349,24 @@ impl Build<'_> {
         let slot = events::document::slot_name(&self.request.instance, &self.request.branch);
         opening::create_slot(&mut connection, &slot).await?;
         let password = opening::new_password();
-        opening::replace_passwords(&mut connection, &superuser, &password).await?;
-        let extensions =
-            opening::check_extensions(&mut connection, self.site, port, &superuser).await?;
+        let old = match self.request.keep_passwords {
+            true => OldPasswords::KeepApplications,
+            false => OldPasswords::Drop,
+        };
+        let mut checks =
+            vec![opening::replace_passwords(&mut connection, &superuser, &password, old).await?];
+        let bin = &self.prepared.programs.bin;
+        let exists = |library: &str| carried::library_exists(bin, library);
+        let door = Door::Locked {
+            site: self.site,
+            port,
+            superuser: &superuser,
+        };
+        let found = hazards::neutralise(&mut connection, &door, exists);
+        checks.extend(Box::pin(found).await?);
+        let depth = Depth::Files(&exists);
+        let extensions = Box::pin(extensions::check(&mut connection, &door, depth)).await?;
+        let prepared_locks = opening::prepared_locks(&mut connection).await?;
         let wanted = pg_replication::quote_literal(&names.database);
         let there = format!(
             "SELECT 1 FROM pg_catalog.pg_database WHERE datallowconn AND datname = {wanted}"
@@ -320,6 +385,8 @@ impl Build<'_> {
             database,
             fork,
             extensions,
+            checks,
+            prepared_locks,
         })
     }
 
@@ -337,7 +404,10 @@ impl Build<'_> {
             .write(&site.config_file(), settings::open(server).as_bytes())
             .await?;
         compute
-            .write(&site.hba_file(), settings::OPEN_HBA.as_bytes())
+            .write(
+                &site.hba_file(),
+                settings::open_hba(server.listen).as_bytes(),
+            )
             .await?;
         forget(&site.fetch_script())?;
         let spool = site.spool();
@@ -345,8 +415,14 @@ impl Build<'_> {
         self.restorer
             .start_server(site, &self.prepared.programs, server.port)
             .await?;
-        let settings = ConnectionSettings::parse(&self.uri(server.port, readied))?;
-        let mut connection = SqlConnection::connect(&settings).await?;
+        // By the socket: whether others reach the advertised address is not seen from here.
+        let uri = self.uri(server.port, readied);
+        let door = Door::Open {
+            site,
+            uri: &uri,
+            major: server.major,
+        };
+        let mut connection = door.enter(&readied.database).await?;
         let rows = connection.query("SELECT pg_is_in_recovery()").await?;
         connection.close().await;
         if rows.first().and_then(|row| row.get(0)) == Some("f") {
@@ -403,7 +479,7 @@ impl Build<'_> {
                 backup_id: backup.backup_id,
                 fork_timeline: readied.fork.from,
                 fork_lsn: readied.fork.at,
-                holder: None,
+                holder: Some(self.restorer.compute.holder()?),
             },
             timeline: readied.fork.to,
             system_identifier: backup.system_identifier,
@@ -419,6 +495,7 @@ impl Build<'_> {
             port,
             summary,
             register,
+            registered: false,
         };
         finished.store(self.site)?;
         // The outcome counts from here on; the plan is of no more use.
@@ -429,12 +506,30 @@ impl Build<'_> {
     fn uri(&self, port: u16, readied: &Readied) -> String {
         let encoded = server_sql::percent_encoded;
         format!(
-            "postgres://{}:{}@127.0.0.1:{port}/{}",
+            "postgres://{}:{}@{}:{port}/{}",
             encoded(&readied.superuser),
             encoded(&readied.password),
+            self.restorer.compute.address().advertise,
             encoded(&readied.database)
         )
     }
+}
+
+fn empty(directory: &Path) -> Result<(), ComputeError> {
+    let failed = |source| ComputeError::file("empty", directory)(source);
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() {
+            fs::remove_dir_all(&path).map_err(ComputeError::file("remove", &path))?;
+        } else {
+            forget(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn forget(path: &Path) -> Result<(), ComputeError> {

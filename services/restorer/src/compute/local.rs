@@ -19,7 +19,8 @@ use tokio::time::Instant;
 
 use super::process::{Signal, has_ended, in_use, postmaster, send};
 use super::{
-    Compute, ComputeError, Programs, ServerState, SiteLock, Stopping, programs, server_log_end,
+    Address, Compute, ComputeError, LOOPBACK, Programs, ServerState, SiteLock, Stopping, holder,
+    programs, server_log_end,
 };
 use crate::settings;
 use crate::site::Site;
@@ -41,6 +42,7 @@ pub struct LocalCompute {
     directory: PathBuf,
     account: Option<Account>,
     bin_directories: Vec<PathBuf>,
+    address: Address,
 }
 
 impl LocalCompute {
@@ -56,7 +58,14 @@ impl LocalCompute {
             directory,
             account,
             bin_directories,
+            address: Address::default(),
         }
+    }
+
+    /// The same, found at another address than this machine's own.
+    #[must_use]
+    pub fn at(self, address: Address) -> Self {
+        LocalCompute { address, ..self }
     }
 
     /// The directory of all branches.
@@ -140,6 +149,20 @@ impl LocalCompute {
         fs::rename(&temporary, path).map_err(failed)
     }
 
+    /// On every address that branches listen on; where one is not this machine's, the server will say so.
+    fn is_free(&self, port: u16) -> bool {
+        let addresses = self.address.listen.split(',').map(str::trim);
+        let mut addresses = addresses.map(|address| match address {
+            "*" => "0.0.0.0",
+            other => other,
+        });
+        let free = |address: &str| match TcpListener::bind((address, port)) {
+            Err(error) => error.kind() != std::io::ErrorKind::AddrInUse,
+            Ok(_) => true,
+        };
+        TcpListener::bind((LOOPBACK, port)).is_ok() && addresses.all(free)
+    }
+
     fn spawn(&self, site: &Site, programs: &Programs, port: u16) -> Result<u32, ComputeError> {
         let log_file = site.log_file();
         let failed = |source| ComputeError::file("open", &site.log_file())(source);
@@ -193,6 +216,15 @@ impl Compute for LocalCompute {
         SiteLock::acquire(&directory.join(format!("{}.{}", site.instance, site.branch))).await
     }
 
+    fn holder(&self) -> Result<String, ComputeError> {
+        make_directory(&self.directory, 0o711)?;
+        holder::name(&self.directory)
+    }
+
+    fn address(&self) -> &Address {
+        &self.address
+    }
+
     fn owner(&self) -> Option<Owner> {
         self.account.map(|account| Owner {
             uid: account.uid,
@@ -223,7 +255,7 @@ impl Compute for LocalCompute {
         let begin = rand::rng().random_range(0..count);
         (0..count)
             .map(|step| FIRST_PORT + (begin + step) % count)
-            .find(|port| !taken.contains(port) && TcpListener::bind(("127.0.0.1", *port)).is_ok())
+            .find(|port| !taken.contains(port) && self.is_free(*port))
             .ok_or(ComputeError::NoPort {
                 first: FIRST_PORT,
                 last: LAST_PORT,

@@ -81,12 +81,13 @@ fn unquote(text: &str) -> Option<String> {
     }
 }
 
-/// What is carried over, given the source's settings and a way to tell whether a library is installed.
+/// What is carried over, given the source's settings and a way to tell whether a library is installed; and the
+/// libraries that the source preloads and the branch does not.
 #[must_use]
 pub fn select(
     settings: &[(String, String)],
     library_exists: impl Fn(&str) -> bool,
-) -> Vec<(String, String)> {
+) -> (Vec<(String, String)>, Vec<String>) {
     let mut carried: Vec<(String, String)> = settings
         .iter()
         .filter(|(name, _)| HARMLESS.contains(&name.as_str()))
@@ -95,6 +96,7 @@ pub fn select(
     let preload = settings
         .iter()
         .find(|(name, _)| name == "shared_preload_libraries");
+    let mut not_preloaded = Vec::new();
     if let Some((name, value)) = preload {
         let named = value
             .split(',')
@@ -111,8 +113,9 @@ pub fn select(
         if !libraries.is_empty() {
             carried.push((name.clone(), libraries.join(",")));
         }
+        not_preloaded.extend(left.into_iter().map(str::to_owned));
     }
-    carried
+    (carried, not_preloaded)
 }
 
 fn is_passive(library: &str) -> bool {
@@ -124,7 +127,11 @@ fn is_passive(library: &str) -> bool {
 #[must_use]
 pub fn library_exists(bin: &Path, library: &str) -> bool {
     let name = library.strip_prefix("$libdir/").unwrap_or(library);
-    if name.contains('/') || name.contains("..") {
+    if name.starts_with('/') {
+        return Path::new(name).is_file() || Path::new(&format!("{name}.so")).is_file();
+    }
+    let plain = name.strip_prefix("plugins/").unwrap_or(name);
+    if plain.contains('/') || plain.contains("..") {
         return false;
     }
     let file = format!("{}.so", name.strip_suffix(".so").unwrap_or(name));
@@ -159,7 +166,8 @@ default_text_search_config = 'it''s'
     #[test]
     fn carries_only_what_is_harmless() {
         let settings = parse(SOURCE);
-        let carried = select(&settings, |library| library != "pg_hint_plan");
+        let (carried, left) = select(&settings, |library| library != "pg_hint_plan");
+        assert_eq!(left, ["pg_cron", "timescaledb", "pg_hint_plan"]);
         let text: Vec<String> = carried
             .iter()
             .map(|(name, value)| format!("{name}={value}"))

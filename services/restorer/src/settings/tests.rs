@@ -3,7 +3,7 @@ use std::path::Path;
 use events::{BranchName, ClusterSize, InstanceName};
 use pg_format::{Lsn, TimelineId};
 
-use super::{Server, carried, command_line, open, recovering};
+use super::{Server, carried, command_line, open, open_hba, recovering};
 use crate::control::Minimums;
 use crate::plan::Stop;
 use crate::site::Site;
@@ -32,6 +32,8 @@ fn conf(stop: Option<Stop>, opened: bool) -> Vec<(String, String)> {
         minimums: &minimums,
         carried: &carried,
         size: ClusterSize::Small,
+        listen: "127.0.0.1",
+        prepared_locks: 11_900,
     };
     carried::parse(&if opened {
         open(&server)
@@ -48,15 +50,14 @@ fn value(conf: &[(String, String)], name: &str) -> Option<String> {
 
 #[test]
 fn a_recovering_server_is_locked_and_has_the_sources_limits() {
-    let at = chrono::DateTime::from_timestamp_nanos(1_800_000_000_123_456_789);
-    let conf = conf(Some(Stop::Time(at)), false);
+    let conf = conf(Some(Stop::Lsn(Lsn(0x500_0000))), false);
     let check = |name: &str, expected: &str| {
         assert_eq!(value(&conf, name).as_deref(), Some(expected), "{name}");
     };
     check("listen_addresses", "");
     check("max_connections", "900");
     check("recovery_target_timeline", "3");
-    check("recovery_target_time", "2027-01-15 08:00:00.123456+00");
+    check("recovery_target_lsn", "0/5000000");
     check("recovery_target_action", "pause");
     check(
         "restore_command",
@@ -66,22 +67,16 @@ fn a_recovering_server_is_locked_and_has_the_sources_limits() {
     check("timezone", "Europe/Berlin");
     check("archive_mode", "off");
     check("max_logical_replication_workers", "0");
-    assert!(value(&conf, "recovery_target_lsn").is_none());
+    assert!(value(&conf, "recovery_target_time").is_none());
 }
 
 #[test]
-fn each_target_is_one_setting() {
-    let names = ["recovery_target_lsn", "recovery_target_name"];
-    let set = |stop| {
-        let conf = conf(stop, false);
-        names
-            .map(|name| value(&conf, name).unwrap_or_default())
-            .join("|")
-    };
-    assert_eq!(set(Some(Stop::Lsn(Lsn(0x16_B374_D848)))), "16/B374D848|");
-    assert_eq!(set(Some(Stop::RestorePoint("a'b".to_owned()))), "|a'b");
-    assert_eq!(set(Some(Stop::EndOfWal)), "|");
-    assert_eq!(set(None), "|");
+fn recovery_is_told_a_position_or_nothing() {
+    let set = |stop| value(&conf(stop, false), "recovery_target_lsn");
+    let position = set(Some(Stop::Lsn(Lsn(0x16_B374_D848))));
+    assert_eq!(position.as_deref(), Some("16/B374D848"));
+    assert_eq!(set(Some(Stop::EndOfWal)), None);
+    assert_eq!(set(None), None);
 }
 
 #[test]
@@ -89,6 +84,8 @@ fn an_open_server_has_its_tiers_limits_and_no_recovery() {
     let conf = conf(None, true);
     assert_eq!(value(&conf, "max_connections").unwrap(), "100");
     assert_eq!(value(&conf, "listen_addresses").unwrap(), "127.0.0.1");
+    // 100 connections, 8 workers, 10 senders: 118 holders, 11900 / 118 is a bit more than 100.
+    assert_eq!(value(&conf, "max_locks_per_transaction").unwrap(), "165");
     assert_eq!(value(&conf, "wal_keep_size").unwrap(), "512MB");
     assert_eq!(value(&conf, "summarize_wal").unwrap(), "on");
     assert!(
@@ -105,4 +102,16 @@ fn what_must_not_change_is_on_the_command_line() {
     assert!(
         arguments.contains(&"config_file=/it's 100%/c/orders/b/conf/postgresql.conf".to_owned())
     );
+}
+
+#[test]
+fn who_may_come_follows_from_where_it_listens() {
+    for listen in ["127.0.0.1", "localhost", "127.0.0.5, ::1"] {
+        assert!(open_hba(listen).contains("127.0.0.1/32"), "{listen}");
+    }
+    for listen in ["*", "0.0.0.0", "127.0.0.1,10.0.0.7"] {
+        let hba = open_hba(listen);
+        assert!(hba.contains("all all scram-sha-256"), "{listen}");
+        assert!(!hba.contains("trust"));
+    }
 }

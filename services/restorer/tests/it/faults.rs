@@ -116,6 +116,8 @@ async fn a_finished_branch_is_only_announced() -> Result<()> {
     // The same restore on a bus that has heard nothing of its end.
     let bus = Bus::in_memory();
     world.describe_source(&bus).await?;
+    crate::scheduler::claim(&bus, &request.branch, request.restore_id).await?;
+    crate::scheduler::play(&bus, &world.over);
     let restorer = Restorer {
         bus: bus.clone(),
         repository: world.restorer.repository.clone(),
@@ -180,6 +182,7 @@ async fn a_drain_ends_a_restore_and_leaves_nothing() -> Result<()> {
     let left: Vec<_> = std::fs::read_dir(world.root_of("b"))?.collect::<Result<_, _>>()?;
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].path(), world.site("b").plan_file());
+    crate::scheduler::forget(&world.restorer.bus, &request.branch).await?;
     world.restorer.reconcile().await?;
     assert!(!world.root_of("b").exists());
     Ok(())

@@ -2,18 +2,23 @@
 
 use anyhow::Result;
 use events::command::{BranchStart, BranchStop};
-use events::event::Event;
+use events::event::{BranchDeletionRequested, Event};
 use events::plan::{RestoreAnswer, RestoreQuestion};
 use events::{BranchName, ClusterSize, MessageId, RestoreTarget};
+use restorer::branches::Given;
 use restorer::compute::{Compute as _, ServerState, Stopping};
+use service::{Clock as _, SystemClock};
 use testkit::postgres::PgVersion;
 use testkit::wait_until;
 use uuid::Uuid;
 
 use crate::world::{PATIENCE, World, instance};
 
-fn id() -> MessageId {
-    MessageId::new(Uuid::now_v7().to_string())
+pub(crate) fn given() -> Given {
+    Given {
+        id: MessageId::new(Uuid::now_v7().to_string()),
+        at: SystemClock.now(),
+    }
 }
 
 #[tokio::test]
@@ -58,7 +63,7 @@ async fn stop_start_reconcile_delete() -> Result<()> {
         instance: instance(),
         branch: branch.clone(),
     };
-    restorer.stop(&stop, &id()).await?;
+    restorer.stop(&stop, &given()).await?;
     assert!(matches!(last("stopped").await?, Event::BranchStopped(_)));
     restorer.reconcile().await?;
     assert_eq!(
@@ -71,7 +76,7 @@ async fn stop_start_reconcile_delete() -> Result<()> {
         instance: instance(),
         branch: branch.clone(),
     };
-    restorer.start(&start, &id()).await?;
+    restorer.start(&start, &given()).await?;
     assert!(matches!(last("started").await?, Event::BranchStarted(_)));
     assert_eq!(world.count(&finished).await?, 10);
 
@@ -79,11 +84,20 @@ async fn stop_start_reconcile_delete() -> Result<()> {
         instance: instance(),
         branch: BranchName::main(),
     };
-    restorer.stop(&main, &id()).await?;
+    restorer.stop(&main, &given()).await?;
     assert!(matches!(last("refused").await?, Event::BranchRefused(_)));
 
+    let deletion = BranchDeletionRequested {
+        instance: instance(),
+        branch: branch.clone(),
+        purge: false,
+    };
+    // An order that is older than the branch's name.
+    restorer.delete(&deletion, &given()).await?;
+    assert!(world.root_of("b").exists());
+    crate::scheduler::mark_deleting(&restorer.bus, &branch).await?;
     for _ in 0..2 {
-        restorer.delete(&instance(), &branch, &id()).await?;
+        restorer.delete(&deletion, &given()).await?;
         assert!(matches!(last("deleted").await?, Event::BranchDeleted(_)));
         assert!(!world.root_of("b").exists());
     }

@@ -2,6 +2,9 @@
 
 mod copy;
 mod faults;
+mod hazards;
 mod life;
+mod registration;
+mod scheduler;
 mod targets;
 mod world;

@@ -29,7 +29,7 @@ use testkit::postgres::{PgVersion, Postgres};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::copy;
+use crate::{copy, scheduler};
 
 /// Long enough for a restore on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -51,6 +51,8 @@ pub(crate) struct World {
     pub(crate) writer: BranchWriter,
     pub(crate) faults: Arc<Faults>,
     pub(crate) drain: CancellationToken,
+    /// Cancelled when the test is over.
+    pub(crate) over: CancellationToken,
     _place: tempfile::TempDir,
 }
 
@@ -123,10 +125,12 @@ impl World {
             writer,
             faults,
             drain,
+            over: CancellationToken::new(),
             _place: place,
         };
         world.rows(1..=10).await?;
         world.describe_source(&world.restorer.bus).await?;
+        scheduler::play(&world.restorer.bus, &world.over);
         Ok(world)
     }
 
@@ -194,6 +198,7 @@ impl World {
 
     /// Publishes the request as the scheduler does.
     pub(crate) async fn publish(&self, request: &RestoreRequested) -> Result<()> {
+        scheduler::claim(&self.restorer.bus, &request.branch, request.restore_id).await?;
         let event = Event::RestoreRequested(request.clone());
         let event = voice::outgoing(request, event, SystemClock.now());
         let fence = voice::fence_of(request);
@@ -212,7 +217,17 @@ impl World {
         let ending = self.restorer.handle(request, &progress, true);
         let ending = tokio::time::timeout(PATIENCE, Box::pin(ending)).await?;
         anyhow::ensure!(ending == Ending::Done, "{ending:?}");
-        self.last(request).await
+        let last = self.last(request).await?;
+        if !matches!(last, Event::RestoreCompleted(_)) {
+            let (bus, branch) = (&self.restorer.bus, &request.branch);
+            let claim = Some(Branch::Restoring {
+                restore_id: request.restore_id,
+            });
+            if scheduler::branch_of(bus, branch).await? == claim {
+                scheduler::forget(bus, branch).await?;
+            }
+        }
+        Ok(last)
     }
 
     pub(crate) async fn last(&self, request: &RestoreRequested) -> Result<Event> {
@@ -275,6 +290,7 @@ impl World {
     }
 
     pub(crate) async fn remove(&self, branch: &str) -> Result<()> {
+        scheduler::forget(&self.restorer.bus, &BranchName::new(branch)?).await?;
         Ok(self.compute.remove(&self.site(branch)).await?)
     }
 
@@ -311,6 +327,7 @@ impl Faults {
 impl Drop for World {
     /// Servers outlive the restorer by design; they must not outlive their test.
     fn drop(&mut self) {
+        self.over.cancel();
         let compute = Arc::clone(&self.compute);
         let stopped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()

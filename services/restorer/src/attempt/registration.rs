@@ -1,0 +1,221 @@
+//! A built branch becomes a part of its instance, or nothing.
+//!
+//! The scheduler decides, by what the instance document says; `restore.completed` is said only when the document
+//! shows the branch. When the claim was lost meanwhile (the instance was removed, the restore was given up for
+//! dead), the branch is removed again: nobody would archive it, list it or ever delete it.
+
+use std::time::Duration;
+
+use bus::Bus;
+use events::document::Branch;
+use events::event::Event;
+use events::{BranchName, Command, InstanceDocument, MessageId, RestoreId};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::error::RestoreError;
+use crate::outcome::FinishedBranch;
+use crate::restorer::Restorer;
+use crate::site::Site;
+
+const LOOK: Duration = Duration::from_millis(200);
+/// Longer than the bus remembers ids, so that what it lost is sent again and nothing else is.
+const SEND_AGAIN: Duration = Duration::from_secs(150);
+
+/// How a built branch stands with its instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is part of it.
+    Registered,
+    /// Its name is claimed for it; the scheduler has not decided yet, or the document is not to be seen.
+    Awaited,
+    /// It will never be.
+    Lost(&'static str),
+}
+
+/// What the document says of the branch that `restore` has built.
+fn standing(
+    document: Option<&InstanceDocument>,
+    branch: &BranchName,
+    restore: RestoreId,
+) -> Standing {
+    // A document that is not there may be recalled from its mirror; what is really gone, the scheduler refuses.
+    let Some(document) = document else {
+        return Standing::Awaited;
+    };
+    let of_this = |origin: Option<RestoreId>| origin == Some(restore);
+    match document.branches.get(branch) {
+        Some(Branch::Active(active))
+            if of_this(active.origin.as_ref().map(|origin| origin.restore_id)) =>
+        {
+            Standing::Registered
+        }
+        Some(Branch::Restoring { restore_id }) if *restore_id == restore => Standing::Awaited,
+        Some(Branch::Deleting(_)) => Standing::Lost("the branch was deleted meanwhile"),
+        Some(_) => Standing::Lost("the branch's name is another restore's by now"),
+        None => Standing::Lost("the branch's name is no longer claimed by this restore"),
+    }
+}
+
+/// The id of the command that registers what `restore` has built: a repetition is the same command.
+fn command_id(restore: RestoreId) -> Uuid {
+    Uuid::new_v5(&restore.0, b"branch.register")
+}
+
+/// How the branch of `finished` stands now.
+///
+/// # Errors
+/// The bus failed.
+pub(crate) async fn look(bus: &Bus, finished: &FinishedBranch) -> Result<Standing, RestoreError> {
+    let (instance, branch) = (&finished.register.instance, &finished.register.branch);
+    let document = bus.instances().get(instance).await?;
+    let document = document.map(|(document, _)| document);
+    let standing = standing(document.as_ref(), branch, finished.restore_id);
+    if standing != Standing::Awaited {
+        return Ok(standing);
+    }
+    let refused = format!("zektor.branch.refused.{instance}.{branch}");
+    let last = bus.last_on(&refused).await?;
+    match last.map(|last| last.envelope.message) {
+        Some(Event::BranchRefused(refused))
+            if refused.command_id.0 == command_id(finished.restore_id) =>
+        {
+            Ok(Standing::Lost("the scheduler refused to register it"))
+        }
+        _ => Ok(standing),
+    }
+}
+
+impl Restorer {
+    /// Has the branch registered and waits until it is, for as long as the scheduler needs: what is built is
+    /// built. The site's lock must be held. `alive` is called while the bus answers.
+    ///
+    /// # Errors
+    /// [`RestoreError::ClaimLost`], after the branch was removed; or the bus failed.
+    pub(super) async fn join(
+        &self,
+        site: &Site,
+        mut finished: FinishedBranch,
+        alive: impl Fn(),
+    ) -> Result<FinishedBranch, RestoreError> {
+        if finished.registered {
+            return Ok(finished);
+        }
+        let mut sent: Option<Instant> = None;
+        loop {
+            match look(&self.bus, &finished).await? {
+                Standing::Registered => {
+                    finished.registered = true;
+                    finished.store(site)?;
+                    return Ok(finished);
+                }
+                Standing::Lost(reason) => {
+                    tracing::warn!(
+                        instance = %site.instance, branch = %site.branch, reason,
+                        "the branch is removed again"
+                    );
+                    self.compute.remove(site).await?;
+                    return Err(RestoreError::ClaimLost { reason });
+                }
+                Standing::Awaited => {}
+            }
+            if sent.is_none_or(|at| at.elapsed() >= SEND_AGAIN) {
+                if sent.is_some() {
+                    tracing::warn!(
+                        instance = %site.instance, branch = %site.branch,
+                        "the branch is built and still not registered; does the scheduler run?"
+                    );
+                }
+                self.send_register(&finished).await?;
+                sent = Some(Instant::now());
+            }
+            alive();
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn send_register(&self, finished: &FinishedBranch) -> Result<(), RestoreError> {
+        let command = bus::Outgoing::new(
+            Command::BranchRegister(finished.register.clone()),
+            MessageId::new(command_id(finished.restore_id).to_string()),
+            self.clock.now(),
+        );
+        let command = command
+            .correlated(finished.restore_id)
+            .caused_by(finished.restore_id);
+        let _ = self.bus.send(command).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use events::command::BranchOrigin;
+    use events::document::{ActiveBranch, Branch};
+    use events::{
+        BranchName, CommandId, Event, InstanceDocument, RestoreId, SealedSecret, example,
+    };
+    use uuid::Uuid;
+
+    use super::{Standing, standing};
+
+    fn active(restore_id: RestoreId) -> ActiveBranch {
+        let registered = example::events().into_iter().find_map(|event| match event {
+            Event::BranchRegistered(registered) => Some(registered.registered),
+            _ => None,
+        });
+        let registered = registered.unwrap();
+        ActiveBranch {
+            dsn: SealedSecret::from_base64(String::new()),
+            system_identifier: registered.system_identifier,
+            timeline: registered.timeline,
+            server_version: registered.server_version,
+            wal_segment_size: registered.wal_segment_size,
+            origin: registered.origin.map(|origin| BranchOrigin {
+                restore_id,
+                ..origin
+            }),
+            size: registered.size,
+            created_at: registered.created_at,
+            archive_mode: events::ArchiveMode::default(),
+            disk_risk: events::DiskRiskPolicy::default(),
+        }
+    }
+
+    #[test]
+    fn only_its_own_claim_makes_a_branch() {
+        let (ours, theirs) = (RestoreId(Uuid::from_u128(1)), RestoreId(Uuid::from_u128(2)));
+        let branch = BranchName::new("b").unwrap();
+        let told = |held: Option<Branch>| {
+            let document = InstanceDocument {
+                version: 1,
+                instance: example::instance(),
+                registration: CommandId(Uuid::nil()),
+                created_at: example::at(0),
+                removing: false,
+                branches: held
+                    .map(|held| (branch.clone(), held))
+                    .into_iter()
+                    .collect(),
+                schedules: Vec::new(),
+            };
+            standing(Some(&document), &branch, ours)
+        };
+        let restoring = |restore_id| Some(Branch::Restoring { restore_id });
+        assert_eq!(told(restoring(ours)), Standing::Awaited);
+        assert_eq!(
+            told(Some(Branch::Active(active(ours)))),
+            Standing::Registered
+        );
+        assert_eq!(standing(None, &branch, ours), Standing::Awaited);
+        for held in [
+            None,
+            restoring(theirs),
+            Some(Branch::Active(active(theirs))),
+            Some(Branch::Deleting(active(ours))),
+        ] {
+            let found = told(held.clone());
+            assert!(matches!(found, Standing::Lost(_)), "{held:?}: {found:?}");
+        }
+    }
+}

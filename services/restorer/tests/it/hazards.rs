@@ -1,0 +1,1 @@
+//! What a branch must not do as its source does.
