@@ -253,7 +253,7 @@ impl Writing {
     ) -> Result<()> {
         let key = [instance.to_sql(), branch.to_sql()];
         let wanted: Option<PurgeRow> = self.get(&key).await?;
-        if !wanted.is_some_and(|purge| purge.done_at.is_none()) {
+        if wanted.is_none_or(|purge| purge.done_at.is_some()) {
             return Ok(());
         }
         self.delete::<BackupRow>(&key).await?;
