@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use events::RestoreTarget;
-use events::event::{Event, ExtensionState, FailureCause};
+use events::event::{Event, ExtensionState};
 use pg_format::Lsn;
 use testkit::postgres::{PgVersion, Postgres};
 use testkit::wait_until;
@@ -61,8 +61,23 @@ async fn every_target(version: PgVersion) -> Result<()> {
 }
 
 #[tokio::test]
+async fn every_target_on_14() -> Result<()> {
+    every_target(PgVersion::V14).await
+}
+
+#[tokio::test]
 async fn every_target_on_15() -> Result<()> {
     every_target(PgVersion::V15).await
+}
+
+#[tokio::test]
+async fn every_target_on_16() -> Result<()> {
+    every_target(PgVersion::V16).await
+}
+
+#[tokio::test]
+async fn every_target_on_17() -> Result<()> {
+    every_target(PgVersion::V17).await
 }
 
 #[tokio::test]
@@ -197,9 +212,8 @@ async fn a_gap_is_never_passed_over() -> Result<()> {
         .run(&world.request("within", RestoreTarget::Time { at: within }))
         .await?
     {
-        Event::RestoreFailed(failed) => {
-            assert_eq!(failed.cause, FailureCause::Wal);
-            assert!(failed.message.contains("gap"), "{}", failed.message);
+        Event::RestoreRefused(refused) => {
+            assert!(refused.message.contains("gap"), "{}", refused.message);
         }
         other => panic!("{other:?}"),
     }
@@ -260,16 +274,19 @@ async fn recovery_follows_a_promotion() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_target_that_is_not_there_fails_and_leaves_nothing() -> Result<()> {
+async fn a_target_that_is_not_there_is_refused_and_leaves_nothing() -> Result<()> {
     let world = World::new(PgVersion::V15).await?;
     let backup = world.back_up().await?;
     let _ = world.archive().await?;
     let name = "never made".to_owned();
     let request = world.request("b", RestoreTarget::RestorePoint { name });
     match world.run(&request).await? {
-        Event::RestoreFailed(failed) => {
-            assert_eq!(failed.cause, FailureCause::Wal);
-            assert!(failed.message.contains("never made"), "{}", failed.message);
+        Event::RestoreRefused(refused) => {
+            assert!(
+                refused.message.contains("never made"),
+                "{}",
+                refused.message
+            );
         }
         other => panic!("{other:?}"),
     }
