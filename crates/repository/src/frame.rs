@@ -3,7 +3,8 @@
 //! Little endian:
 //!
 //! ```text
-//!  0  4  magic: ZKWL (WAL), ZKIX (index part), ZKMF (manifest) or ZKCT (commit-time index)
+//!  0  4  magic: ZKWL (WAL), ZKIX (index part), ZKMF (manifest), ZKCT (commit-time index) or ZKRM
+//!        (relation map)
 //!  4  1  version, 1
 //!  5  1  compression: 1 is one zstd frame
 //!  6  2  flags, 0 (kept for sealing)
@@ -32,6 +33,7 @@ pub(crate) enum FrameKind {
     Index,
     Manifest,
     WalIndex,
+    RelationMap,
 }
 
 impl FrameKind {
@@ -41,6 +43,7 @@ impl FrameKind {
             FrameKind::Index => b"ZKIX",
             FrameKind::Manifest => b"ZKMF",
             FrameKind::WalIndex => b"ZKCT",
+            FrameKind::RelationMap => b"ZKRM",
         }
     }
 
@@ -50,6 +53,7 @@ impl FrameKind {
             FrameKind::Index => "index part",
             FrameKind::Manifest => "manifest",
             FrameKind::WalIndex => "commit-time index",
+            FrameKind::RelationMap => "relation map",
         }
     }
 }

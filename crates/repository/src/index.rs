@@ -4,6 +4,7 @@
 //! timeline and is written again whenever a segment is added; an entry that a crash or a race of two writers loses, or
 //! that is damaged, is built again from the WAL by whoever reads, with the same result.
 
+mod relations;
 mod stored;
 #[cfg(test)]
 mod tests;

@@ -31,6 +31,10 @@ impl BranchLayout {
         }
     }
 
+    pub(crate) fn root(&self) -> String {
+        self.root.clone()
+    }
+
     pub(crate) fn record(&self) -> String {
         format!("{}/branch.json", self.root)
     }
@@ -41,6 +45,11 @@ impl BranchLayout {
 
     pub(crate) fn manifest(&self, id: BackupId) -> String {
         format!("{}/backups/{id}/manifest", self.root)
+    }
+
+    /// The data of all backups.
+    pub(crate) fn all_packs(&self) -> String {
+        format!("{}/packs", self.root)
     }
 
     /// Everything that attempts at backup `id` have stored.
@@ -85,6 +94,19 @@ impl BranchLayout {
     pub(crate) fn wal_index_group(&self, timeline: TimelineId, group: u64) -> String {
         let timeline = timeline.to_hex();
         format!("{}/wal-index/{timeline}/{group:016X}", self.root)
+    }
+
+    pub(crate) fn relation_maps(&self) -> String {
+        format!("{}/wal-index/relations", self.root)
+    }
+
+    /// The relation map that was begun at `lsn`.
+    pub(crate) fn relation_map(&self, timeline: TimelineId, lsn: Lsn) -> String {
+        let timeline = timeline.to_hex();
+        format!(
+            "{}/wal-index/relations/{timeline}-{:016X}",
+            self.root, lsn.0
+        )
     }
 
     pub(crate) fn segment(&self, name: SegmentName) -> String {

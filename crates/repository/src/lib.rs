@@ -28,6 +28,7 @@ mod instances;
 mod layout;
 mod materialise;
 mod open;
+mod purge;
 mod repository;
 mod single_files;
 mod store;

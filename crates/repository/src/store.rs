@@ -4,7 +4,10 @@
 //! is sent again, so [`Store::create`] can find its own object there; its callers compare.
 
 mod classify;
+mod conditional;
 pub(crate) mod durable;
+
+pub(crate) use conditional::Replaced;
 
 use std::ops::Range;
 use std::sync::Arc;

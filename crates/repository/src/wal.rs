@@ -8,6 +8,7 @@
 mod coverage;
 mod gap;
 mod listing;
+mod open;
 mod path;
 mod position;
 mod records;
@@ -18,6 +19,7 @@ use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 pub use coverage::{WalCoverage, wal_coverage};
 pub use gap::WalGap;
 pub use listing::{WalObject, WalObjectKind};
+pub use open::OpenSegment;
 pub(crate) use path::Place;
 pub use path::{WalFormat, WalPath, wal_stretches};
 pub use position::WalPosition;
@@ -56,15 +58,6 @@ impl PutOutcome {
     }
 }
 
-/// How much of the open segment is in its `.partial`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpenSegment {
-    /// The segment.
-    pub name: SegmentName,
-    /// Bytes of it, from its beginning.
-    pub raw_bytes: u64,
-}
-
 impl BranchReader {
     /// The bytes of a complete segment.
     ///
@@ -75,28 +68,9 @@ impl BranchReader {
         self.get_wal(self.layout.segment(name)).await
     }
 
-    /// The bytes of the open segment so far, from its beginning. Errors as [`Self::get_segment`].
-    pub async fn get_partial(&self, name: SegmentName) -> Result<Bytes> {
-        self.get_wal(self.layout.partial(name)).await
-    }
-
     /// The text of a timeline's history file. Errors as [`Self::get_segment`].
     pub async fn get_history(&self, timeline: TimelineId) -> Result<Bytes> {
         self.get_wal(self.layout.history(timeline)).await
-    }
-
-    /// How much of the open segment is stored, without reading it. Errors as [`Self::get_segment`].
-    pub async fn open_segment(&self, name: SegmentName) -> Result<OpenSegment> {
-        let key = self.layout.partial(name);
-        let start = self
-            .store
-            .get_start(&key, frame::HEADER_BYTES as u64)
-            .await?;
-        let header = frame::decode_header(FrameKind::Wal, &key, &start)?;
-        Ok(OpenSegment {
-            name,
-            raw_bytes: header.raw_bytes,
-        })
     }
 
     async fn get_wal(&self, key: String) -> Result<Bytes> {
@@ -115,28 +89,6 @@ impl BranchWriter {
         let _ = WalSegmentSize::new(raw.len() as u64)
             .map_err(|error| RepositoryError::refused(format!("segment {name}: {error}")))?;
         self.put_once(self.layout.segment(name), raw).await
-    }
-
-    /// Stores the open segment so far, from its beginning, over what was there.
-    ///
-    /// Gives back the stored size in bytes.
-    ///
-    /// # Errors
-    /// The store failed, and the object is either the old one or the new one.
-    pub async fn put_partial(&self, name: SegmentName, raw: Bytes) -> Result<u64> {
-        let key = self.layout.partial(name);
-        let frame = encode(&key, raw, PARTIAL_LEVEL).await?;
-        let stored_bytes = frame.len() as u64;
-        self.store.put(&key, frame).await?;
-        Ok(stored_bytes)
-    }
-
-    /// Deletes the `.partial` of a segment that is complete now. Succeeds when there is none.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub async fn delete_partial(&self, name: SegmentName) -> Result<()> {
-        self.store.delete(&self.layout.partial(name)).await
     }
 
     /// Stores a timeline's history file, once. Errors as [`Self::put_segment`].

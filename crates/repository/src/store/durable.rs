@@ -4,7 +4,8 @@
 //! itself. That leaves two holes, closed here: a directory that another writer, or an earlier
 //! process that was killed, created but had not synced yet; and "already exists", answered for an
 //! object whose directory entry is not on disk yet. It also answers "not found" for everything
-//! when the disk is not mounted, so the root is checked before an absence is believed.
+//! when the disk is not mounted, so the root is checked before an absence is believed. And it cannot replace
+//! an object only if it is what was read; here that is done under a lock on the object's directory.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -14,6 +15,7 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,13 +24,16 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Result, UpdateVersion,
 };
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 const STORE: &str = "local directory";
 
 /// The directory, and which of its subdirectories this process has synced.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct DurableDirectory {
     files: LocalFileSystem,
     root: Arc<Root>,
@@ -88,6 +93,21 @@ impl DurableDirectory {
         .await
     }
 
+    async fn check_version(&self, location: &Path, version: &UpdateVersion) -> Result<()> {
+        let found = match self.believe(self.files.head(location).await).await {
+            Ok(found) => found.e_tag,
+            Err(Error::NotFound { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if found.is_some() && found == version.e_tag {
+            return Ok(());
+        }
+        Err(Error::Precondition {
+            path: location.to_string(),
+            source: "the object is not what was read any more".into(),
+        })
+    }
+
     async fn believe<T>(&self, result: Result<T>) -> Result<T> {
         if matches!(result, Err(Error::NotFound { .. })) {
             let root = Arc::clone(&self.root);
@@ -138,6 +158,33 @@ fn sync(directory: &FilePath) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Locks a directory against other processes and tasks that do the same, until the file is dropped. Waits a little for
+/// one that holds the lock, which it does for the time of one put.
+async fn lock(directory: PathBuf) -> Result<File> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    const ATTEMPTS: u32 = 500;
+    let directory = Arc::new(directory);
+    for _ in 0..ATTEMPTS {
+        let directory = Arc::clone(&directory);
+        let locked = blocking(move || {
+            let file = File::open(&*directory)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => Ok(Some(file)),
+                Err(error) if error == Errno::WOULDBLOCK => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        });
+        if let Some(file) = locked.await? {
+            return Ok(file);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(Error::Generic {
+        store: STORE,
+        source: format!("somebody else holds the lock on {}", directory.display()).into(),
+    })
+}
+
 async fn blocking<T, F>(work: F) -> Result<T>
 where
     T: Send + 'static,
@@ -157,8 +204,8 @@ impl fmt::Display for DurableDirectory {
     }
 }
 
-/// Removes unfinished files (`<name>#<number>`) and empty directories under `directory`, except under
-/// `keep`.
+/// Removes unfinished files (`<name>#<number>`) under `directory`, and directories that are empty then, itself too;
+/// except under `keep`.
 pub(super) fn sweep(directory: &FilePath, keep: &FilePath) -> io::Result<()> {
     let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -168,12 +215,12 @@ pub(super) fn sweep(directory: &FilePath, keep: &FilePath) -> io::Result<()> {
         let path = entry?.path();
         if path.is_dir() && path != keep {
             sweep(&path, keep)?;
-            // Fails when something is left in it, which is as it should be.
-            let _ = std::fs::remove_dir(&path);
         } else if is_unfinished(&path) {
             std::fs::remove_file(&path)?;
         }
     }
+    // Fails when something is left in it, which is as it should be.
+    let _ = std::fs::remove_dir(directory);
     Ok(())
 }
 
@@ -196,6 +243,15 @@ impl ObjectStore for DurableDirectory {
         options: PutOptions,
     ) -> Result<PutResult> {
         let directory = self.prepare(location).await?;
+        if let PutMode::Update(version) = &options.mode {
+            let _lock = lock(directory).await?;
+            self.check_version(location, version).await?;
+            let options = PutOptions {
+                mode: PutMode::Overwrite,
+                ..options
+            };
+            return self.files.put_opts(location, payload, options).await;
+        }
         let result = self.files.put_opts(location, payload, options).await;
         if matches!(result, Err(Error::AlreadyExists { .. })) {
             // Its content was synced before it got its name; whether the name was is unknown.
@@ -260,7 +316,7 @@ mod tests {
     use std::fs;
 
     use object_store::path::Path;
-    use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
+    use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion};
 
     use super::{DurableDirectory, sweep};
 
@@ -299,6 +355,41 @@ mod tests {
         let _ = store.put(&key, "after removal".into()).await.unwrap();
         let read = store.get(&key).await.unwrap().bytes().await.unwrap();
         assert_eq!(read, "after removal");
+    }
+
+    #[tokio::test]
+    async fn replaces_only_what_was_read() {
+        let place = tempfile::tempdir().unwrap();
+        // Two openings, as of two processes.
+        let (one, two) = (
+            DurableDirectory::open(place.path()).unwrap(),
+            DurableDirectory::open(place.path()).unwrap(),
+        );
+        let key = Path::from("deep/object");
+        let _ = one.put(&key, "a".into()).await.unwrap();
+        let read = two.head(&key).await.unwrap();
+        let version = UpdateVersion {
+            e_tag: read.e_tag,
+            version: None,
+        };
+        let update = |store: &DurableDirectory, text: &'static str| {
+            let mode = PutMode::Update(version.clone());
+            let (store, key) = (store.clone(), key.clone());
+            async move { store.put_opts(&key, text.into(), mode.into()).await }
+        };
+        let (first, second) = tokio::join!(update(&one, "bb"), update(&two, "ccc"));
+        assert_eq!(
+            [&first, &second].iter().filter(|put| put.is_ok()).count(),
+            1
+        );
+        let lost = first.err().or(second.err());
+        assert!(matches!(lost, Some(Error::Precondition { .. })), "{lost:?}");
+        one.delete(&key).await.unwrap();
+        assert!(matches!(
+            update(&one, "d").await,
+            Err(Error::Precondition { .. })
+        ));
+        assert!(matches!(one.get(&key).await, Err(Error::NotFound { .. })));
     }
 
     #[test]

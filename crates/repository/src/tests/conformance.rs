@@ -69,6 +69,7 @@ async fn conformance(repository: &Repository) {
     wal_objects(repository).await;
     long_listing(repository).await;
     backups(repository).await;
+    purge(repository).await;
     race_for_the_manifest(repository).await;
     tablespace_links(repository).await;
 }
@@ -158,6 +159,7 @@ async fn wal_objects(repository: &Repository) {
             length as u64
         );
     }
+    check_partial(&branch).await;
     let history = branch
         .put_history(TimelineId(2), "1\t0/300\tx\n".into())
         .await
@@ -226,6 +228,78 @@ async fn wal_objects(repository: &Repository) {
     branch.delete_partial(second).await.unwrap();
     branch.delete_partial(second).await.unwrap();
     assert_eq!(kinds().await, [(1, whole), (2, WalObjectKind::History)]);
+}
+
+/// What is stored of an open segment never becomes less, whoever comes late.
+async fn check_partial(branch: &BranchWriter) {
+    let open = segment(9);
+    let longest = wal(9).slice(..90_000);
+    let _ = branch.put_partial(open, longest.clone()).await.unwrap();
+    let stored = branch
+        .put_partial(open, longest.slice(..500))
+        .await
+        .unwrap();
+    assert_eq!(branch.get_partial(open).await.unwrap(), longest);
+    let again = branch.put_partial(open, longest.clone()).await.unwrap();
+    assert_eq!(stored, again);
+    let other = branch.put_partial(open, wal(8).slice(..500)).await;
+    assert_eq!(other.unwrap_err().class(), ErrorClass::Conflict);
+    let longer = wal(8).slice(..90_001);
+    let _ = branch.put_partial(open, longer.clone()).await.unwrap();
+    assert_eq!(branch.get_partial(open).await.unwrap(), longer);
+    branch.delete_partial(open).await.unwrap();
+
+    let racers = (1..=12_usize).rev().map(|n| {
+        let branch = branch.clone();
+        let raw = wal(9).slice(..n * 5000);
+        async move { branch.put_partial(open, raw).await.unwrap() }
+    });
+    let _ = futures::future::join_all(racers).await;
+    assert_eq!(branch.get_partial(open).await.unwrap().len(), 60_000);
+    branch.delete_partial(open).await.unwrap();
+}
+
+async fn purge(repository: &Repository) {
+    let name = BranchName::new("purged").unwrap();
+    let branch = repository.writer(&instance(), &name);
+    let fill = async |system: u64| {
+        let mut claim = record(system);
+        claim.branch = name.clone();
+        let _ = branch.claim_branch(&claim).await.unwrap();
+        let _ = back_up(&branch, backup_id(5), &sample()).await;
+        let _ = branch.put_segment(segment(2), wal(1)).await.unwrap();
+        let _ = branch
+            .put_partial(segment(3), wal(1).slice(..99))
+            .await
+            .unwrap();
+        let map = wal_index::RelationMap::default();
+        assert!(branch.put_relation_map(TimelineId(1), &map).await.unwrap());
+    };
+    fill(55).await;
+    let beside = repository.writer(&instance(), &BranchName::new("purged-not").unwrap());
+    let _ = beside.put_segment(segment(2), wal(1)).await.unwrap();
+    assert!(repository.delete_branch(&instance(), &name).await.unwrap() > 6);
+    assert!(branch.record().await.unwrap_err().is_absent());
+    assert!(branch.list_wal(segment_size()).await.unwrap().is_empty());
+    // (SeaweedFS lists the empty prefix for a while.)
+    let left = branch.store.list(&branch.layout.root()).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(
+        repository.delete_branch(&instance(), &name).await.unwrap(),
+        0
+    );
+    // The name is free again.
+    fill(56).await;
+    assert!(repository.delete_branch(&instance(), &name).await.unwrap() > 6);
+    assert_eq!(beside.get_segment(segment(2)).await.unwrap(), wal(1));
+    let refused = repository
+        .delete_branch(&instance(), &BranchName::main())
+        .await;
+    assert!(matches!(refused, Err(RepositoryError::Refused { .. })));
+    assert_eq!(
+        main_of(repository).get_segment(segment(2)).await.unwrap(),
+        wal(1)
+    );
 }
 
 /// Longer than one page of S3's answer.
