@@ -19,7 +19,7 @@ use std::collections::{HashSet, VecDeque};
 
 use pg_format::wal::{
     CheckpointKind, RecordContent, RelationFile, ResourceManager, TransactionAbort,
-    TransactionCommit, TransactionEndKind, WalRecord,
+    TransactionCommit, WalRecord,
 };
 use pg_format::{Lsn, WalSegmentSize};
 
@@ -178,43 +178,29 @@ impl IndexBuilder {
     }
 
     fn transaction(&mut self, record: &WalRecord<'_>) {
-        let end = |time, xid: Option<u32>, committed| TransactionEnd {
-            lsn: record.start,
-            end: record.end,
-            time,
-            xid: xid.unwrap_or(0),
-            committed,
-        };
-        match record.content() {
-            Ok(RecordContent::Commit(commit)) => {
-                let end = end(commit.time, commit.xid, true);
-                self.commit(end, &commit);
-                self.end(end);
-            }
-            Ok(RecordContent::Abort(abort)) => {
-                self.abort(&abort);
-                self.end(end(abort.time, abort.xid, false));
-            }
-            Ok(RecordContent::Prepare(prepared)) => {
-                self.open
-                    .prepare(prepared.xid, prepared.subtransactions.iter());
-            }
-            Ok(_) => {}
+        let content = match record.content() {
+            Ok(content) => content,
             Err(_) => {
                 self.undecoded = self.undecoded.saturating_add(1);
-                // Every transaction end begins with its time, whatever follows.
-                let Ok(Some(found)) = record.transaction_end() else {
-                    return;
-                };
-                let (xid, committed) = match found.kind {
-                    TransactionEndKind::Commit => (Some(record.header.xid), true),
-                    TransactionEndKind::Abort => (Some(record.header.xid), false),
-                    TransactionEndKind::CommitPrepared => (None, true),
-                    TransactionEndKind::AbortPrepared => (None, false),
-                };
-                let _ = xid.and_then(|xid| self.open.remove(xid));
-                self.end(end(found.time, xid, committed));
+                if let Some(end) = TransactionEnd::of_undecoded(record) {
+                    let _ = self.open.remove(end.xid);
+                    self.end(end);
+                }
+                return;
             }
+        };
+        let end = TransactionEnd::of_content(record, &content);
+        match (&content, end) {
+            (RecordContent::Commit(commit), Some(end)) => self.commit(end, commit),
+            (RecordContent::Abort(abort), _) => self.abort(abort),
+            (RecordContent::Prepare(prepared), _) => {
+                let subtransactions = prepared.subtransactions.iter();
+                self.open.prepare(prepared.xid, subtransactions);
+            }
+            _ => {}
+        }
+        if let Some(end) = end {
+            self.end(end);
         }
     }
 

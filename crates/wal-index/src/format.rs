@@ -5,6 +5,8 @@
 
 mod event;
 mod interval;
+#[cfg(test)]
+mod tests;
 mod transaction;
 
 use pg_format::Lsn;

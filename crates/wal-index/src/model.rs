@@ -3,7 +3,9 @@
 //! A record belongs to the segment it *begins* in. All times are the source server's clock, taken before the record
 //! was inserted: they do not rise strictly with the LSN.
 
-use pg_format::wal::{Parameters, RelationFile};
+use pg_format::wal::{
+    Parameters, RecordContent, RelationFile, ResourceManager, TransactionEndKind, WalRecord,
+};
 use pg_format::{Lsn, PgTimestamp, SegmentNumber, TimelineId};
 
 /// What the WAL of one segment says.
@@ -85,6 +87,52 @@ pub struct Commit {
 }
 
 impl TransactionEnd {
+    /// What a record ends, if it ends a transaction: what is to be read for [`Step::Read`](crate::Step::Read).
+    #[must_use]
+    pub fn of(record: &WalRecord<'_>) -> Option<Self> {
+        if record.header.resource_manager != ResourceManager::TRANSACTION {
+            return None;
+        }
+        match record.content() {
+            Ok(content) => Self::of_content(record, &content),
+            Err(_) => Self::of_undecoded(record),
+        }
+    }
+
+    pub(crate) fn of_content(record: &WalRecord<'_>, content: &RecordContent<'_>) -> Option<Self> {
+        let (time, xid, committed) = match content {
+            RecordContent::Commit(commit) => (commit.time, commit.xid, true),
+            RecordContent::Abort(abort) => (abort.time, abort.xid, false),
+            _ => return None,
+        };
+        Some(TransactionEnd {
+            lsn: record.start,
+            end: record.end,
+            time,
+            xid: xid.unwrap_or(0),
+            committed,
+        })
+    }
+
+    /// Every transaction end begins with its time, whatever follows.
+    pub(crate) fn of_undecoded(record: &WalRecord<'_>) -> Option<Self> {
+        let found = record.transaction_end().ok().flatten()?;
+        let (xid, committed) = match found.kind {
+            TransactionEndKind::Commit => (record.header.xid, true),
+            TransactionEndKind::Abort => (record.header.xid, false),
+            // Whose it is stands in the part that is not understood.
+            TransactionEndKind::CommitPrepared => (0, true),
+            TransactionEndKind::AbortPrepared => (0, false),
+        };
+        Some(TransactionEnd {
+            lsn: record.start,
+            end: record.end,
+            time: found.time,
+            xid,
+            committed,
+        })
+    }
+
     /// The commit, if it is one.
     #[must_use]
     pub fn commit(&self) -> Option<Commit> {
