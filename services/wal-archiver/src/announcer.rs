@@ -5,12 +5,15 @@
 //! never queued: a branch is marked, and its listing tells. So there is nothing to overflow, and a bus that
 //! was down for days costs one listing.
 
+mod changed_window;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bus::{Bus, BusError, Outgoing};
 use events::event::{Event, WalGapDetected, WalObjectKind as EventKind, WalSegmentArchived};
+use events::window::Window;
 use events::{MessageId, Timestamp, subject, topology};
 use pg_format::{Lsn, SegmentName, TimelineId, WalSegmentSize};
 use repository::{BranchReader, RepositoryError, WalGap, WalObject, WalObjectKind};
@@ -35,10 +38,12 @@ pub(crate) struct Announcer {
     wake: Arc<Notify>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Waiting {
     listing: bool,
     gaps: bool,
+    /// Only the last one counts.
+    window: Option<Window>,
 }
 
 /// A branch's place in the repository.
@@ -72,6 +77,12 @@ impl Announcer {
     /// There may be a gap that was not told.
     pub(crate) fn announce_gaps(&self, key: &BranchKey) {
         self.lock().entry(key.clone()).or_default().gaps = true;
+        self.wake.notify_one();
+    }
+
+    /// What can be restored has changed.
+    pub(crate) fn announce_window(&self, key: &BranchKey, window: Window) {
+        self.lock().entry(key.clone()).or_default().window = Some(window);
         self.wake.notify_one();
     }
 
@@ -137,6 +148,9 @@ impl Announcer {
         let entry = waiting.entry(key).or_default();
         entry.listing |= failed.listing;
         entry.gaps |= failed.gaps;
+        if entry.window.is_none() {
+            entry.window = failed.window;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<BranchKey, Waiting>> {
@@ -174,6 +188,12 @@ impl Speaker {
                 return Err((error, waiting));
             }
             waiting.gaps = false;
+        }
+        if let Some(window) = &waiting.window {
+            if let Err(error) = self.window(key, window).await {
+                return Err((error.into(), waiting));
+            }
+            waiting.window = None;
         }
         if let Some(chain_end) = chain_end.filter(|_| waiting.listing)
             && let Err(error) = self.listing(key, place, chain_end).await

@@ -14,10 +14,10 @@ use crate::announcer::{Announced, Announcer};
 use crate::assignments::{Assignments, MakeContext};
 use crate::config::ArchiverConfig;
 use crate::index::{ArchiveTurn, IndexDesk};
-use crate::metrics;
 use crate::session::BranchContext;
 use crate::status::{BranchKey, Statuses};
 use crate::uploader::{UploadMemory, Uploader};
+use crate::{metrics, window};
 
 /// An archiver.
 pub struct Archiver {
@@ -51,6 +51,8 @@ impl Archiver {
             sizes.places(self.repository.clone()),
             shutdown.clone(),
         ));
+        let hearing = window::hear(self.bus.clone(), statuses.clone(), shutdown.clone());
+        let hearing = tokio::spawn(hearing);
         let assignments = Assignments {
             bus: self.bus.clone(),
             repository: self.repository.clone(),
@@ -62,8 +64,10 @@ impl Archiver {
             make_context: self.make_context(statuses, announcer, sizes),
         };
         assignments.run(shutdown).await;
-        if let Err(error) = announcing.await {
-            tracing::error!(%error, "the announcer ended abnormally");
+        for task in [announcing, hearing] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task for all branches ended abnormally");
+            }
         }
     }
 

@@ -6,9 +6,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::error::ArchiveError;
-use crate::index;
 use crate::receiver::SETTLE_LIMIT;
 use crate::session::{self, BranchContext, Missing, Trouble};
+use crate::{index, relations, window};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -16,11 +16,17 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 pub(crate) async fn run(branch: BranchContext, cancel: CancellationToken) {
     let key = branch.key.clone();
     let span = tracing::info_span!("archive", instance = %key.instance, branch = %key.branch);
-    let indexing =
-        tokio::spawn(index::keep(branch.clone(), cancel.clone()).instrument(span.clone()));
+    // Beside archiving, and none of them in its way.
+    let aside = [
+        tokio::spawn(index::keep(branch.clone(), cancel.clone()).instrument(span.clone())),
+        tokio::spawn(relations::keep(branch.clone(), cancel.clone()).instrument(span.clone())),
+        tokio::spawn(window::keep(branch.clone(), cancel.clone()).instrument(span.clone())),
+    ];
     archive(branch, cancel).instrument(span).await;
-    if let Err(error) = indexing.await {
-        tracing::error!(%error, "the keeper of the index ended abnormally");
+    for task in aside {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a task beside archiving ended abnormally");
+        }
     }
 }
 

@@ -23,11 +23,13 @@ mod metrics;
 mod position;
 mod proof;
 mod receiver;
+mod relations;
 mod segment_spool;
 mod session;
 mod start_point;
 mod status;
 mod uploader;
+mod window;
 
 pub use archiver::Archiver;
 pub use config::ArchiverConfig;

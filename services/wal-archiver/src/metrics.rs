@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+use events::Timestamp;
 use opentelemetry::KeyValue;
 use opentelemetry::global;
+use opentelemetry::metrics::{AsyncInstrument, Meter};
 use service::Clock;
 use tokio::time::Instant;
 
 use crate::status::{BranchKey, Observed, Statuses};
+use crate::window;
 
 /// Registers the instruments. They live as long as the process's meter.
 pub(crate) fn observe(statuses: &Statuses, clock: &Arc<dyn Clock>) {
     let meter = global::meter("zektor-wal-archiver");
     let each = |value: fn(&Observed) -> Option<u64>| {
         let statuses = statuses.clone();
-        move |seen: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
+        move |seen: &dyn AsyncInstrument<u64>| {
             for (key, status) in statuses.all() {
                 if let Some(value) = value(&status.observed()) {
                     seen.observe(value, &attributes(&key));
@@ -56,6 +59,7 @@ pub(crate) fn observe(statuses: &Statuses, clock: &Arc<dyn Clock>) {
         .with_description("What proofs of the archive's completeness subtract, in microseconds.")
         .with_callback(each(|seen| Some(seen.margin.at(Instant::now()).micros())))
         .build();
+    observe_windows(&meter, statuses);
     let (statuses, clock) = (statuses.clone(), Arc::clone(clock));
     let _ = meter
         .f64_observable_gauge("zektor.wal.seconds_since_archived")
@@ -70,6 +74,52 @@ pub(crate) fn observe(statuses: &Statuses, clock: &Arc<dyn Clock>) {
             }
         })
         .build();
+}
+
+/// What can be restored.
+fn observe_windows(meter: &Meter, statuses: &Statuses) {
+    let each = |value: fn(&Observed) -> Option<f64>| {
+        let statuses = statuses.clone();
+        move |seen: &dyn AsyncInstrument<f64>| {
+            for (key, status) in statuses.all() {
+                if let Some(value) = value(&status.observed()) {
+                    seen.observe(value, &attributes(&key));
+                }
+            }
+        }
+    };
+    let _ = meter
+        .f64_observable_gauge("zektor.window.earliest")
+        .with_unit("s")
+        .with_description("The earliest moment that can be restored, in seconds since 1970.")
+        .with_callback(each(|seen| {
+            seen.window.as_ref()?.earliest.map(unix_seconds)
+        }))
+        .build();
+    let _ = meter
+        .f64_observable_gauge("zektor.window.latest")
+        .with_unit("s")
+        .with_description("The latest moment that can be restored, in seconds since 1970.")
+        .with_callback(each(|seen| window::latest(seen).map(unix_seconds)))
+        .build();
+    let _ = meter
+        .f64_observable_gauge("zektor.window.length")
+        .with_unit("s")
+        .with_description("From the earliest to the latest moment that can be restored.")
+        .with_callback(each(|seen| {
+            let earliest = seen.window.as_ref()?.earliest?;
+            Some((window::latest(seen)? - earliest).as_seconds_f64())
+        }))
+        .build();
+    let _ = meter
+        .f64_observable_gauge("zektor.window.gaps")
+        .with_description("Gaps in what can be restored.")
+        .with_callback(each(|seen| Some(seen.window.as_ref()?.gaps.len() as f64)))
+        .build();
+}
+
+fn unix_seconds(moment: Timestamp) -> f64 {
+    (moment - Timestamp::UNIX_EPOCH).as_seconds_f64()
 }
 
 fn attributes(key: &BranchKey) -> [KeyValue; 2] {

@@ -11,6 +11,7 @@
 //!   PostgreSQL keeps the rest. Status updates go on all the while.
 //! - Everything slow runs beside the stream, in [`Task`]s; the loop itself only decides.
 
+mod changes;
 mod hurry;
 mod pipeline;
 mod probe;
@@ -218,6 +219,9 @@ impl<'a> Receiver<'a> {
                 self.pipeline.receive(start, bytes).await?;
                 for commit in self.pipeline.commits.drain(..) {
                     self.position.committed(commit);
+                }
+                if let Some(wanted) = self.pipeline.changes.take() {
+                    self.branch.status.relations.want(wanted);
                 }
                 server_time
             }

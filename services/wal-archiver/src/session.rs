@@ -108,6 +108,7 @@ pub(crate) async fn run(
     let mut position = PositionKeeper::new(branch, stored, &start, &findings.history);
     position.record_start(start.reason).await?;
     branch.announcer.announce_gaps(&branch.key);
+    branch.status.window_news.notify_one();
     // Recorded: streaming now begins beyond it, after a crash too.
     trouble.missing = None;
     let (mut timeline, mut lsn) = (start.timeline, start.lsn);
@@ -120,6 +121,7 @@ pub(crate) async fn run(
             seen.chain_end = Some(ChainEnd { timeline, lsn });
         });
         branch.announcer.announce(&branch.key);
+        branch.status.relations.want_all();
         let own_history = history_of(&history, timeline).ok_or(ArchiveError::NotInHistory {
             timeline,
             server: history.timeline(),
@@ -175,7 +177,13 @@ pub(crate) struct Opening<'a> {
     pub(crate) stored_partial: Option<OpenSegment>,
 }
 
-fn connection_settings(branch: &BranchContext) -> Result<ConnectionSettings, ArchiveError> {
+/// How to reach the branch's server.
+///
+/// # Errors
+/// The connection URI cannot be opened or understood.
+pub(crate) fn connection_settings(
+    branch: &BranchContext,
+) -> Result<ConnectionSettings, ArchiveError> {
     let context = dsn_context(&branch.key.instance, &branch.key.branch);
     let dsn = branch.master_key.open(&branch.branch.dsn, &context)?;
     let settings = ConnectionSettings::parse(dsn.expose_secret())?;

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use events::position::ArchiverPosition;
+use events::window::Window;
 use events::{BranchName, InstanceName, Timestamp};
 use pg_format::{Lsn, PgTimestamp, TimelineId};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::haste::Haste;
 use crate::position::Margin;
+use crate::relations::RelationDesk;
 
 /// A branch of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +65,8 @@ pub(crate) struct Observed {
     pub(crate) last_stored_at: Option<Timestamp>,
     /// Commits that came after they were said to be in the archive.
     pub(crate) proof_violations: u64,
+    /// What can be restored, as it was seen last.
+    pub(crate) window: Option<Window>,
     /// What proofs subtract, because of what came late.
     pub(crate) margin: Margin,
 }
@@ -72,6 +77,10 @@ pub(crate) struct BranchStatus {
     seen: Mutex<Observed>,
     /// Who wants a proof at once.
     pub(crate) haste: Haste,
+    /// Which names of relations are to be read.
+    pub(crate) relations: RelationDesk,
+    /// Something may have changed what can be restored.
+    pub(crate) window_news: Notify,
 }
 
 impl BranchStatus {

@@ -11,6 +11,7 @@ use pg_format::{Lsn, SegmentName, TimelineId, WalSegmentSize};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::changes::Changes;
 use super::task::{Done, Task};
 use crate::confirm::Ledger;
 use crate::error::ArchiveError;
@@ -45,6 +46,8 @@ pub(super) struct Pipeline {
     next: Lsn,
     /// Commits of what was received last, for [`crate::proof`].
     pub(super) commits: Vec<CommitTime>,
+    /// What of the names of relations it may have changed.
+    pub(super) changes: Changes,
     open: Option<OpenFile>,
     /// Complete, but the record across its end is not.
     held: Option<OpenFile>,
@@ -93,6 +96,7 @@ impl Pipeline {
             ledger: Ledger::new(size, start),
             next: start,
             commits: Vec::new(),
+            changes: Changes::default(),
             open: None,
             held: None,
             archived: opening.archived.clone(),
@@ -154,9 +158,10 @@ impl Pipeline {
 
     /// Validates bytes and looks at the records that they complete.
     fn read(&mut self, piece: &[u8]) -> Result<(), ArchiveError> {
-        let commits = &mut self.commits;
+        let (commits, changes) = (&mut self.commits, &mut self.changes);
         self.reader.feed_each(piece, |record| {
             commits.extend(commit_of(record));
+            changes.observe(record);
         })?;
         Ok(())
     }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use pg_format::wal::{WalBlockSize, WalReader, WalReaderConfig};
-use pg_format::{SegmentNumber, TimelineHistory, TimelineId};
+use pg_format::wal::{RelationFile, WalBlockSize, WalReader, WalReaderConfig};
+use pg_format::{Lsn, SegmentNumber, TimelineHistory, TimelineId};
 use testkit::postgres::{PgVersion, Postgres};
 use testkit::wait_until;
-use wal_index::{IndexBuilder, IndexSettings, SegmentIndex, TransactionEvent, WalEvent};
+use wal_index::{IndexBuilder, IndexSettings, Names, SegmentIndex, TransactionEvent, WalEvent};
 
 use crate::world::{PATIENCE, Registered, World};
 
@@ -252,4 +252,91 @@ async fn check_with_waldump(
     let time = event.commit.time.to_string();
     let clock = time.split('T').nth(1).unwrap().trim_end_matches('Z');
     assert!(commit.contains(clock), "{commit} {event:?}");
+}
+
+/// What a file is called, by all that is stored.
+async fn named(registered: &Registered, file: RelationFile) -> Option<String> {
+    let history = TimelineHistory::root(TimelineId(1));
+    let maps = registered
+        .reader
+        .relation_maps(&history, Lsn(0), Lsn(u64::MAX));
+    let names = Names::new(maps.await.unwrap());
+    let relation = names.file_at(file, Lsn(u64::MAX))?;
+    let database = names.database_at(relation.database, Lsn(u64::MAX))?;
+    Some(format!("{database}.{}.{}", relation.schema, relation.name))
+}
+
+#[tokio::test]
+async fn dropped_relations_have_names() {
+    for version in [PgVersion::V15, PgVersion::V18] {
+        let world = World::new().await;
+        let server = server(version).await;
+        let registered = world.register("shop", &server).await;
+        let _ = server
+            .psql("CREATE TABLE old (n int PRIMARY KEY, t text)")
+            .await
+            .unwrap();
+        let _ = server.psql("CREATE DATABASE other").await.unwrap();
+        let archiver = world.archiver("one").await;
+        let file = async |relation: &str| {
+            let ask = format!(
+                "SELECT dattablespace, d.oid, pg_relation_filenode('{relation}') FROM pg_database d \
+                 WHERE datname = current_database()"
+            );
+            let told = server.psql(&ask).await.unwrap();
+            let numbers: Vec<u32> = told.split('|').map(|n| n.parse().unwrap()).collect();
+            RelationFile {
+                tablespace: numbers[0],
+                database: numbers[1],
+                number: numbers[2],
+            }
+        };
+        let is_named = async |file: RelationFile, name: &str| {
+            wait_until("a name", PATIENCE, async || {
+                named(&registered, file).await.as_deref() == Some(name)
+            })
+            .await
+            .unwrap();
+        };
+        is_named(file("old").await, "postgres.public.old").await;
+        is_named(file("old_pkey").await, "postgres.public.old_pkey").await;
+        // Made while nobody looks on purpose, and gone soon.
+        let _ = server
+            .psql("CREATE SCHEMA s; CREATE TABLE s.brief AS SELECT 1 AS n")
+            .await
+            .unwrap();
+        let brief = file("s.brief").await;
+        is_named(brief, "postgres.s.brief").await;
+        let _ = server
+            .psql("DROP TABLE s.brief; ALTER TABLE old RENAME TO older; TRUNCATE older")
+            .await
+            .unwrap();
+        is_named(file("older").await, "postgres.public.older").await;
+        is_named(brief, "postgres.s.brief").await;
+        assert!(!archiver.log().contains("are not up to date"));
+    }
+}
+
+#[tokio::test]
+async fn what_had_no_index_gets_one() {
+    let world = World::new().await;
+    let server = server(PgVersion::V18).await;
+    let registered = world.register("shop", &server).await;
+    let mut archiver = world.archiver("one").await;
+    let fill = "CREATE TABLE t AS SELECT n, repeat('x', 500) AS f FROM generate_series(1, 12000) n;
+                BEGIN; DELETE FROM t WHERE n % 3 = 0; SELECT pg_switch_wal(); INSERT INTO t SELECT 0, repeat('y', 500) \
+                FROM generate_series(1, 4000); COMMIT; SELECT pg_switch_wal(); SELECT pg_switch_wal()";
+    let _ = server.psql(fill).await.unwrap();
+    let _ = registered.caught_up(&server).await;
+    let _ = check(&registered, &server).await;
+    let _ = archiver.kill9().await.unwrap();
+    let place = world
+        .repository_directory()
+        .join("v1/shop/main/wal-index/00000001");
+    std::fs::remove_dir_all(&place).unwrap();
+    let again = world.archiver("two").await;
+    let events = check(&registered, &server).await;
+    let deleted = |event: &WalEvent| matches!(event, WalEvent::Transaction(one) if one.rows.iter().any(|rows| rows.deleted == 4000));
+    assert!(events.iter().any(deleted));
+    assert!(again.log().contains("have no index"));
 }
