@@ -1,4 +1,5 @@
-//! From when to when a branch can be restored, and what cannot be in between. Pure.
+//! From when to when a branch can be restored, and what cannot be in between. [`window`] is pure; `commits` looks up
+//! what it asks for.
 //!
 //! What must stay true:
 //!
@@ -8,6 +9,8 @@
 //! - Where WAL is missing the promise ends, whatever lies beyond, until the end of the next backup that began beyond.
 //! - `latest` is never later than what is known: the position's proof, the end of a backup, or the last commit before
 //!   the WAL ends.
+
+mod commits;
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -216,4 +219,4 @@ impl<'a> Path<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

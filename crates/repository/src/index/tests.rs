@@ -14,6 +14,7 @@ use proptest::prelude::{any, prop, prop_assert_eq, proptest};
 use wal_index::{IndexSettings, SegmentIndex};
 
 use super::IndexSlice;
+use crate::archive::Archive;
 use crate::faulty::{Fault, FaultyStore, Operation};
 use crate::{BranchWriter, Repository, RetryPolicy, WalFormat, WalObjectKind, WalPath};
 
@@ -139,6 +140,45 @@ async fn what_is_not_stored_is_built_from_the_wal() {
             end.lsn
         );
     }
+}
+
+/// The times of the last commits before the window's gaps come from the WAL.
+#[tokio::test]
+async fn a_gap_begins_with_the_last_commit_before_it() {
+    let (_, branch) = filled().await;
+    let path = path(&branch).await;
+    let ends = branch
+        .ends_between(&path, Lsn(9 * MIB), Lsn(11 * MIB))
+        .await
+        .unwrap();
+    branch
+        .delete_wal(&branch.list_wal(size()).await.unwrap()[2])
+        .await
+        .unwrap();
+    let mut backup = crate::window::tests::backup(1, 36, 37);
+    (backup.wal_segment_size, backup.server_version) = (size(), 180_006);
+    backup.system_identifier = path.format.system_identifier;
+    let archive = Archive {
+        backups: vec![backup],
+        position: Some(crate::window::tests::position(1, 48)),
+        objects: branch.list_wal(size()).await.unwrap(),
+        ..Archive::default()
+    };
+    let window = branch
+        .restorable_window(&archive, IndexSettings::default())
+        .await
+        .unwrap();
+    let last = ends
+        .iter()
+        .rev()
+        .find_map(wal_index::TransactionEnd::commit)
+        .unwrap();
+    let time = chrono::DateTime::from_timestamp_micros(last.time.to_unix_micros());
+    assert_eq!(
+        (window.latest, window.latest_lsn),
+        (time, Some(Lsn(11 * MIB)))
+    );
+    assert_eq!(window.gaps[0].from, time);
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ fn name(timeline: u32, number: u64) -> SegmentName {
 }
 
 /// A backup that ended a little after its stop, by the clock.
-fn backup(timeline: u32, start: u64, stop: u64) -> BackupSummary {
+pub(crate) fn backup(timeline: u32, start: u64, stop: u64) -> BackupSummary {
     BackupSummary {
         backup_id: BackupId(uuid::Uuid::from_u128(u128::from(start * 1000 + stop))),
         instance: InstanceName::new("orders").unwrap(),
@@ -67,7 +67,7 @@ fn backup(timeline: u32, start: u64, stop: u64) -> BackupSummary {
     }
 }
 
-fn position(timeline: u32, end: u64) -> WalPosition {
+pub(crate) fn position(timeline: u32, end: u64) -> WalPosition {
     WalPosition {
         timeline: TimelineId(timeline),
         lsn: lsn(end),
