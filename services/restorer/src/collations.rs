@@ -5,24 +5,12 @@
 //! cannot be known before recovery, since the versions are in the catalogs; so it is compared as soon as the branch is
 //! ready, and told. PostgreSQL 15 and later record the database's default collation, older ones only named ones.
 
+use events::plan::PlanCheck;
 use pg_replication::SqlConnection;
 
 use crate::error::RestoreError;
-use crate::server_sql;
-use crate::site::Site;
-
-/// A collation that sorts here in another way than on the source, as far as versions tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CollationMismatch {
-    /// The database.
-    pub database: String,
-    /// The collation; `default` for the database's own.
-    pub collation: String,
-    /// The version that the source recorded.
-    pub recorded: String,
-    /// The version here.
-    pub actual: String,
-}
+use crate::plan::{passed, warning};
+use crate::server_sql::Door;
 
 const DATABASES: &str =
     "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn ORDER BY datname";
@@ -37,46 +25,56 @@ const DEFAULT: &str = "SELECT 'default', datcollversion, \
      WHERE datname = pg_catalog.current_database() \
      AND datcollversion <> pg_catalog.pg_database_collation_actual_version(oid)";
 
-/// Compares the collations of every database of a server that can be connected to over its socket.
+/// Compares the collations of every database that can be connected to.
 ///
 /// # Errors
 /// As the server's.
-pub async fn compare(
-    site: &Site,
-    port: u16,
-    names: &server_sql::Names,
+pub async fn check(
+    connection: &mut SqlConnection,
+    door: &Door<'_>,
     major: u32,
-) -> Result<Vec<CollationMismatch>, RestoreError> {
-    let patience = std::time::Duration::from_secs(30);
-    let (mut connection, superuser) = server_sql::superuser(site, port, names, patience).await?;
+) -> Result<PlanCheck, RestoreError> {
+    const NAME: &str = "collations";
+    const MOST_NAMED: usize = 20;
     let databases = connection.query(DATABASES).await?;
-    connection.close().await;
-    let mut mismatches = Vec::new();
+    let mut other = Vec::new();
     for database in databases.iter().filter_map(|row| row.get(0)) {
-        let mut connection = server_sql::connect(site, port, &superuser, database).await?;
+        let mut connection = door.enter(database).await?;
         let found = in_database(&mut connection, database, major).await;
         connection.close().await;
-        mismatches.extend(found?);
+        other.extend(found?);
     }
-    Ok(mismatches)
+    if other.is_empty() {
+        let detail = "the collation versions that the databases recorded are those of this machine";
+        return Ok(passed(NAME, detail.to_owned()));
+    }
+    let more = other.len().saturating_sub(MOST_NAMED);
+    other.truncate(MOST_NAMED);
+    let more = match more {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let detail = format!(
+        "text may sort in another way than on the source, and indexes on it be wrong: {}{more}; REINDEX the \
+         databases, then ALTER DATABASE ... REFRESH COLLATION VERSION",
+        other.join(", ")
+    );
+    Ok(warning(NAME, detail))
 }
 
+/// The collations of a database that have another version here, in words.
 async fn in_database(
     connection: &mut SqlConnection,
     database: &str,
     major: u32,
-) -> Result<Vec<CollationMismatch>, RestoreError> {
+) -> Result<Vec<String>, RestoreError> {
     let mut rows = connection.query(NAMED).await?;
     if major >= 15 {
         rows.extend(connection.query(DEFAULT).await?);
     }
     let mismatches = rows.iter().filter_map(|row| {
-        Some(CollationMismatch {
-            database: database.to_owned(),
-            collation: row.get(0)?.to_owned(),
-            recorded: row.get(1)?.to_owned(),
-            actual: row.get(2)?.to_owned(),
-        })
+        let (collation, recorded, actual) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Some(format!("{database}: {collation} {recorded}, here {actual}"))
     });
     Ok(mismatches.collect())
 }

@@ -66,6 +66,12 @@ pub enum RestoreError {
         /// Its name.
         holder: String,
     },
+    /// The commit-time index is not that of the WAL.
+    #[error("the target cannot be found in the archived wal")]
+    Index(#[source] wal_index::ResolveError),
+    /// The planner asked for the same thing twice.
+    #[error("the target cannot be found in the archived wal: it does not answer what it is asked")]
+    Undecided,
     /// The restorer drains.
     #[error("the restorer is shutting down")]
     Draining,
@@ -146,6 +152,10 @@ impl RestoreError {
             RestoreError::Fetch(_) => (
                 FailureCause::Wal,
                 "see `zektor window` for what can be restored",
+            ),
+            RestoreError::Index(_) | RestoreError::Undecided => (
+                FailureCause::Wal,
+                "remove the objects below wal-index/ of the branch, they are built again, and restore again",
             ),
             RestoreError::Recovery(_) => (
                 FailureCause::Wal,

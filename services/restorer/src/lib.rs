@@ -7,6 +7,7 @@
 
 pub mod attempt;
 pub mod branches;
+pub mod collations;
 pub mod compute;
 pub mod config;
 pub mod control;
@@ -16,10 +17,13 @@ pub mod fetch;
 mod freshness;
 pub mod handlers;
 mod hazards;
+pub mod index;
 pub mod metrics;
 pub mod opening;
 pub mod outcome;
 pub mod plan;
+mod planning;
+pub mod preflight;
 pub mod recovery;
 pub mod restorer;
 pub mod served;

@@ -10,7 +10,7 @@ use restorer::compute::{Address, LocalCompute, compute_account, compute_director
 use restorer::config::RestorerConfig;
 use restorer::handlers::{Jobs, Orders};
 use restorer::plan::Policy;
-use restorer::restorer::Restorer;
+use restorer::restorer::{Memory, Restorer};
 use service::{Context, MasterKey, ServiceInfo};
 
 /// Orders to stop and start branches that are carried out at the same time.
@@ -54,6 +54,7 @@ async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
         name: common.worker_name.clone(),
         parallelism: config.restore_parallelism.max(1),
         drain: context.shutdown.clone(),
+        memory: Memory::default(),
     });
 
     let holder = restorer.compute.holder()?;

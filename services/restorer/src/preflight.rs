@@ -5,16 +5,18 @@
 //! cannot be known beforehand is not claimed. Collation versions are in the catalogs, which nobody can read before
 //! recovery: they are compared when the branch is ready ([`crate::collations`]).
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use events::ClusterSize;
 use events::event::RefusalCode;
-use events::plan::{CheckState, PlanCheck};
+use events::plan::PlanCheck;
+use events::{BackupId, ClusterSize};
 use pg_format::{ControlFile, ControlSettings, TimelineId};
 use repository::{Repository, RepositoryError};
 
 use crate::compute::Programs;
-use crate::plan::{Plan, Refusal, passed};
+use crate::plan::{Plan, Refusal, passed, warning};
 use crate::settings::carried;
 use crate::settings::tier;
 
@@ -48,7 +50,9 @@ impl SourceServer {
         let files = reader
             .backed_up_files(&manifest, &paths, MOST_BYTES)
             .await?;
-        let control = files.get(CONTROL).map(|control| ControlFile::parse(control));
+        let control = files
+            .get(CONTROL)
+            .map(|control| ControlFile::parse(control));
         let mut configured = files.contains_key(CONFIGURATION[0]).then(Vec::new);
         for text in CONFIGURATION.iter().filter_map(|path| files.get(*path)) {
             let settings = carried::parse(&String::from_utf8_lossy(text));
@@ -66,6 +70,39 @@ impl SourceServer {
     }
 }
 
+/// What is known of the sources of backups.
+#[derive(Clone, Debug, Default)]
+pub struct SourceServers(Arc<Mutex<BTreeMap<BackupId, Arc<SourceServer>>>>);
+
+impl SourceServers {
+    /// The source of a plan's backup.
+    ///
+    /// # Errors
+    /// The repository failed.
+    pub async fn of(
+        &self,
+        repository: &Repository,
+        plan: &Plan,
+    ) -> Result<Arc<SourceServer>, RepositoryError> {
+        const MOST: usize = 1_000;
+        let id = plan.backup.backup_id;
+        if let Some(known) = self.kept().get(&id) {
+            return Ok(Arc::clone(known));
+        }
+        let source = Arc::new(SourceServer::read(repository, plan).await?);
+        let mut kept = self.kept();
+        if kept.len() >= MOST {
+            let _ = kept.pop_first();
+        }
+        let _ = kept.insert(id, Arc::clone(&source));
+        Ok(source)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<BackupId, Arc<SourceServer>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn libraries(value: &str) -> Vec<String> {
     let named = value
         .split(',')
@@ -74,16 +111,6 @@ fn libraries(value: &str) -> Vec<String> {
         .filter(|library| !library.is_empty())
         .map(str::to_owned)
         .collect()
-}
-
-/// A check that somebody should know of.
-#[must_use]
-pub fn warning(name: &str, detail: String) -> PlanCheck {
-    PlanCheck {
-        name: name.to_owned(),
-        state: CheckState::Warning,
-        detail,
-    }
 }
 
 /// Whether the files fit, with room for the WAL that is spooled and for what the server writes meanwhile. Replay may
@@ -111,7 +138,10 @@ pub fn disk(plan: &Plan, free: Option<u64>) -> Result<PlanCheck, Refusal> {
         );
         warning("disk", detail)
     } else {
-        passed("disk", format!("{free} bytes are free, {needed} are needed"))
+        passed(
+            "disk",
+            format!("{free} bytes are free, {needed} are needed"),
+        )
     })
 }
 
@@ -120,7 +150,11 @@ pub fn disk(plan: &Plan, free: Option<u64>) -> Result<PlanCheck, Refusal> {
 #[must_use]
 pub fn programs(plan: &Plan, programs: &Programs) -> PlanCheck {
     let (found, source) = (programs.version.0, plan.backup.server_version);
-    let detail = format!("postgresql {} in {}", programs.version, programs.bin.display());
+    let detail = format!(
+        "postgresql {} in {}",
+        programs.version,
+        programs.bin.display()
+    );
     if found < source {
         let source = pg_format::ServerVersion(source);
         return warning(
@@ -136,7 +170,8 @@ pub fn programs(plan: &Plan, programs: &Programs) -> PlanCheck {
 pub fn preload(source: &SourceServer, bin: &Path) -> PlanCheck {
     const NAME: &str = "preload_libraries";
     let Some(preloaded) = &source.preloaded else {
-        let detail = "the source's configuration is not in the backup; what it preloads is not known";
+        let detail =
+            "the source's configuration is not in the backup; what it preloads is not known";
         return warning(NAME, detail.to_owned());
     };
     if preloaded.is_empty() {
@@ -173,10 +208,21 @@ pub fn hot_standby(source: &SourceServer, size: ClusterSize) -> PlanCheck {
             lowered.push(format!("{name} {source} (then {branch})"));
         }
     };
-    compare("max_connections", settings.max_connections, tier.max_connections);
-    compare("max_worker_processes", settings.max_worker_processes, tier.workers);
+    compare(
+        "max_connections",
+        settings.max_connections,
+        tier.max_connections,
+    );
+    compare(
+        "max_worker_processes",
+        settings.max_worker_processes,
+        tier.workers,
+    );
     if lowered.is_empty() {
-        return passed(NAME, "the branch's size has all that the source's wal demands".to_owned());
+        return passed(
+            NAME,
+            "the branch's size has all that the source's wal demands".to_owned(),
+        );
     }
     let detail = format!(
         "recovery runs with the source's {}, as its wal demands",

@@ -1,10 +1,11 @@
-//! Follows a recovery from its start to the promotion.
+//! Follows a recovery from its start to the promotion, and proves that it came out as planned.
 //!
-//! Three ends are planned: paused at the target, at the end of the served WAL without a target, and "ended
-//! before the target was reached". The last is what PostgreSQL says when nothing in the archive lies beyond the
-//! target; the plan has proven the archive complete up to it, so all that is served is exactly the target's
-//! content, and recovery is started again without the target. Whoever ends without a target has to have replayed
-//! all that was served ([`crate::fetch::last_record_end`]).
+//! Two ends are planned: paused right after the record that the plan names, and at the end of the served WAL where the
+//! plan names none. "Ended before the target was reached" is none: the plan has seen the record. Whoever ends without a
+//! target has to have replayed all that was served ([`crate::fetch::last_record_end`]).
+//!
+//! What must stay true: a branch is only opened if the last transaction end that was replayed is the one that the plan
+//! predicted, and the branch leaves the source's history where the plan ends.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -27,9 +28,7 @@ use crate::site::Site;
 use crate::voice::Voice;
 
 const LOOK: Duration = Duration::from_millis(100);
-/// `PerformWalRecovery`, PostgreSQL `src/backend/access/transam/xlogrecovery.c`, 13 and later.
-const NOT_REACHED: &str = "recovery ended before configured recovery target was reached";
-/// The same place; in the server's `log_timezone`, which is UTC while it is locked.
+/// `PerformWalRecovery`, PostgreSQL `src/backend/access/transam/xlogrecovery.c`; in the server's `log_timezone`, which is UTC while it is locked.
 const LAST_TRANSACTION: &str = "last completed transaction was at log time ";
 /// A server that answers, but for so long neither took nor replayed WAL, does not count as alive: the attempt is
 /// then given up as if the restorer had died.
@@ -54,12 +53,56 @@ pub struct Recovery<'a> {
 }
 
 /// How a recovery ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Recovered {
-    /// The time of the last transaction it replayed, if any.
-    pub last_commit_at: Option<Timestamp>,
+    /// The time of the last transaction end that the server noted, commit or not. [`crate::plan::Prediction`] says which.
+    pub last_noted: Option<Timestamp>,
     /// It stopped at its target; otherwise at what it took for the end of the WAL.
     pub at_target: bool,
+    /// The server was started again in between, and may not know of what it replayed before.
+    pub restarted: bool,
+    /// What the server says of the transaction whose commit is to be the last; `None` if it does not know any more.
+    pub last_commit_is: Option<String>,
+}
+
+impl Recovered {
+    /// Compares with the plan; the time of the last commit in the branch. `left_at` is where the branch left the
+    /// source's history.
+    ///
+    /// # Errors
+    /// The branch is not what was planned.
+    pub fn prove(&self, plan: &Plan, left_at: Lsn) -> Result<Option<Timestamp>, RestoreError> {
+        let text = |time: Option<Timestamp>| {
+            time.map_or_else(|| "none".to_owned(), events::envelope::rfc3339)
+        };
+        if self.at_target && left_at < plan.end_lsn {
+            return Err(RestoreError::Recovery(format!(
+                "recovery ended at {left_at}, before {} where the planned target does",
+                plan.end_lsn
+            )));
+        }
+        let Some(prediction) = &plan.prediction else {
+            return Ok(self.last_noted);
+        };
+        let forgotten = self.restarted && self.last_noted.is_none();
+        if self.last_noted != prediction.last_noted && !forgotten {
+            return Err(RestoreError::Recovery(format!(
+                "the last transaction end that was replayed is of {}, where {} was planned",
+                text(self.last_noted),
+                text(prediction.last_noted)
+            )));
+        }
+        let Some(commit) = prediction.last_commit else {
+            return Ok(None);
+        };
+        match self.last_commit_is.as_deref() {
+            None | Some("committed") => Ok(Some(commit.at)),
+            Some(other) => Err(RestoreError::Recovery(format!(
+                "transaction {}, which was planned to be the last one committed, is {other} in the branch",
+                commit.xid
+            ))),
+        }
+    }
 }
 
 /// What a look at a server that recovers shows.
@@ -100,9 +143,8 @@ impl Recovery<'_> {
         voice: &mut Voice<'_>,
     ) -> Result<Recovered, RestoreError> {
         let mut minimums = *self.server.minimums;
-        let mut stop = Some(&self.plan.stop);
         let mut restarts = 0;
-        let mut begun = self.start(&minimums, stop).await?;
+        let mut begun = self.start(&minimums).await?;
         let mut connection: Option<SqlConnection> = None;
         let mut phase = RestorePhase::Recover;
         let served = self.plan.served();
@@ -128,23 +170,17 @@ impl Recovery<'_> {
             match look {
                 Look::Working => {}
                 Look::Promoted => {
-                    let last_commit_at = self.last_transaction(&mut connection).await?;
-                    let at_target = stop.is_some_and(|stop| *stop != Stop::EndOfWal);
                     return Ok(Recovered {
-                        last_commit_at,
-                        at_target,
+                        last_noted: self.last_transaction(&mut connection).await?,
+                        at_target: self.plan.stop != Stop::EndOfWal,
+                        restarted: restarts > 0,
+                        last_commit_is: self.last_commit(&mut connection).await?,
                     });
                 }
                 Look::Down => {
                     connection = None;
                     let log = self.log_since(begun);
-                    if log.contains(NOT_REACHED) && stop.is_some() {
-                        self.may_end_before_target()?;
-                        tracing::info!(
-                            "nothing in the archive is beyond the target; recovering to its end"
-                        );
-                        stop = None;
-                    } else if !minimums.raise_from_log(&log) || restarts >= MOST_RESTARTS {
+                    if !minimums.raise_from_log(&log) || restarts >= MOST_RESTARTS {
                         let log = log_end(&self.site.log_file());
                         return Err(ComputeError::ServerEnded {
                             during: "recovering",
@@ -153,7 +189,7 @@ impl Recovery<'_> {
                         .into());
                     }
                     restarts += 1;
-                    begun = self.start(&minimums, stop).await?;
+                    begun = self.start(&minimums).await?;
                 }
                 Look::Paused => {
                     // It pauses as well when the source raised a setting that this server has lower.
@@ -163,7 +199,7 @@ impl Recovery<'_> {
                             .stop(self.site, crate::compute::Stopping::Fast)
                             .await?;
                         restarts += 1;
-                        begun = self.start(&minimums, stop).await?;
+                        begun = self.start(&minimums).await?;
                         continue;
                     }
                     phase = RestorePhase::Promote;
@@ -180,13 +216,13 @@ impl Recovery<'_> {
     }
 
     /// Writes the configuration and starts the server; where its log will go on.
-    async fn start(&self, minimums: &Minimums, stop: Option<&Stop>) -> Result<u64, RestoreError> {
+    async fn start(&self, minimums: &Minimums) -> Result<u64, RestoreError> {
         let server = Server {
             minimums,
             ..self.server
         };
         let timeline = self.plan.history.timeline();
-        let conf = settings::recovering(&server, timeline, stop);
+        let conf = settings::recovering(&server, timeline, Some(&self.plan.stop));
         self.compute
             .write(&self.site.config_file(), conf.as_bytes())
             .await?;
@@ -232,20 +268,25 @@ impl Recovery<'_> {
         }
     }
 
-    /// Whether the end of the served WAL is as good as the target.
-    fn may_end_before_target(&self) -> Result<(), RestoreError> {
-        if !self.plan.must_reach {
-            return Ok(());
-        }
-        Err(RestoreError::Recovery(match &self.plan.stop {
-            Stop::RestorePoint(name) => {
-                format!("there is no restore point {name:?} in the archived wal")
-            }
-            _ => format!(
-                "the target lies in a gap of the archived wal that begins at {}",
-                self.plan.end_lsn
-            ),
-        }))
+    /// What the server says of the commit that is to be the last.
+    async fn last_commit(
+        &self,
+        connection: &mut Option<SqlConnection>,
+    ) -> Result<Option<String>, RestoreError> {
+        let commit = self.plan.prediction.and_then(|known| known.last_commit);
+        let (Some(commit), Some(connection)) = (commit.filter(|one| one.xid > 0), connection)
+        else {
+            return Ok(None);
+        };
+        // The epoch is the one in which the transaction is in the past.
+        let (xid, whole) = (commit.xid, 1_u64 << 32);
+        let sql = format!(
+            "SELECT pg_catalog.pg_xact_status((CASE WHEN next % {whole} > {xid} THEN next - next % {whole} + {xid} \
+             ELSE next - next % {whole} + {xid} - {whole} END)::text::xid8) \
+             FROM (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS next) AS s"
+        );
+        let rows = connection.query(&sql).await?;
+        Ok(rows.first().and_then(|row| row.get(0)).map(str::to_owned))
     }
 
     fn log_since(&self, begun: u64) -> String {
@@ -274,7 +315,7 @@ impl Recovery<'_> {
             let (_, time) = line.split_once(LAST_TRANSACTION)?;
             parse_time(&time.replace(" UTC", "+00"))
         });
-        Ok(last.max(logged))
+        Ok(last.or(logged))
     }
 }
 

@@ -14,19 +14,24 @@ use service::seal::{ExposeSecret as _, dsn_context};
 use service::{Clock, MasterKey};
 use tokio_util::sync::CancellationToken;
 
-use crate::compute::{Compute, ComputeError, Programs};
+use crate::compute::{Compute, Programs};
 use crate::error::RestoreError;
 use crate::freshness;
+use crate::index::IndexCache;
 use crate::outcome;
 use crate::plan::{self, Plan, Policy, Refusal};
+use crate::preflight::{self, SourceServers};
 use crate::server_sql::Names;
 use crate::site::Site;
 
-/// The oldest major version with `recovery.signal` and everything else that is relied on.
-const OLDEST_MAJOR: u32 = 13;
-
-/// Spooled and replayed WAL, and what a starting server writes.
-const ROOM_BYTES: u64 = 1 << 30;
+/// What the restorer keeps so as not to read it again: nothing of it changes.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// The commit-time index.
+    pub index: IndexCache,
+    /// What backups say of their sources.
+    pub sources: SourceServers,
+}
 
 /// The service.
 pub struct Restorer {
@@ -48,6 +53,8 @@ pub struct Restorer {
     pub parallelism: usize,
     /// Cancelled when the service is to end.
     pub drain: CancellationToken,
+    /// What was read before.
+    pub memory: Memory,
 }
 
 /// A plan and all that must be known before anything is started.
@@ -81,27 +88,19 @@ impl Restorer {
             })?,
             None => {
                 self.check_name(&site.instance, &site.branch).await?;
-                self.plan(&site.instance, source, target).await?
+                let archive = self.archive(&site.instance, source, target).await?;
+                let reader = self.repository.reader(&site.instance, source);
+                self.decide(&reader, &archive, target).await?
             }
         };
         let programs = self.programs(&plan).await?;
-        let _ = self.check_disk(&plan).await?;
+        let _ = preflight::disk(&plan, self.compute.free_bytes().await)?;
         let names = self.names(&site.instance, source).await?;
         Ok(Prepared {
             plan,
             programs,
             names,
         })
-    }
-
-    async fn plan(
-        &self,
-        instance: &InstanceName,
-        source: &BranchName,
-        target: &RestoreTarget,
-    ) -> Result<Plan, RestoreError> {
-        let archive = self.archive(instance, source, target).await?;
-        Ok(plan::plan(&archive, target, self.clock.now(), self.policy)?)
     }
 
     /// What is stored of the source, after the archiver had the chance to catch up with the target.
@@ -129,42 +128,6 @@ impl Restorer {
         match RepositoryError::absent_as_none(record)? {
             None => Ok(()),
             Some(_) => Err(Refusal::name_used(branch).into()),
-        }
-    }
-
-    /// Whether the files fit, with room for the WAL that is spooled and for what the server writes meanwhile.
-    /// Gives back what is free.
-    async fn check_disk(&self, plan: &Plan) -> Result<Option<u64>, RestoreError> {
-        let needed = plan.backup.logical_bytes.saturating_add(ROOM_BYTES);
-        let free = self.compute.free_bytes().await;
-        if free.is_none_or(|free| free >= needed) {
-            return Ok(free);
-        }
-        let message = format!(
-            "the branch needs {needed} bytes and the restorer's disk has {} left",
-            free.unwrap_or_default()
-        );
-        let hint = "make room in the restorer's compute directory, or delete branches";
-        Err(Refusal::new(RefusalCode::Limit, message, hint).into())
-    }
-
-    async fn programs(&self, plan: &Plan) -> Result<Programs, RestoreError> {
-        let major = plan.backup.server_version / 10_000;
-        if major < OLDEST_MAJOR {
-            let message = format!("postgresql {major} cannot be restored");
-            let hint = format!("{OLDEST_MAJOR} and newer can");
-            return Err(Refusal::new(RefusalCode::UnsuitableSource, message, hint).into());
-        }
-        match self.compute.programs(major).await {
-            Ok(programs) => Ok(programs),
-            Err(error @ ComputeError::NoPrograms { .. }) => {
-                let hint = format!(
-                    "install postgresql {major} there, or name its programs' folder in \
-                     ZEKTOR_POSTGRES_BIN_DIRS"
-                );
-                Err(Refusal::new(RefusalCode::Invalid, error.to_string(), hint).into())
-            }
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -237,19 +200,11 @@ impl Restorer {
         let archive = self
             .archive(instance, source_branch, &question.target)
             .await?;
-        let now = self.clock.now();
-        let plan = plan::plan(&archive, &question.target, now, self.policy)?;
-        let programs = self.programs(&plan).await?;
+        let reader = self.repository.reader(instance, source_branch);
+        let plan = self.decide(&reader, &archive, &question.target).await?;
+        let (_, before) = self.preflight(&archive, &plan, question.size).await?;
         let mut checks = plan.checks();
-        let programs = format!(
-            "postgresql {} in {}",
-            programs.version,
-            programs.bin.display()
-        );
-        checks.push(plan::passed("programs", programs));
-        if let Some(free) = self.check_disk(&plan).await? {
-            checks.push(plan::passed("disk", format!("{free} bytes are free")));
-        }
+        checks.extend(before);
         if let Some(branch) = &question.branch {
             self.check_name(instance, branch).await?;
             checks.push(plan::passed(
@@ -262,7 +217,7 @@ impl Restorer {
             plan: plan.summary(),
             estimated_ms: plan.estimated_ms(),
             checks,
-            latest: plan::latest_restorable(&archive, now, self.policy),
+            latest: plan::latest_restorable(&archive, self.clock.now(), self.policy),
         })
     }
 }

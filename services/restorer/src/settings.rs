@@ -9,7 +9,7 @@ pub mod carried;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use events::{ClusterSize, Timestamp};
+use events::ClusterSize;
 use pg_format::TimelineId;
 
 use crate::control::Minimums;
@@ -119,9 +119,7 @@ pub fn recovering(server: &Server<'_>, timeline: TimelineId, stop: Option<&Stop>
     conf.set("recovery_target_action", "pause");
     match stop {
         None | Some(Stop::EndOfWal) => {}
-        Some(Stop::Time(at)) => conf.set("recovery_target_time", &target_time(*at)),
         Some(Stop::Lsn(lsn)) => conf.set("recovery_target_lsn", &lsn.to_string()),
-        Some(Stop::RestorePoint(name)) => conf.set("recovery_target_name", name),
     }
     conf.0
 }
@@ -254,11 +252,6 @@ pub fn command_line(site: &Site, port: u16) -> Vec<String> {
 /// The setting is a list: a name in double quotes may hold anything.
 fn socket_directory(run: &Path) -> String {
     format!("\"{}\"", text_of(run).replace('"', "\"\""))
-}
-
-/// PostgreSQL's own form, in UTC. Anything finer than its microseconds is cut off, as commit times are.
-fn target_time(at: Timestamp) -> String {
-    at.format("%Y-%m-%d %H:%M:%S%.6f+00").to_string()
 }
 
 fn text_of(path: &Path) -> String {

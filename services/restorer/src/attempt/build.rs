@@ -16,6 +16,7 @@ use repository::{BranchRecord, Manifest, ParentBranch, Target};
 use service::seal::dsn_context;
 use tokio::time::Instant;
 
+use crate::collations;
 use crate::compute::{ComputeError, Stopping, server_log_end};
 use crate::control::Minimums;
 use crate::error::RestoreError;
@@ -122,6 +123,7 @@ impl Build<'_> {
         if !recovered.at_target {
             self.has_replayed_all(&fork, voice).await?;
         }
+        let last_commit_at = recovered.prove(&self.prepared.plan, fork.at)?;
         let mut readied = self.ready(port, fork).await?;
         readied.checks.extend(carried.checks());
         // The source may have raised its settings since the backup, and what it prepared must still fit.
@@ -143,7 +145,7 @@ impl Build<'_> {
             stop_lsn: readied.fork.at,
             fork_timeline: readied.fork.from,
             timeline: readied.fork.to,
-            last_commit_at: recovered.last_commit_at,
+            last_commit_at,
             host: compute.address().advertise.clone(),
             port,
             duration_ms: millis(begin),
@@ -366,6 +368,8 @@ impl Build<'_> {
         checks.extend(Box::pin(found).await?);
         let depth = Depth::Files(&exists);
         let extensions = Box::pin(extensions::check(&mut connection, &door, depth)).await?;
+        let major = self.prepared.programs.version.major();
+        checks.push(collations::check(&mut connection, &door, major).await?);
         let prepared_locks = opening::prepared_locks(&mut connection).await?;
         let wanted = pg_replication::quote_literal(&names.database);
         let there = format!(

@@ -5,10 +5,11 @@
 
 use events::RestoreId;
 use events::event::BackupSummary;
+use events::plan::PlanCheck;
 use pg_format::{HistoryError, Lsn, TimelineHistory, TimelineId};
 use serde::{Deserialize, Serialize};
 
-use super::{Plan, Stop};
+use super::{Plan, Prediction, Stop};
 
 /// A plan and the restore it belongs to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,7 +21,8 @@ pub struct StoredPlan {
     history: String,
     end_lsn: Lsn,
     stop: Stop,
-    must_reach: bool,
+    prediction: Option<Prediction>,
+    notes: Vec<PlanCheck>,
 }
 
 impl StoredPlan {
@@ -34,7 +36,8 @@ impl StoredPlan {
             history: plan.history.to_string(),
             end_lsn: plan.end_lsn,
             stop: plan.stop.clone(),
-            must_reach: plan.must_reach,
+            prediction: plan.prediction,
+            notes: plan.notes.clone(),
         }
     }
 
@@ -48,7 +51,8 @@ impl StoredPlan {
             history: TimelineHistory::parse(self.timeline, &self.history)?,
             end_lsn: self.end_lsn,
             stop: self.stop,
-            must_reach: self.must_reach,
+            prediction: self.prediction,
+            notes: self.notes,
         })
     }
 }

@@ -14,7 +14,7 @@ use events::event::{
 use pg_format::{Lsn, SegmentName, WalSegmentSize};
 use restorer::attempt::Ending;
 use restorer::compute::{Compute as _, ServerState};
-use restorer::restorer::Restorer;
+use restorer::restorer::{Memory, Restorer};
 use testkit::postgres::PgVersion;
 use testkit::wait_until;
 
@@ -128,6 +128,7 @@ async fn a_finished_branch_is_only_announced() -> Result<()> {
         name: "another".to_owned(),
         parallelism: 1,
         drain: world.drain.clone(),
+        memory: Memory::default(),
     };
     let ending = Box::pin(restorer.handle(&request, &Progress::default(), false)).await;
     assert_eq!(ending, Ending::Done);

@@ -20,7 +20,7 @@ use restorer::attempt::Ending;
 use restorer::compute::{Compute, LocalCompute, compute_account};
 use restorer::outcome::FinishedBranch;
 use restorer::plan::Policy;
-use restorer::restorer::Restorer;
+use restorer::restorer::{Memory, Restorer};
 use restorer::site::Site;
 use restorer::voice;
 use service::seal::{ExposeSecret as _, dsn_context};
@@ -53,7 +53,7 @@ pub(crate) struct World {
     pub(crate) drain: CancellationToken,
     /// Cancelled when the test is over.
     pub(crate) over: CancellationToken,
-    _place: tempfile::TempDir,
+    pub(crate) place: tempfile::TempDir,
 }
 
 pub(crate) fn instance() -> InstanceName {
@@ -115,6 +115,7 @@ impl World {
             name: "test".to_owned(),
             parallelism: 4,
             drain: drain.clone(),
+            memory: Memory::default(),
         };
         let writer = repository.writer(&instance(), &BranchName::main());
         let restorer = Arc::new(restorer);
@@ -126,7 +127,7 @@ impl World {
             faults,
             drain,
             over: CancellationToken::new(),
-            _place: place,
+            place,
         };
         world.rows(1..=10).await?;
         world.describe_source(&world.restorer.bus).await?;
@@ -165,6 +166,25 @@ impl World {
         };
         let put = |_: Option<&InstanceDocument>| Decision::Put(Box::new(document.clone()), ());
         Ok(bus.instances().update(&instance(), put).await?)
+    }
+
+    /// A restorer of another compute directory below `place`, on the same bus.
+    pub(crate) fn another(&self, place: &str, bin: Vec<PathBuf>) -> Result<Restorer> {
+        let account = compute_account("postgres")?;
+        let compute = LocalCompute::new(self.place.path().join(place), account, bin);
+        let restorer = &self.restorer;
+        Ok(Restorer {
+            bus: restorer.bus.clone(),
+            repository: restorer.repository.clone(),
+            compute: Arc::new(compute),
+            key: Arc::clone(&restorer.key),
+            clock: Arc::clone(&restorer.clock),
+            policy: restorer.policy,
+            name: place.to_owned(),
+            parallelism: 4,
+            memory: Memory::default(),
+            drain: self.drain.clone(),
+        })
     }
 
     /// Inserts rows, each in a transaction of its own.

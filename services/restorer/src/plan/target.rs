@@ -1,0 +1,441 @@
+//! From a target to the record that recovery stops after. Pure.
+//!
+//! PostgreSQL stops at a time before the first transaction end that is later, counted from where redo begins
+//! (`recoveryStopsBefore`, PostgreSQL `src/backend/access/transam/xlogrecovery.c`). Times do not rise strictly with the
+//! LSN, so that end, *R*, is looked for in the WAL's order. The branch is the same when recovery stops right after *L*,
+//! the last transaction end before R; what lies between them has no effect, but for two things. A transaction that was
+//! prepared there outlives the server, so it is replayed. The files of a database go away when the record of
+//! `DROP DATABASE` is replayed, before its commit, so that record is not.
+
+use std::ops::Range;
+
+use events::event::{BackupSummary, PlannedCommit};
+use events::{BackupId, RestoreTarget, Timestamp};
+use pg_format::wal::{WalLevel, page_magic};
+use pg_format::{Lsn, TimelineHistory};
+use repository::archive::Archive;
+use wal_index::Target;
+
+use super::known::{KnownWal, Missing, Place};
+use super::path::{Path, Reach, history_of};
+use super::{Known, Plan, Prediction, Refusal, Stop, Unplanned, pg_time, timestamp, warning};
+
+/// Plans for a target that is not too young.
+pub(super) fn plan(
+    archive: &Archive,
+    known: &Known,
+    target: &RestoreTarget,
+) -> Result<Plan, Unplanned> {
+    let unknown = KnownWal::default();
+    if let RestoreTarget::Backup { id } = target {
+        return plan_backup(archive, known, *id);
+    }
+    let position = archive
+        .position
+        .as_ref()
+        .ok_or_else(Refusal::nothing_archived)?;
+    let path = Path::to(archive, position.timeline, position.lsn)?;
+    if path.usable().next().is_none() {
+        return Err(match path.bases.last() {
+            Some(base) => Refusal::backup_without_wal(base, path.reach(base).lsn()),
+            None => Refusal::no_backup_on(position.timeline),
+        }
+        .into());
+    }
+    let ground = Ground {
+        wal: known.get(&position.timeline).unwrap_or(&unknown),
+        path,
+    };
+    match target {
+        RestoreTarget::Time { at } => ground.time(*at),
+        RestoreTarget::Lsn { lsn } => ground.lsn(*lsn),
+        RestoreTarget::RestorePoint { name } => ground.restore_point(name),
+        RestoreTarget::Transaction { xid } => ground.transaction(*xid),
+        RestoreTarget::Backup { .. } | RestoreTarget::Latest => ground.latest(),
+    }
+}
+
+/// The first consistent moment: where the backup's own WAL ends.
+fn plan_backup(archive: &Archive, known: &Known, id: BackupId) -> Result<Plan, Unplanned> {
+    let Some(backup) = archive.backups.iter().find(|backup| backup.backup_id == id) else {
+        return Err(Refusal::unknown_backup(id, &archive.backups).into());
+    };
+    let unknown = KnownWal::default();
+    let current = archive.position.as_ref().map(|position| position.timeline);
+    let mut refused = None;
+    for timeline in current.into_iter().chain([backup.timeline]) {
+        let path = match Path::to(archive, timeline, backup.stop_lsn) {
+            Ok(path) => path,
+            Err(refusal) => {
+                refused = Some(refusal);
+                continue;
+            }
+        };
+        if !path.bases.iter().any(|base| base.backup_id == id) {
+            continue;
+        }
+        let reach = path.reach(backup);
+        if let Reach::Until(gap) = reach {
+            refused = Some(Refusal::backup_without_wal(backup, gap));
+            continue;
+        }
+        let wal = known.get(&timeline).unwrap_or(&unknown);
+        return Ground { path, wal }.consistent(backup);
+    }
+    let own = history_of(archive, backup.timeline);
+    let lost = || Refusal::backup_without_wal(backup, backup.start_lsn);
+    Err(own.err().or(refused).unwrap_or_else(lost).into())
+}
+
+/// A path, and what is known of the WAL along it.
+struct Ground<'a> {
+    path: Path<'a>,
+    wal: &'a KnownWal,
+}
+
+/// A base, and the WAL from its start on that can be read.
+struct Leg<'a> {
+    base: &'a BackupSummary,
+    /// Readable WAL, from the base's start.
+    wal: Range<Lsn>,
+    /// It goes to the end of the path.
+    whole: bool,
+}
+
+impl<'a> Ground<'a> {
+    /// Turns what the WAL does not answer yet into what the shell is told.
+    fn known<T>(&self, answer: Result<T, Missing>) -> Result<T, Unplanned> {
+        answer.map_err(|missing| Unplanned::Needs {
+            history: self.history().clone(),
+            missing,
+        })
+    }
+
+    fn history(&self) -> &TimelineHistory {
+        &self.path.history
+    }
+
+    fn leg(&self, base: &'a BackupSummary) -> Result<Leg<'a>, Unplanned> {
+        let reach = self.path.reach(base);
+        let end = self.known(self.wal.indexed_to(base.start_lsn, reach.lsn()))?;
+        Ok(Leg {
+            base,
+            wal: base.start_lsn..end,
+            whole: matches!(reach, Reach::Whole(whole) if whole == end),
+        })
+    }
+
+    fn earliest(&self) -> Option<&'a BackupSummary> {
+        self.path.usable().next()
+    }
+
+    fn time(&self, at: Timestamp) -> Result<Plan, Unplanned> {
+        let not_later = |base: &&BackupSummary| base.backed_up_at <= at;
+        let mut refused = None;
+        for base in self.path.usable().filter(not_later).rev() {
+            readable(base)?;
+            let leg = self.leg(base)?;
+            if leg.wal.end < base.stop_lsn {
+                refused = Some(Refusal::backup_without_wal(base, leg.wal.end));
+                continue;
+            }
+            let found = self.known(self.wal.resolve(Target::Time(pg_time(at)), &leg.wal))?;
+            match found.next {
+                Some(later) if later.lsn < base.stop_lsn => {
+                    let before = base.start_lsn..base.stop_lsn;
+                    let latest = self.known(self.wal.latest_time(&before))?;
+                    let nearest = latest.map_or(base.backed_up_at, timestamp);
+                    refused = Some(Refusal::before_consistency(at, base, nearest));
+                }
+                Some(later) => return self.before(base, later.lsn),
+                None if leg.whole => return self.before(base, leg.wal.end),
+                None => return self.time_at_a_gap(&leg, at),
+            }
+        }
+        Err(match (refused, self.earliest()) {
+            (Some(refused), _) => refused,
+            (None, Some(base)) => {
+                let earliest = self.path.usable().map(|base| base.backed_up_at).min();
+                Refusal::before_first_backup(at, earliest.unwrap_or(base.backed_up_at))
+            }
+            (None, None) => Refusal::no_backup_on(self.history().timeline()),
+        }
+        .into())
+    }
+
+    /// No transaction before the gap ended later than `at`: up to the last of them, that is all that can be said.
+    fn time_at_a_gap(&self, leg: &Leg<'a>, at: Timestamp) -> Result<Plan, Unplanned> {
+        let latest = self.known(self.wal.latest_time(&leg.wal))?;
+        let mut before = leg.base.backed_up_at;
+        // The window ends there.
+        let same = self
+            .path
+            .usable()
+            .filter(|base| base.stop_lsn <= leg.wal.end);
+        before = before.max(same.map(|base| base.backed_up_at).max().unwrap_or(before));
+        before = before.max(latest.map_or(before, timestamp));
+        if at > before {
+            let again = self.path.next_usable(leg.wal.end);
+            let again = again.map(|base| base.backed_up_at);
+            return Err(Refusal::time_in_gap(at, leg.wal.end, before, again).into());
+        }
+        let mut plan = self.before(leg.base, leg.wal.end)?;
+        let detail = format!(
+            "wal is missing from {} on: what committed there at that very time is not in the branch",
+            leg.wal.end
+        );
+        plan.notes.push(warning("wal_gap", detail));
+        Ok(plan)
+    }
+
+    fn lsn(&self, lsn: Lsn) -> Result<Plan, Unplanned> {
+        if lsn > self.path.end {
+            return Err(Refusal::lsn_not_archived(lsn, self.path.end).into());
+        }
+        let ended = |base: &&BackupSummary| base.stop_lsn <= lsn;
+        let Some(base) = self.path.usable().rfind(ended) else {
+            return self.lsn_before_consistency(lsn);
+        };
+        readable(base)?;
+        let leg = self.leg(base)?;
+        let from = lsn..leg.wal.end;
+        if lsn < leg.wal.end
+            && let Some(record) = self.known(self.wal.first_record(&from))?
+        {
+            return self.planned(base, Some(record));
+        }
+        if leg.whole {
+            return self.everything(&leg);
+        }
+        let last = self.known(self.wal.last_record(&leg.wal))?;
+        let nearest = last.map_or(base.stop_lsn, |record| record.start);
+        Err(Refusal::lsn_in_gap(lsn, leg.wal.end, nearest).into())
+    }
+
+    /// Before the first backup's end there is still its content, if nothing ended in between.
+    fn lsn_before_consistency(&self, lsn: Lsn) -> Result<Plan, Unplanned> {
+        let Some(base) = self.earliest() else {
+            return Err(Refusal::no_backup_on(self.history().timeline()).into());
+        };
+        let refused = Refusal::lsn_before_first_backup(lsn, base.stop_lsn);
+        if lsn < base.start_lsn || readable(base).is_err() {
+            return Err(refused.into());
+        }
+        let leg = self.leg(base)?;
+        let after = lsn.saturating_add(1)..base.stop_lsn;
+        if leg.wal.end < base.stop_lsn {
+            return Err(refused.into());
+        }
+        let ended = self.known(self.wal.resolve(Target::Latest, &after))?;
+        let prepared = self.known(self.wal.last_prepared(&after))?;
+        if ended.last.is_some() || prepared.is_some() {
+            return Err(refused.into());
+        }
+        self.consistent(base)
+    }
+
+    fn restore_point(&self, name: &str) -> Result<Plan, Unplanned> {
+        /// `MAXFNAMELEN`, PostgreSQL `src/include/access/xlog_internal.h`, less the terminating zero.
+        const LONGEST_NAME: usize = 63;
+        if name.is_empty() || name.len() > LONGEST_NAME || name.contains(['\0', '\n', '\r']) {
+            return Err(Refusal::not_a_restore_point(name).into());
+        }
+        let all = self.all()?;
+        let mut first = None;
+        let mut from = all.start;
+        // The first of the name that can be restored; one before every backup is there to be named in the refusal.
+        while let Some(point) = self.wal.restore_point(name, from..all.end) {
+            if self.base_for(point).is_some() {
+                return self.at(point);
+            }
+            from = point.end;
+            first = first.or(Some(point));
+        }
+        match first {
+            Some(point) => self.at(point),
+            None => {
+                let known = self.wal.restore_points(all.clone());
+                Err(Refusal::unknown_restore_point(name, &known).into())
+            }
+        }
+    }
+
+    fn transaction(&self, xid: u32) -> Result<Plan, Unplanned> {
+        let all = self.all()?;
+        match self.known(self.wal.end_of(xid, &all))? {
+            Some(end) if end.committed => self.at(Place {
+                start: end.lsn,
+                end: end.end,
+            }),
+            Some(end) => Err(Refusal::rolled_back(xid, timestamp(end.time)).into()),
+            None => {
+                let from = self.wal.indexed_from(all.end)..all.end;
+                let last = self
+                    .known(self.wal.resolve(Target::Latest, &from))?
+                    .last_commit;
+                Err(Refusal::unknown_transaction(xid, last.map(|last| last.xid)).into())
+            }
+        }
+    }
+
+    /// All of the WAL from the first base on; its index is there, perhaps with holes.
+    fn all(&self) -> Result<Range<Lsn>, Unplanned> {
+        let Some(first) = self.earliest() else {
+            return Err(Refusal::no_backup_on(self.history().timeline()).into());
+        };
+        readable(first)?;
+        let starts = self.path.usable().map(|base| base.start_lsn);
+        let start = starts.min().unwrap_or(first.start_lsn);
+        let _ = self.known(self.wal.indexed_to(start, self.path.end))?;
+        Ok(start..self.path.end)
+    }
+
+    /// The newest base from which a record can be reached.
+    fn base_for(&self, record: Place) -> Option<&'a BackupSummary> {
+        let reaches = |base: &&BackupSummary| {
+            base.stop_lsn <= record.end && self.path.reach(base).lsn() >= record.end
+        };
+        self.path.usable().rfind(reaches)
+    }
+
+    /// Stops right after a record that is known to be there.
+    fn at(&self, record: Place) -> Result<Plan, Unplanned> {
+        if let Some(base) = self.base_for(record) {
+            return self.planned(base, Some(record));
+        }
+        let Some(first) = self.earliest() else {
+            return Err(Refusal::no_backup_on(self.history().timeline()).into());
+        };
+        if record.end < first.stop_lsn {
+            let refusal = Refusal::lsn_before_first_backup(record.start, first.stop_lsn);
+            return Err(refusal.into());
+        }
+        let again = self.path.next_usable(record.start);
+        Err(Refusal::behind_a_gap(record.start, again).into())
+    }
+
+    fn latest(&self) -> Result<Plan, Unplanned> {
+        let Some(base) = self.path.usable().next_back() else {
+            return Err(Refusal::no_backup_on(self.history().timeline()).into());
+        };
+        if let Reach::Until(gap) = self.path.reach(base) {
+            let nearest = match readable(base) {
+                Ok(()) => {
+                    let leg = self.leg(base)?;
+                    self.known(self.wal.last_record(&leg.wal))?
+                }
+                Err(_) => None,
+            };
+            let nearest = nearest.map_or(base.stop_lsn, |record| record.start);
+            return Err(Refusal::gap_before_latest(base, gap, nearest).into());
+        }
+        if readable(base).is_err() {
+            return Ok(self.unpredicted(base, self.path.end));
+        }
+        let leg = self.leg(base)?;
+        if !leg.whole {
+            let last = self.known(self.wal.last_record(&leg.wal))?;
+            let nearest = last.map_or(base.stop_lsn, |record| record.start);
+            return Err(Refusal::gap_before_latest(base, leg.wal.end, nearest).into());
+        }
+        self.everything(&leg)
+    }
+
+    /// Up to the last record of a leg that goes to the end of the path.
+    fn everything(&self, leg: &Leg<'a>) -> Result<Plan, Unplanned> {
+        let last = self.known(self.wal.last_record(&leg.wal))?;
+        self.planned(leg.base, last)
+    }
+
+    /// Up to the last transaction end before `bound`, and what outlives a server behind it.
+    fn before(&self, base: &'a BackupSummary, bound: Lsn) -> Result<Plan, Unplanned> {
+        let replayed = base.start_lsn..bound;
+        let last = self
+            .known(self.wal.resolve(Target::Latest, &replayed))?
+            .last;
+        let last = last.map(|last| Place {
+            start: last.lsn,
+            end: last.end,
+        });
+        let from = last.map_or(base.stop_lsn, |last| last.end.max(base.stop_lsn));
+        let dropped = self.wal.dropped_without_commit(from..bound, from);
+        let bound = dropped.first().map_or(bound, |(_, lsn)| *lsn);
+        let prepared = self.known(self.wal.last_prepared(&(from..bound)))?;
+        self.planned(base, prepared.or(last))
+    }
+
+    /// Where the backup is consistent.
+    fn consistent(&self, base: &'a BackupSummary) -> Result<Plan, Unplanned> {
+        if readable(base).is_err() {
+            return Ok(self.unpredicted(base, base.stop_lsn));
+        }
+        let indexed = self.known(self.wal.indexed_to(base.start_lsn, base.stop_lsn))?;
+        if indexed < base.stop_lsn {
+            return Err(Refusal::backup_without_wal(base, indexed).into());
+        }
+        self.planned(base, None)
+    }
+
+    /// Stops after `record`, or where the backup is consistent if that is later.
+    fn planned(&self, base: &'a BackupSummary, record: Option<Place>) -> Result<Plan, Unplanned> {
+        let record = record.filter(|record| record.end > base.stop_lsn);
+        let (stop, end_lsn, through) = match record {
+            Some(Place { start, end }) => (Stop::Lsn(start), end, start.saturating_add(1)),
+            None => (Stop::EndOfWal, base.stop_lsn, base.stop_lsn),
+        };
+        let replayed = base.start_lsn..end_lsn;
+        // An older base's index may not have been needed to find the record.
+        let _ = self.known(self.wal.indexed_to(base.start_lsn, end_lsn))?;
+        let mut changes = self.wal.parameter_changes(replayed.clone());
+        let minimal = changes.find(|(_, changed)| changed.wal_level == WalLevel::Minimal);
+        if let Some((lsn, _)) = minimal {
+            return Err(Refusal::minimal_wal(lsn).into());
+        }
+        // A server that stops at a record does not note the time of that record itself.
+        let noted = base.start_lsn..record.map_or(end_lsn, |record| record.start);
+        let last_noted = self.known(self.wal.resolve(Target::Latest, &noted))?.last;
+        let all = self.wal.indexed_from(base.start_lsn)..end_lsn;
+        let last_commit = self
+            .known(self.wal.resolve(Target::Latest, &all))?
+            .last_commit;
+        let mut plan = self.unpredicted(base, end_lsn);
+        plan.stop = stop;
+        plan.prediction = Some(Prediction {
+            last_noted: last_noted.map(|end| timestamp(end.time)),
+            last_commit: last_commit.map(|commit| PlannedCommit {
+                at: timestamp(commit.time),
+                lsn: commit.lsn,
+                xid: commit.xid,
+            }),
+        });
+        for (database, lsn) in self.wal.dropped_without_commit(replayed, through) {
+            let detail = format!(
+                "the files of database {database} go away at {lsn}, before its drop is committed: it will be \
+                 listed in the branch but cannot be used; choose a target before {lsn} to have it"
+            );
+            plan.notes.push(warning("dropped_database", detail));
+        }
+        Ok(plan)
+    }
+
+    /// To the end of WAL that cannot be looked into.
+    fn unpredicted(&self, base: &BackupSummary, end_lsn: Lsn) -> Plan {
+        Plan {
+            backup: base.clone(),
+            history: self.history().clone(),
+            end_lsn,
+            stop: Stop::EndOfWal,
+            prediction: None,
+            notes: Vec::new(),
+        }
+    }
+}
+
+/// Whether the WAL of a backup's server can be read.
+fn readable(base: &BackupSummary) -> Result<(), Refusal> {
+    let major = base.server_version / 10_000;
+    match page_magic(major) {
+        Some(_) => Ok(()),
+        None => Err(Refusal::unreadable_wal(major)),
+    }
+}

@@ -1,0 +1,115 @@
+//! Plans with the repository: reads what the planner asks for, and looks at what must be there before a restore.
+
+use events::event::RefusalCode;
+use events::plan::PlanCheck;
+use events::{ClusterSize, RestoreTarget};
+use repository::archive::Archive;
+use repository::{BranchReader, WalPath};
+
+use crate::compute::{ComputeError, Programs};
+use crate::error::RestoreError;
+use crate::index::Cut;
+use crate::plan::{self, Known, Missing, Plan, Refusal, Stretch, Unplanned};
+use crate::preflight;
+use crate::restorer::Restorer;
+
+/// The oldest major version whose WAL can be looked into; an older one's backups are not taken either.
+const OLDEST_MAJOR: u32 = 14;
+/// A plan needs a few readings. A transaction may be looked for in many intervals, whose xids overlap.
+const MOST_READINGS: usize = 5_000;
+
+impl Restorer {
+    /// Decides what a restore to `target` will do.
+    ///
+    /// # Errors
+    /// [`RestoreError::Refused`], or the repository failed.
+    pub(crate) async fn decide(
+        &self,
+        reader: &BranchReader,
+        archive: &Archive,
+        target: &RestoreTarget,
+    ) -> Result<Plan, RestoreError> {
+        let now = self.clock.now();
+        let mut known = Known::new();
+        let mut last = None;
+        for _ in 0..MOST_READINGS {
+            let (history, missing) = match plan::plan(archive, &known, target, now, self.policy) {
+                Ok(plan) => return Ok(plan),
+                Err(Unplanned::Refused(refusal)) => return Err(refusal.into()),
+                Err(Unplanned::Needs { history, missing }) => (history, missing),
+            };
+            // What was read once and is missing again would be missing for ever.
+            if last.as_ref() == Some(&missing) {
+                break;
+            }
+            let timeline = history.timeline();
+            let path =
+                WalPath::to(archive, timeline).ok_or_else(|| Refusal::no_history(timeline))?;
+            let Some(cut) = archive.backups.first().map(Cut::of) else {
+                return Err(RestoreError::Undecided);
+            };
+            let wal = known.entry(timeline).or_default();
+            match missing.clone() {
+                Missing::Index(range) => {
+                    let index = &self.memory.index;
+                    let slice = index.read(reader, &path, cut, range.clone()).await?;
+                    wal.add_index(range, slice.segments);
+                }
+                Missing::Records { range, at } => {
+                    let mut stretch = Stretch::new(range.clone(), at);
+                    let observe = |record: &pg_format::wal::WalRecord<'_>| stretch.observe(record);
+                    let _ = reader
+                        .records_between(&path, range.start, range.end, observe)
+                        .await?;
+                    wal.add_stretch(stretch);
+                }
+                Missing::Contradicted(source) => return Err(RestoreError::Index(source)),
+            }
+            last = Some(missing);
+        }
+        Err(RestoreError::Undecided)
+    }
+
+    /// What is looked at before anything is started, beyond the plan; and the programs to run the branch with.
+    ///
+    /// # Errors
+    /// [`RestoreError::Refused`] for what cannot succeed, or something failed.
+    pub(crate) async fn preflight(
+        &self,
+        archive: &Archive,
+        plan: &Plan,
+        size: ClusterSize,
+    ) -> Result<(Programs, Vec<PlanCheck>), RestoreError> {
+        let programs = self.programs(plan).await?;
+        let source = self.memory.sources.of(&self.repository, plan).await?;
+        let archived = |timeline| archive.histories.contains_key(&timeline);
+        let checks = vec![
+            preflight::programs(plan, &programs),
+            preflight::disk(plan, self.compute.free_bytes().await)?,
+            preflight::history_files(plan, archived),
+            preflight::hot_standby(&source, size),
+            preflight::preload(&source, &programs.bin),
+        ];
+        Ok((programs, checks))
+    }
+
+    pub(crate) async fn programs(&self, plan: &Plan) -> Result<Programs, RestoreError> {
+        let major = plan.backup.server_version / 10_000;
+        if major < OLDEST_MAJOR {
+            let message = format!("postgresql {major} cannot be restored");
+            let hint = format!("{OLDEST_MAJOR} and newer can");
+            return Err(Refusal::new(RefusalCode::UnsuitableSource, message, hint).into());
+        }
+        match self.compute.programs(major).await {
+            Ok(programs) => Ok(programs),
+            Err(error @ ComputeError::NoPrograms { .. }) => {
+                let hint = format!(
+                    "install postgresql {major} there, or name its programs' folder in \
+                     ZEKTOR_POSTGRES_BIN_DIRS"
+                );
+                Err(Refusal::new(RefusalCode::Invalid, error.to_string(), hint).into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
