@@ -69,6 +69,18 @@ fn main() {
         })
         .min()
         .unwrap();
+    let groups = size_up(&index, records, stored);
+    let per_record = |elapsed: std::time::Duration| elapsed.as_nanos() / u128::from(records);
+    println!(
+        "validated {} ns, validated and indexed {} ns a record",
+        per_record(validated),
+        per_record(built)
+    );
+    ask(&groups, &index);
+}
+
+/// Says how large it is; gives its stored groups.
+fn size_up(index: &[SegmentIndex], records: u64, stored: usize) -> Vec<Vec<u8>> {
     let groups: Vec<Vec<u8>> = index.chunks(64).map(encode).collect();
     let raw: usize = groups.iter().map(Vec::len).sum();
     let packed: usize = groups
@@ -77,12 +89,7 @@ fn main() {
         .sum();
     let intervals: usize = index.iter().map(|segment| segment.intervals.len()).sum();
     let open: usize = index.iter().map(|segment| segment.open.len()).sum();
-    let commits: u64 = index
-        .iter()
-        .flat_map(|segment| &segment.intervals)
-        .filter_map(|interval| interval.ends.as_ref())
-        .map(|ends| u64::from(ends.commits))
-        .sum();
+    let commits = commits(index);
     println!(
         "{} segments, {records} records, {commits} commits, {intervals} intervals, {open} carried",
         index.len()
@@ -91,13 +98,16 @@ fn main() {
         "wal stored {stored} bytes; index {raw} raw, {packed} stored: {:.3} %",
         percent(packed, stored)
     );
-    let per_record = |elapsed: std::time::Duration| elapsed.as_nanos() / u128::from(records);
-    println!(
-        "validated {} ns, validated and indexed {} ns a record",
-        per_record(validated),
-        per_record(built)
-    );
-    ask(&groups, &index, commits);
+    groups
+}
+
+fn commits(index: &[SegmentIndex]) -> u64 {
+    index
+        .iter()
+        .flat_map(|segment| &segment.intervals)
+        .filter_map(|interval| interval.ends.as_ref())
+        .map(|ends| u64::from(ends.commits))
+        .sum()
 }
 
 fn percent(part: usize, whole: usize) -> f64 {
@@ -105,7 +115,8 @@ fn percent(part: usize, whole: usize) -> f64 {
 }
 
 /// What reading and asking cost with as many copies as make ten million commits.
-fn ask(groups: &[Vec<u8>], index: &[SegmentIndex], commits: u64) {
+fn ask(groups: &[Vec<u8>], index: &[SegmentIndex]) {
+    let commits = commits(index);
     let copies = 10_000_000 / commits.max(1) + 1;
     let began = Instant::now();
     for _ in 0..copies {
