@@ -1,6 +1,7 @@
 //! The branches that run here: started, stopped, removed, and brought back after a restart of the restorer.
 
 mod extensions;
+mod purge;
 mod reach;
 
 use std::fs;
@@ -153,6 +154,9 @@ impl Restorer {
         let site = self.compute.site(instance, branch);
         let _lock = self.compute.lock(&site).await?;
         self.compute.remove(&site).await?;
+        if deletion.purge {
+            self.purge(instance, branch).await?;
+        }
         let (instance, branch) = (instance.clone(), branch.clone());
         let event = Event::BranchDeleted(BranchDeleted { instance, branch });
         self.say(event, given).await

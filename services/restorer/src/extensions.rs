@@ -79,7 +79,7 @@ async fn within(
                  the restorer's machine, then `zektor extensions reinstall`",
                 directory(connection, "SHAREDIR").await + "/extension"
             ));
-        } else if row.get(3) != Some("t") {
+        } else if row.get(3) != Some("t") && row.get(4) != Some(version) {
             version_differs(connection, &mut check, row.get(4).unwrap_or("?"), depth).await?;
         }
         if check.state == ExtensionState::Present {

@@ -1,9 +1,12 @@
 //! Restores of real PostgreSQL servers: a source, a repository, a compute directory, and the bus in memory.
 
 mod copy;
+mod extensions;
 mod faults;
 mod hazards;
+mod holders;
 mod life;
+mod purge;
 mod registration;
 mod scheduler;
 mod targets;

@@ -94,7 +94,10 @@ async fn a_lost_claim(loss: Loss) -> Result<()> {
         Loss::Forgotten => scheduler::forget(bus, &request.branch).await?,
         Loss::Removed => {
             let instances = bus.instances();
-            let (document, _) = instances.get(&request.instance).await?.context("no document")?;
+            let (document, _) = instances
+                .get(&request.instance)
+                .await?
+                .context("no document")?;
             instances
                 .update(&document.instance, |_| bus::Decision::Remove(()))
                 .await?;

@@ -145,6 +145,9 @@ fn open(
     register: &BranchRegister,
     active: &ActiveBranch,
 ) -> Result<InstanceDocument, Refusal> {
+    if document.removing {
+        return Err(Refusal::no_such_instance(&register.instance));
+    }
     let claim = Branch::Restoring {
         restore_id: register.origin.restore_id,
     };
@@ -196,5 +199,72 @@ fn mark_deleting(
             "Wait until the restore has ended.",
         )),
         None => Err(Refusal::no_such_branch(&document.instance, branch)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use events::command::BranchRegister;
+    use events::document::{ActiveBranch, Branch};
+    use events::{Command, CommandId, InstanceDocument, RestoreId, example};
+
+    use super::open;
+
+    fn register() -> BranchRegister {
+        let mut commands = example::commands().into_iter();
+        let found = commands.find_map(|command| match command {
+            Command::BranchRegister(register) => Some(register),
+            _ => None,
+        });
+        found.unwrap()
+    }
+
+    fn active(register: &BranchRegister) -> ActiveBranch {
+        ActiveBranch {
+            dsn: register.dsn.clone(),
+            system_identifier: register.system_identifier,
+            timeline: register.timeline,
+            server_version: register.server_version,
+            wal_segment_size: register.wal_segment_size,
+            origin: Some(register.origin.clone()),
+            size: Some(register.size),
+            created_at: register.created_at,
+            archive_mode: events::ArchiveMode::default(),
+            disk_risk: events::DiskRiskPolicy::default(),
+        }
+    }
+
+    #[test]
+    fn a_branch_is_opened_once_by_who_claimed_its_name_while_there_is_an_instance() {
+        let register = register();
+        let active = active(&register);
+        let document = |removing, held: Option<Branch>| InstanceDocument {
+            version: 1,
+            instance: register.instance.clone(),
+            registration: CommandId(uuid::Uuid::nil()),
+            created_at: example::at(0),
+            removing,
+            branches: held
+                .map(|held| (register.branch.clone(), held))
+                .into_iter()
+                .collect(),
+            schedules: Vec::new(),
+        };
+        let restore_id = register.origin.restore_id;
+        let claim = |restore_id| Some(Branch::Restoring { restore_id });
+        let opened = open(document(false, claim(restore_id)), &register, &active).unwrap();
+        assert_eq!(open(opened.clone(), &register, &active).unwrap(), opened);
+        let other = RestoreId(uuid::Uuid::from_u128(7));
+        for refused in [
+            document(false, None),
+            document(false, claim(other)),
+            document(false, Some(Branch::Deleting(active.clone()))),
+            document(true, claim(restore_id)),
+        ] {
+            assert!(
+                open(refused.clone(), &register, &active).is_err(),
+                "{refused:?}"
+            );
+        }
     }
 }
