@@ -1,5 +1,8 @@
 //! The commit-time index: complete, exact, and the same whoever made it.
 
+mod along;
+mod window;
+
 use std::collections::BTreeMap;
 
 use pg_format::wal::{RelationFile, WalBlockSize, WalReader, WalReaderConfig};
