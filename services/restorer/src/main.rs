@@ -4,12 +4,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use bus::{Bus, BusConfig};
-use events::plan::{RestoreAnswer, RestoreQuestion};
 use repository::{Repository, RetryPolicy};
 use restorer::compute::{Address, LocalCompute, compute_account, compute_directory};
 use restorer::config::RestorerConfig;
 use restorer::handlers::{Jobs, Orders};
 use restorer::plan::Policy;
+use restorer::questions;
 use restorer::restorer::{Memory, Restorer};
 use service::{Context, MasterKey, ServiceInfo};
 
@@ -62,19 +62,14 @@ async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
     let jobs = events::topology::restore_jobs();
     let deletions = events::topology::restorer_deletions();
     let orders = events::topology::restorer_commands();
-    let question = events::subject::restorer_plan();
-    let (asked, concurrency) = (Arc::clone(&restorer), config.restore_concurrency.max(1));
-    let handlers = (
+    let concurrency = config.restore_concurrency.max(1);
+    let (jobs_handler, orders_handler) = (
         Arc::new(Jobs(Arc::clone(&restorer))),
         Arc::new(Orders(Arc::clone(&restorer))),
     );
     let shutdown = &context.shutdown;
     let serving = async {
-        let answer = move |_, question| {
-            let restorer = Arc::clone(&asked);
-            async move { Ok(restorer.answer(question).await) }
-        };
-        let jobs_handler = Arc::clone(&handlers.0);
+        let deletions_handler = Arc::clone(&jobs_handler);
         let present = move |_, ()| {
             let holder = holder.clone();
             async move { Ok(holder) }
@@ -82,14 +77,14 @@ async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
         let ((), (), (), (), ()) = tokio::try_join!(
             bus.serve::<(), String, _, _>(&here, "restorer", present, shutdown.clone()),
             bus.consume(&jobs, concurrency, jobs_handler, shutdown.clone()),
-            bus.consume(&deletions, ORDERS_AT_ONCE, handlers.0, shutdown.clone()),
-            bus.consume(&orders, ORDERS_AT_ONCE, handlers.1, shutdown.clone()),
-            bus.serve::<RestoreQuestion, RestoreAnswer, _, _>(
-                &question,
-                "restorer",
-                answer,
-                shutdown.clone(),
+            bus.consume(
+                &deletions,
+                ORDERS_AT_ONCE,
+                deletions_handler,
+                shutdown.clone()
             ),
+            bus.consume(&orders, ORDERS_AT_ONCE, orders_handler, shutdown.clone()),
+            questions::serve(&restorer, shutdown),
         )?;
         anyhow::Ok(())
     };

@@ -16,6 +16,7 @@ mod path;
 mod refusal;
 mod stored;
 mod target;
+mod way_back;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub use repository::archive::Archive;
 pub use known::{KnownWal, Missing, Place, Stretch};
 pub use refusal::Refusal;
 pub use stored::StoredPlan;
+pub use way_back::{WayBack, WaysBack};
 
 use crate::served::ServedWal;
 
