@@ -322,7 +322,7 @@ pub(crate) struct BranchDelete {
     #[arg(long)]
     pub(crate) purge: bool,
     /// Purge without asking
-    #[arg(long, requires = "purge")]
+    #[arg(long)]
     pub(crate) yes: bool,
 }
 

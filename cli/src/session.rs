@@ -143,6 +143,23 @@ impl Session {
         }
     }
 
+    /// Refuses a branch that the catalog does not know, where nothing that is known of it may be a slip of the pen. A
+    /// catalog that does not answer refuses nothing.
+    pub(crate) async fn require_branch(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<(), Failure> {
+        let question = query::BranchShow {
+            instance: instance.clone(),
+            branch: branch.clone(),
+        };
+        match self.ask_patiently(&question).await {
+            Err(failure) if failure.ending == Ending::NotFound => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
     async fn ask_once<Q: Question>(&self, question: &Q) -> Result<Q::Answer, RequestError> {
         let subject = subject::catalog_query(Q::NAME);
         self.request(&subject, question, ANSWER_WITHIN).await

@@ -96,7 +96,6 @@ fn what_makes_no_sense_is_a_usage_error() {
         "restore orders --xid 8123 --latest --as b",
         "moments orders --only rows",
         "moments orders --limit 0",
-        "branch delete orders b --yes",
         "instance add orders --dsn postgres://u@h/ --archive-mode push",
         "restore orders --latest --as b --size huge",
         "instance add or.ders --dsn postgres://u@h/",

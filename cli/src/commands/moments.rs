@@ -37,7 +37,14 @@ pub(crate) async fn moments(
         .request(&subject::restorer_moments(), &question, FOUND_WITHIN)
         .await;
     drop(progress);
-    match answer? {
+    let answer = answer?;
+    if !matches!(&answer, MomentsAnswer::Found(found) if !found.moments.is_empty()) {
+        let MomentsQuestion {
+            instance, branch, ..
+        } = &question;
+        session.require_branch(instance, branch).await?;
+    }
+    match answer {
         MomentsAnswer::Found(found) => reply(&question, &found),
         MomentsAnswer::Unknown { message, hint } => Err(Failure::new(
             Ending::Failed,

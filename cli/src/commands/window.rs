@@ -10,6 +10,7 @@ use events::{BranchName, InstanceName, subject};
 use pg_format::Lsn;
 use repository::{Repository, RepositoryError};
 use serde::Serialize;
+use wal_index::IndexSettings;
 
 use super::status::nobody_answers;
 use crate::arguments::OfBranch;
@@ -69,7 +70,12 @@ async fn of_branch(session: &Session, of: &OfBranch) -> Result<Window, Failure> 
         .request(&subject::restorer_window(), &question, ANSWER_WITHIN)
         .await;
     match answer {
-        Ok(WindowAnswer::Known(window)) => Ok(window),
+        Ok(WindowAnswer::Known(window)) => {
+            if window.earliest.is_none() {
+                session.require_branch(&of.instance, &of.branch).await?;
+            }
+            Ok(window)
+        }
         Ok(WindowAnswer::Unknown { message, hint }) => Err(Failure::new(
             Ending::Failed,
             "window_unknown",
@@ -87,8 +93,7 @@ async fn of_branch(session: &Session, of: &OfBranch) -> Result<Window, Failure> 
     }
 }
 
-/// The window as the repository alone tells it. The last commit before a gap is not looked for: a window that ends
-/// at one ends with its last backup here.
+/// The window as the repository alone tells it.
 async fn from_repository(repository: &Repository, of: &OfBranch) -> Result<Window, Failure> {
     let OfBranch { instance, branch } = of;
     let reader = repository.reader(instance, branch);
@@ -99,7 +104,9 @@ async fn from_repository(repository: &Repository, of: &OfBranch) -> Result<Windo
         ));
     }
     let archive = repository::archive::read(&reader).await?;
-    Ok(repository::window(&archive, &|_timeline, _lsn| None))
+    Ok(reader
+        .restorable_window(&archive, IndexSettings::default())
+        .await?)
 }
 
 fn text(of: &OfBranch, window: &Window) -> String {

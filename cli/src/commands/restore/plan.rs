@@ -78,7 +78,7 @@ fn plan_text(preview: &RestorePreview) -> String {
             "may take",
             Some(span(Duration::from_millis(preview.estimated_ms))),
         ),
-        ("latest", preview.latest.map(exact)),
+        ("latest time", preview.latest.map(exact)),
     ]);
     if !preview.checks.is_empty() {
         text.push('\n');
@@ -154,7 +154,7 @@ mod tests {
         replay       0/3000028 to 0/6000000 at most, 48.0 MiB
         files        32.0 MiB
         may take     4.0 s
-        latest       2026-03-01T10:30:00.000000Z
+        latest time  2026-03-01T10:30:00.000000Z
 
         CHECK  STATE   DETAIL
         wal    passed  3 segments, no gap
