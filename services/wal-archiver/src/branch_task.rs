@@ -47,7 +47,7 @@ async fn archive(branch: BranchContext, cancel: CancellationToken) {
         let Err(error) = outcome else { continue };
         if branch.status.observed().archived_lsn != before {
             pause = FIRST_PAUSE;
-            trouble.slot_was_lost = false;
+            trouble.slot_loss = None;
         }
         if let ArchiveError::WalRemoved { timeline, from, .. } = &error {
             trouble.missing = Some(Missing {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use pg_format::wal::{WalError, WalReaderConfigError};
-use pg_format::{HistoryError, Lsn, SystemIdentifier, TimelineId, WalSegmentSize};
+use pg_format::{HistoryError, Lsn, SegmentName, SystemIdentifier, TimelineId, WalSegmentSize};
 use pg_replication::{DsnError, PgError};
 use repository::RepositoryError;
 use service::seal::SealError;
@@ -55,6 +55,28 @@ pub(crate) enum ArchiveError {
         server: Lsn,
         /// What is archived.
         archived: Lsn,
+    },
+    /// The archive has followed a promotion that the server knows nothing of.
+    #[error(
+        "the server is on timeline {server}, but the archive has followed timeline {archived} already: it is an old primary \
+         that has returned, perhaps; nothing of it is archived until the connection uri leads to the new primary, or this \
+         server follows it (pg_rewind)"
+    )]
+    OldPrimary {
+        /// Where the server is.
+        server: TimelineId,
+        /// The newest timeline that is archived.
+        archived: TimelineId,
+    },
+    /// The server's WAL parts from what is archived inside of the open segment.
+    #[error(
+        "what the server has of wal segment {segment} differs from what is archived of it: it is another cluster with the \
+         same system identifier, a copy or a restored clone; nothing of it is archived, let the connection uri lead to the \
+         first one or register this one as another instance"
+    )]
+    AnotherCluster {
+        /// The segment.
+        segment: SegmentName,
     },
     /// What came is not this branch's WAL. Nothing of it was stored.
     #[error("the server sent wal that is damaged or foreign; it was refused")]

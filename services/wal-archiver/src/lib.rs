@@ -18,6 +18,7 @@ mod error;
 mod haste;
 mod health;
 mod index;
+mod known_beginning;
 mod lease;
 mod metrics;
 mod position;

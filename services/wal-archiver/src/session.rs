@@ -10,19 +10,18 @@ use events::document::ActiveBranch;
 use events::event::GapCause;
 use pg_format::{Lsn, SegmentName, TimelineHistory, TimelineId};
 use pg_replication::{ConnectionSettings, PgError, ReplicationConnection};
-use repository::{OpenSegment, WalGap};
+use repository::WalGap;
 use service::Clock;
 use service::seal::{ExposeSecret, MasterKey, dsn_context};
 use tokio_util::sync::CancellationToken;
 
-use findings::{
-    Findings, archive_histories, look, refuse_if_set_back, segment_before, stored_partial,
-};
+use findings::{Findings, archive_histories, known_beginning, look, segment_before};
 
 use crate::announcer::Announcer;
 use crate::config::ArchiverConfig;
 use crate::error::ArchiveError;
 use crate::index::{ArchiveTurn, IndexDesk};
+use crate::known_beginning::KnownBeginning;
 use crate::position::PositionKeeper;
 use crate::receiver::{Receiver, ReceiverEnd};
 use crate::start_point::{
@@ -75,8 +74,8 @@ pub(crate) struct Missing {
 pub(crate) struct Trouble {
     /// WAL that could not be had.
     pub(crate) missing: Option<Missing>,
-    /// The slot was gone, and had to be made again.
-    pub(crate) slot_was_lost: bool,
+    /// What became of the slot, if it had to be made again.
+    pub(crate) slot_loss: Option<GapCause>,
     /// The slot is there, but the server does not stream over it any more.
     pub(crate) slot_is_invalid: bool,
 }
@@ -92,10 +91,9 @@ pub(crate) async fn run(
 ) -> Result<(), ArchiveError> {
     let settings = connection_settings(branch)?;
     let mut connection = ReplicationConnection::connect(&settings).await?;
-    let findings = look(branch, &mut connection, trouble.slot_is_invalid).await?;
+    let findings = look(branch, &settings, &mut connection, trouble.slot_is_invalid).await?;
     trouble.slot_is_invalid = false;
-    refuse_if_set_back(&findings, &mut connection).await?;
-    trouble.slot_was_lost |= findings.slot_was_lost;
+    trouble.slot_loss = trouble.slot_loss.or(findings.slot_loss);
     let (start, gap) = begin_at(branch, &findings, *trouble);
     if let Some(gap) = gap {
         // First of all: once the new chain is recorded, nothing else remembers it.
@@ -126,6 +124,7 @@ pub(crate) async fn run(
             timeline,
             server: history.timeline(),
         })?;
+        let known = known_beginning(branch, &findings, timeline, lsn).await?;
         let before = segment_before(branch, &findings, &own_history, lsn, start.chain_first);
         let opening = Opening {
             settings: &settings,
@@ -135,7 +134,7 @@ pub(crate) async fn run(
             own_history,
             partials: &findings.partials,
             archived: &findings.archived,
-            stored_partial: stored_partial(branch, &findings, timeline, lsn).await?,
+            known,
         };
         let receiver = Box::pin(Receiver::start(branch, connection, opening, &mut position));
         match Box::pin(receiver.await?.run(cancel)).await? {
@@ -173,8 +172,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) partials: &'a BTreeSet<SegmentName>,
     /// The complete segments there are.
     pub(crate) archived: &'a BTreeSet<SegmentName>,
-    /// What is stored of the first segment.
-    pub(crate) stored_partial: Option<OpenSegment>,
+    /// What is stored of the first segment, if it is not complete.
+    pub(crate) known: Option<KnownBeginning>,
 }
 
 /// How to reach the branch's server.
@@ -225,11 +224,17 @@ fn begin_at(
     let Some(start) = after_gap(&evidence, from) else {
         return (start_point(&evidence), None);
     };
-    let cause = if trouble.slot_was_lost {
-        GapCause::SlotLost
-    } else {
-        GapCause::RemovedByServer
-    };
+    // What is stored of the segment that could not be streamed again is not missing.
+    let stored = position.filter(|position| {
+        position.timeline == timeline && size.floor(position.lsn) == size.floor(from)
+    });
+    let from = stored.map_or(from, |position| from.max(position.lsn));
+    // A slot holds what was not confirmed: one that begins behind that is another one, or was advanced.
+    let elsewhere = findings.slot_restart.filter(|restart| *restart > from);
+    let cause = trouble
+        .slot_loss
+        .or(elsewhere.map(|_| GapCause::SlotLost))
+        .unwrap_or(GapCause::RemovedByServer);
     tracing::error!(
         from_lsn = %from, to_lsn = %start.lsn, ?cause,
         "wal is missing for good; targets after the gap need a new base backup"

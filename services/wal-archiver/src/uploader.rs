@@ -159,6 +159,21 @@ impl Uploader {
         }))
     }
 
+    /// Reads back what is stored of an open segment; `None` if nothing is. Errors as [`Self::read_back`].
+    pub(crate) async fn read_back_partial(
+        &self,
+        name: SegmentName,
+        size: WalSegmentSize,
+    ) -> Result<Option<ReadBack>, RepositoryError> {
+        let memory = self.memory.reserve(size.bytes()).await;
+        let partial = self.patiently(|| self.writer.get_partial(name)).await;
+        let bytes = RepositoryError::absent_as_none(partial)?;
+        Ok(bytes.map(|bytes| ReadBack {
+            bytes,
+            _memory: memory,
+        }))
+    }
+
     /// Removes the `.partial` of a segment that is stored. Left behind by a failure it costs a few bytes,
     /// and the next start removes it.
     pub(crate) async fn delete_partial(&self, name: SegmentName) {

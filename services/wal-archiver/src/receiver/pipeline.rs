@@ -15,6 +15,7 @@ use super::changes::Changes;
 use super::task::{Done, Task};
 use crate::confirm::Ledger;
 use crate::error::ArchiveError;
+use crate::known_beginning::KnownBeginning;
 use crate::proof::CommitTime;
 use crate::segment_spool::SegmentSpool;
 use crate::session::{BranchContext, Opening};
@@ -55,7 +56,8 @@ pub(super) struct Pipeline {
     archived: BTreeSet<SegmentName>,
     /// Segments that have, or may have, a `.partial`.
     partials: BTreeSet<SegmentName>,
-    /// What is stored of the first segment is not replaced by less.
+    /// What is stored of the first segment is repeated by the stream, and is not replaced by less.
+    known: Option<KnownBeginning>,
     partial_floor: Lsn,
     /// How far a `.partial` was begun to be stored, and when, while one is on its way.
     partial_begun: Lsn,
@@ -86,7 +88,8 @@ impl Pipeline {
             reader.feed(piece)?;
             tokio::task::yield_now().await;
         }
-        let stored = opening.stored_partial.map_or(0, |stored| stored.raw_bytes);
+        let known = opening.known.clone();
+        let stored = known.as_ref().map_or(0, KnownBeginning::length);
         Ok(Pipeline {
             uploader: branch.uploader.clone(),
             spool_directory: Arc::clone(&branch.spool_directory),
@@ -101,6 +104,7 @@ impl Pipeline {
             held: None,
             archived: opening.archived.clone(),
             partials: opening.partials.clone(),
+            known,
             partial_floor: start.saturating_add(stored),
             partial_begun: start,
             partial_running: None,
@@ -133,6 +137,9 @@ impl Pipeline {
                 .min(bytes.len());
             let piece = bytes.split_to(length);
             self.read(&piece)?;
+            if let Some(known) = &mut self.known {
+                known.follow(&piece)?;
+            }
             let open = match &mut self.open {
                 Some(open) => open,
                 empty => {

@@ -3,14 +3,19 @@
 use std::collections::BTreeSet;
 
 use events::document::slot_name;
+use events::event::GapCause;
 use pg_format::{Lsn, SegmentName, TimelineHistory, TimelineId, WalSegmentSize};
-use pg_replication::{ReplicationConnection, ReserveWal, SystemIdentity};
+use pg_replication::{
+    ConnectionSettings, PgError, ReplicationConnection, ReserveWal, SqlConnection, SystemIdentity,
+    quote_literal,
+};
 use repository::{
-    BranchRecord, OpenSegment, ParentBranch, RepositoryError, WalObject, WalObjectKind, WalPosition,
+    BranchRecord, ParentBranch, RepositoryError, WalObject, WalObjectKind, WalPosition,
 };
 
 use super::{BranchContext, SQLSTATE_UNDEFINED_FILE};
 use crate::error::ArchiveError;
+use crate::known_beginning::KnownBeginning;
 use crate::start_point::archived_under;
 use crate::uploader::{ReadBack, Uploader};
 
@@ -22,12 +27,14 @@ pub(super) struct Findings {
     pub(super) partials: BTreeSet<SegmentName>,
     pub(super) position: Option<WalPosition>,
     pub(super) slot_restart: Option<Lsn>,
-    pub(super) slot_was_lost: bool,
+    /// What became of the slot, if it had to be made again.
+    pub(super) slot_loss: Option<GapCause>,
 }
 
 /// Looks: refuses another cluster, makes sure of record, slot and history files.
 pub(super) async fn look(
     branch: &BranchContext,
+    settings: &ConnectionSettings,
     connection: &mut ReplicationConnection,
     slot_is_invalid: bool,
 ) -> Result<Findings, ArchiveError> {
@@ -50,11 +57,17 @@ pub(super) async fn look(
     let _ = uploader
         .patiently(|| uploader.writer().claim_branch(&record))
         .await?;
-    let (slot_restart, slot_was_lost) = ensure_slot(branch, connection, slot_is_invalid).await?;
     let objects = uploader
         .patiently(|| uploader.writer().list_wal(size))
         .await?;
     let position = stored_position(uploader).await?;
+    // After the archive was looked at, which another archiver may have carried on until just now.
+    let identity = connection.identify_system().await?;
+    refuse_old_primary(&identity, &objects, position.as_ref())?;
+    refuse_if_set_back(&identity, position.as_ref(), connection).await?;
+    // A server that is refused has no slot made, and one whose archive is away holds nothing back anew.
+    let (slot_restart, slot_loss) =
+        ensure_slot(branch, settings, connection, slot_is_invalid).await?;
     let history = archive_histories(branch, connection, identity.timeline).await?;
     let (archived, partials) = sort_objects(&objects);
     for superseded in partials.intersection(&archived) {
@@ -67,35 +80,64 @@ pub(super) async fn look(
         partials,
         position,
         slot_restart,
-        slot_was_lost,
+        slot_loss,
     })
 }
 
-/// Where the slot holds WAL back, and whether it had to be made again.
+/// Where the slot holds WAL back, and what became of it if it had to be made again.
 async fn ensure_slot(
     branch: &BranchContext,
+    settings: &ConnectionSettings,
     connection: &mut ReplicationConnection,
     slot_is_invalid: bool,
-) -> Result<(Option<Lsn>, bool), ArchiveError> {
+) -> Result<(Option<Lsn>, Option<GapCause>), ArchiveError> {
     let slot = slot_name(&branch.key.instance, &branch.key.branch);
-    match connection.read_slot(&slot).await? {
+    let loss = match connection.read_slot(&slot).await? {
         Some(state) if state.restart_lsn.is_some() && !slot_is_invalid => {
-            return Ok((state.restart_lsn, false));
+            return Ok((state.restart_lsn, None));
         }
         Some(_) => {
-            tracing::warn!(
-                slot,
-                "the slot holds nothing or was invalidated; it is made again"
-            );
+            let loss = if slot_is_invalid || was_invalidated(settings, &slot).await {
+                GapCause::SlotInvalidated
+            } else {
+                GapCause::SlotLost
+            };
+            tracing::warn!(slot, ?loss, "the slot holds nothing; it is made again");
             let _ = connection.drop_slot(&slot).await?;
+            loss
         }
-        None => tracing::warn!(slot, "the slot does not exist; it is made now"),
-    }
+        None => {
+            tracing::warn!(slot, "the slot does not exist; it is made now");
+            GapCause::SlotLost
+        }
+    };
     let _ = connection
         .create_physical_slot(&slot, ReserveWal::Now)
         .await?;
     let made = connection.read_slot(&slot).await?;
-    Ok((made.and_then(|state| state.restart_lsn), true))
+    Ok((made.and_then(|state| state.restart_lsn), Some(loss)))
+}
+
+/// Whether a slot without a position was invalidated, or made by somebody without holding anything. The replication
+/// protocol does not say; of a server that may not be asked in SQL the former is believed.
+async fn was_invalidated(settings: &ConnectionSettings, slot: &str) -> bool {
+    let ask = format!(
+        "SELECT wal_status = 'lost' FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+        quote_literal(slot)
+    );
+    let answer = async {
+        let mut connection = SqlConnection::connect(settings).await?;
+        let rows = connection.query(&ask).await?;
+        connection.close().await;
+        Ok::<_, PgError>(rows.first().is_some_and(|row| row.get(0) == Some("t")))
+    };
+    match answer.await {
+        Ok(lost) => lost,
+        Err(error) => {
+            tracing::debug!(%error, "what became of the slot cannot be asked");
+            true
+        }
+    }
 }
 
 /// Stores the history files that lead to `timeline`, and gives back its history.
@@ -129,14 +171,33 @@ pub(super) async fn archive_histories(
     Ok(history)
 }
 
+/// Refuses a server that is on an older timeline than the archive: new timelines have higher numbers, so it does not
+/// know the promotion that the archive has followed, and what it writes leads nowhere. A standby of the new primary
+/// is on its way to the newer timeline, and has nothing yet that is not archived.
+fn refuse_old_primary(
+    identity: &SystemIdentity,
+    objects: &[WalObject],
+    position: Option<&WalPosition>,
+) -> Result<(), ArchiveError> {
+    let archived = objects.iter().map(|object| object.timeline);
+    let archived = archived.chain(position.map(|position| position.timeline));
+    match archived.max() {
+        Some(archived) if archived > identity.timeline => Err(ArchiveError::OldPrimary {
+            server: identity.timeline,
+            archived,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a server whose WAL ends before what is archived of its timeline: what it writes next is not what
 /// follows there. A standby may just not have received it again yet.
-pub(super) async fn refuse_if_set_back(
-    findings: &Findings,
+async fn refuse_if_set_back(
+    identity: &SystemIdentity,
+    position: Option<&WalPosition>,
     connection: &mut ReplicationConnection,
 ) -> Result<(), ArchiveError> {
-    let (timeline, server) = (findings.identity.timeline, findings.identity.flush_lsn);
-    let position = findings.position.as_ref();
+    let (timeline, server) = (identity.timeline, identity.flush_lsn);
     match position.filter(|position| position.timeline == timeline && server < position.lsn) {
         Some(position) if connection.show("in_hot_standby").await? != "on" => {
             Err(ArchiveError::SetBack {
@@ -180,21 +241,25 @@ pub(super) async fn segment_before(
     }
 }
 
-/// How much of the segment that streaming begins with is stored: it is never replaced by less.
-pub(super) async fn stored_partial(
+/// What is stored of the segment that streaming begins with. A damaged beginning is worth nothing.
+pub(super) async fn known_beginning(
     branch: &BranchContext,
     findings: &Findings,
     timeline: TimelineId,
     start: Lsn,
-) -> Result<Option<OpenSegment>, ArchiveError> {
-    let name = SegmentName::containing(timeline, start, branch.branch.wal_segment_size);
+) -> Result<Option<KnownBeginning>, ArchiveError> {
+    let size = branch.branch.wal_segment_size;
+    let name = SegmentName::containing(timeline, start, size);
     if !findings.partials.contains(&name) {
         return Ok(None);
     }
-    let uploader = &branch.uploader;
-    let call =
-        || async { RepositoryError::absent_as_none(uploader.writer().open_segment(name).await) };
-    Ok(uploader.patiently(call).await?)
+    match branch.uploader.read_back_partial(name, size).await {
+        Err(error @ RepositoryError::Corrupt { .. }) => {
+            tracing::error!(segment = %name, %error, "what is stored of the open segment is damaged; it is stored again");
+            Ok(None)
+        }
+        stored => Ok(stored?.map(|stored| KnownBeginning::new(name, &stored.bytes))),
+    }
 }
 
 /// The stored position. A damaged one is as good as none: the segments themselves are still there.

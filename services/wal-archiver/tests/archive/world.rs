@@ -166,6 +166,28 @@ impl World {
         registered
     }
 
+    /// The branch's connection URI leads to another server from now on.
+    pub(crate) async fn moves_to(&self, registered: &Registered, server: &Postgres) {
+        let seal = |branch: &BranchName| {
+            let context = dsn_context(&registered.instance, branch);
+            self.key.seal(&server.dsn(), &context).unwrap()
+        };
+        self.change(registered, |active| active.dsn = seal(&registered.branch))
+            .await;
+    }
+
+    /// Changes the branch's part of the instance document.
+    pub(crate) async fn change(&self, registered: &Registered, change: impl Fn(&mut ActiveBranch)) {
+        let instances = self.bus.instances();
+        let (mut document, _) = instances.get(&registered.instance).await.unwrap().unwrap();
+        for state in document.branches.values_mut() {
+            if let Branch::Active(active) = state {
+                change(active);
+            }
+        }
+        self.put(document).await;
+    }
+
     /// The same without a slot.
     pub(crate) async fn registered(&self, name: &str, server: &Postgres) -> Registered {
         let instance = InstanceName::new(name).unwrap();
