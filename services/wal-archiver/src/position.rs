@@ -5,6 +5,8 @@
 
 mod margin;
 mod reach;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
