@@ -10,6 +10,7 @@
 //! - It is bounded: a few spools are kept on disk for it, and one segment of the archive in memory in the whole process.
 
 mod keeper;
+mod progress;
 mod reading;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -182,6 +183,6 @@ impl IndexDesk {
     }
 }
 
-fn lock(state: &Arc<Mutex<PathState>>) -> MutexGuard<'_, PathState> {
+fn lock(state: &Mutex<PathState>) -> MutexGuard<'_, PathState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,17 +8,15 @@ use bytes::Bytes;
 use pg_format::wal::{WalError, WalReaderConfigError};
 use pg_format::{Lsn, SegmentName, SegmentNumber, TimelineId};
 use repository::{BranchWriter, ErrorClass, RepositoryError};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wal_index::{OpenTransaction, SegmentIndex};
 
+use super::progress::{Indexing, Loaded, Source};
 use super::reading::{Cluster, PIECE_BYTES, Reading};
 use super::{ArchiveTurn, IndexPath, PathState, lock};
 use crate::error::ArchiveError;
-use crate::segment_spool::SegmentSpool;
 use crate::session::BranchContext;
-use crate::start_point::archived_under;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -91,35 +89,6 @@ struct Keeper {
     last: Option<(TimelineId, SegmentNumber, Vec<OpenTransaction>)>,
 }
 
-/// How far a path is indexed.
-struct Indexing {
-    number: u64,
-    path: Arc<IndexPath>,
-    /// Archived segments without an index, before where streaming began; found out at first.
-    missing: Option<BTreeSet<SegmentNumber>>,
-    /// The next of what was streamed.
-    next: SegmentNumber,
-    reading: Option<(Reading, SegmentNumber)>,
-    loaded: Option<Loaded>,
-    last_is_indexed: bool,
-}
-
-/// A segment of the archive, in memory.
-struct Loaded {
-    number: SegmentNumber,
-    bytes: Bytes,
-    since: Instant,
-    _turn: Option<OwnedSemaphorePermit>,
-}
-
-/// What reading goes on with.
-enum Source {
-    Spool(SegmentSpool),
-    Archive(SegmentName),
-    /// It is not stored yet.
-    NotYet,
-}
-
 impl Keeper {
     fn new(branch: &BranchContext) -> Self {
         Keeper {
@@ -180,7 +149,7 @@ impl Keeper {
                 Ok(Some(index)) => {
                     self.store(&indexing.path, index).await?;
                     indexing.indexed(number);
-                    let _ = lock_ref(state).spools.remove(&number);
+                    let _ = lock(state).spools.remove(&number);
                 }
                 Ok(None) => break,
                 Err(error) if error.is_transient() => return Err(error),
@@ -244,7 +213,7 @@ impl Keeper {
         state: &Mutex<PathState>,
     ) -> Result<Option<SegmentIndex>, IndexError> {
         let last = {
-            let state = lock_ref(state);
+            let state = lock(state);
             state.last.clone().filter(|_| state.ended)
         };
         let Some(last) = last.filter(|_| !indexing.last_is_indexed) else {
@@ -356,74 +325,4 @@ impl Keeper {
         self.last = Some(last);
         Ok(())
     }
-}
-
-impl IndexPath {
-    fn timeline_of(&self, number: SegmentNumber, cluster: Cluster) -> TimelineId {
-        archived_under(&self.history, number, cluster.size)
-    }
-}
-
-impl Indexing {
-    fn new(state: &Arc<Mutex<PathState>>) -> Self {
-        let state = lock(state);
-        Indexing {
-            number: state.number,
-            next: state.path.start,
-            path: Arc::clone(&state.path),
-            missing: None,
-            reading: None,
-            loaded: None,
-            last_is_indexed: false,
-        }
-    }
-
-    /// The first segment that is stored and not indexed.
-    fn first_missing(&self, state: &Mutex<PathState>) -> Option<SegmentNumber> {
-        let missing = self.missing.iter().flatten().next().copied();
-        let streamed = || (self.next < lock_ref(state).stored_to).then_some(self.next);
-        missing.or_else(streamed)
-    }
-
-    fn indexed(&mut self, number: SegmentNumber) {
-        if number == self.next {
-            self.next += 1;
-        } else if let Some(missing) = &mut self.missing {
-            let _ = missing.remove(&number);
-        }
-    }
-
-    /// Where the bytes of a segment from `offset` on are.
-    fn source(
-        &self,
-        state: &Mutex<PathState>,
-        number: SegmentNumber,
-        offset: u64,
-        size: pg_format::WalSegmentSize,
-    ) -> Source {
-        let state = lock_ref(state);
-        let last = state
-            .last
-            .as_ref()
-            .filter(|last| last.name().number(size) == number);
-        if let Some(spool) = state.spools.get(&number).or(last)
-            && spool.written() > offset
-        {
-            return Source::Spool(spool.clone());
-        }
-        let timeline = archived_under(&self.path.history, number, size);
-        let name = SegmentName::new(timeline, number, size);
-        let streamed = (self.path.start..state.stored_to).contains(&number);
-        if streamed || self.path.archived.contains(&name) {
-            Source::Archive(name)
-        } else {
-            Source::NotYet
-        }
-    }
-}
-
-fn lock_ref(state: &Mutex<PathState>) -> std::sync::MutexGuard<'_, PathState> {
-    state
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

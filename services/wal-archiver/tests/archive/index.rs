@@ -120,14 +120,32 @@ fn transaction(events: &[WalEvent], xid: u32) -> TransactionEvent {
         .unwrap_or_else(|| panic!("{xid} is not in {events:#?}"))
 }
 
-/// Runs statements in a transaction; gives its xid and, asked within it, something more.
-async fn in_transaction(server: &Postgres, statements: &str, asked: &str) -> (u32, String) {
-    let sql =
-        format!("BEGIN; {statements}; SELECT txid_current() % (1::bigint << 32), {asked}; COMMIT");
+/// Runs statements in a transaction; gives its xid.
+async fn in_transaction(server: &Postgres, statements: &str) -> u32 {
+    let xid = "SELECT 'xid ' || txid_current() % (1::bigint << 32)";
+    let sql = format!("BEGIN; {statements}; {xid}; COMMIT");
     let told = server.psql(&sql).await.unwrap();
-    let line = told.lines().rev().find(|line| line.contains('|')).unwrap();
-    let (xid, rest) = line.split_once('|').unwrap();
-    (xid.parse().unwrap(), rest.to_owned())
+    let xid = told.lines().find_map(|line| line.strip_prefix("xid "));
+    xid.unwrap().parse().unwrap()
+}
+
+const FILL: &str = "CREATE TABLE gone AS SELECT n FROM generate_series(1, 1000) n;
+    CREATE TABLE emptied AS SELECT n FROM generate_series(1, 1000) n;
+    CREATE TABLE kept AS SELECT n, repeat('x', 300) AS f FROM generate_series(1, 9000) n";
+/// 750 rows are deleted and 250 updated; 500 more were deleted and rolled back.
+const DELETE: &str = "SAVEPOINT a; DELETE FROM kept WHERE n <= 500; ROLLBACK TO a;
+    DELETE FROM kept WHERE n <= 700; SAVEPOINT b; DELETE FROM kept WHERE n BETWEEN 1001 AND 1050;
+    UPDATE kept SET n = n WHERE n BETWEEN 1051 AND 1300";
+const ROLL_BACK: &str =
+    "BEGIN; DROP TABLE kept; ROLLBACK; SELECT pg_create_restore_point('before the end')";
+const PREPARE: &str =
+    "BEGIN; DELETE FROM kept WHERE n > 8000; PREPARE TRANSACTION 'p'; SELECT pg_switch_wal();
+    CREATE TABLE more AS SELECT n, repeat('y', 300) FROM generate_series(1, 9000) n";
+const COMMIT: &str = "COMMIT PREPARED 'p'; SELECT pg_switch_wal()";
+
+async fn file_of(server: &Postgres, table: &str) -> u32 {
+    let ask = format!("SELECT pg_relation_filenode('{table}')");
+    server.psql(&ask).await.unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -137,39 +155,19 @@ async fn what_was_dropped_truncated_and_deleted_is_in_the_index() {
         let server = server(version).await;
         let registered = world.register("shop", &server).await;
         let mut archiver = world.archiver("one").await;
-        let fill = "CREATE TABLE gone AS SELECT n FROM generate_series(1, 1000) n;
-                    CREATE TABLE emptied AS SELECT n FROM generate_series(1, 1000) n;
-                    CREATE TABLE kept AS SELECT n, repeat('x', 300) AS f FROM generate_series(1, 9000) n";
-        let _ = server.psql(fill).await.unwrap();
-        let file = async |table: &str| -> u32 {
-            let ask = format!("SELECT pg_relation_filenode('{table}')");
-            server.psql(&ask).await.unwrap().parse().unwrap()
-        };
-        let (gone, emptied, kept) = (
-            file("gone").await,
-            file("emptied").await,
-            file("kept").await,
-        );
-        let (dropping, _) = in_transaction(&server, "DROP TABLE gone", "1").await;
-        let (truncating, _) = in_transaction(&server, "TRUNCATE emptied", "1").await;
-        let (deleting, _) = in_transaction(
-            &server,
-            "SAVEPOINT a; DELETE FROM kept WHERE n <= 500; ROLLBACK TO a; DELETE FROM kept WHERE n <= 700;
-             SAVEPOINT b; DELETE FROM kept WHERE n BETWEEN 1001 AND 1050; UPDATE kept SET n = n WHERE n BETWEEN 1051 AND 1300",
-            "1",
-        )
-        .await;
-        let _ = server
-            .psql("BEGIN; DROP TABLE kept; ROLLBACK; SELECT pg_create_restore_point('before the end')")
-            .await
-            .unwrap();
+        let _ = server.psql(FILL).await.unwrap();
+        let gone = file_of(&server, "gone").await;
+        let emptied = file_of(&server, "emptied").await;
+        let kept = file_of(&server, "kept").await;
+        let dropping = in_transaction(&server, "DROP TABLE gone").await;
+        let truncating = in_transaction(&server, "TRUNCATE emptied").await;
+        let deleting = in_transaction(&server, DELETE).await;
+        let _ = server.psql(ROLL_BACK).await.unwrap();
+        let _ = server.psql(PREPARE).await.unwrap();
         let _ = registered.caught_up(&server).await;
         let _ = archiver.kill9().await.unwrap();
         let _again = world.archiver("one").await;
-        let more = "BEGIN; DELETE FROM kept WHERE n > 8000; PREPARE TRANSACTION 'p'; SELECT pg_switch_wal();
-                    CREATE TABLE more AS SELECT n, repeat('y', 300) FROM generate_series(1, 9000) n;
-                    COMMIT PREPARED 'p'; SELECT pg_switch_wal()";
-        let _ = server.psql(more).await.unwrap();
+        let _ = server.psql(COMMIT).await.unwrap();
         let end = registered.caught_up(&server).await;
         wait_until("the last segment", PATIENCE, async || {
             let last = registered.segments().await.last().copied();
@@ -179,19 +177,13 @@ async fn what_was_dropped_truncated_and_deleted_is_in_the_index() {
         .unwrap();
         let events = check(&registered, &server).await;
         let dropped = transaction(&events, dropping);
-        assert_eq!(
-            dropped
-                .dropped
-                .iter()
-                .map(|file| file.number)
-                .collect::<Vec<_>>(),
-            [gone]
-        );
-        assert!(dropped.created.is_empty());
+        assert!(dropped.dropped.len() == 1 && dropped.created.is_empty());
+        assert_eq!(dropped.dropped[0].number, gone);
         let truncated = transaction(&events, truncating);
         assert_eq!(truncated.dropped[0].number, emptied);
         assert!(!truncated.created[0].filled);
-        assert_eq!(truncated.created[0].file.number, file("emptied").await);
+        let emptied = file_of(&server, "emptied").await;
+        assert_eq!(truncated.created[0].file.number, emptied);
         let deleted = transaction(&events, deleting);
         assert_eq!(deleted.rows.len(), 1);
         let rows = deleted.rows[0];
@@ -199,19 +191,21 @@ async fn what_was_dropped_truncated_and_deleted_is_in_the_index() {
             (rows.file.number, rows.deleted, rows.updated),
             (kept, 750, 250)
         );
-        let prepared = events.iter().find_map(|event| match event {
-            WalEvent::Transaction(one) if one.rows.iter().any(|rows| rows.deleted == 1000) => {
-                Some(one)
-            }
-            _ => None,
-        });
         assert!(
-            prepared.is_some(),
-            "deleted before a restart and a segment's end, committed after"
+            events.iter().any(|event| deletes(event, 1000)),
+            "prepared, killed, committed"
         );
         let named = |event: &WalEvent| matches!(event, WalEvent::RestorePoint { name, .. } if name == "before the end");
         assert!(events.iter().any(named));
         check_with_waldump(&registered, &server, &events, dropping).await;
+    }
+}
+
+/// Whether a transaction deleted so many rows of a table.
+fn deletes(event: &WalEvent, rows: u64) -> bool {
+    match event {
+        WalEvent::Transaction(one) => one.rows.iter().any(|table| table.deleted == rows),
+        _ => false,
     }
 }
 
@@ -339,7 +333,6 @@ async fn what_had_no_index_gets_one() {
     std::fs::remove_dir_all(&place).unwrap();
     let again = world.archiver("two").await;
     let events = check(&registered, &server).await;
-    let deleted = |event: &WalEvent| matches!(event, WalEvent::Transaction(one) if one.rows.iter().any(|rows| rows.deleted == 4000));
-    assert!(events.iter().any(deleted));
+    assert!(events.iter().any(|event| deletes(event, 4000)));
     assert!(again.log().contains("have no index"));
 }
