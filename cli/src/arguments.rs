@@ -2,6 +2,7 @@
 
 mod moments;
 mod targets;
+mod wal;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use events::{
 
 pub(crate) use moments::MomentsArguments;
 pub(crate) use targets::RestoreArguments;
+pub(crate) use wal::{WalCommand, WalFetch, WalPush};
 
 use crate::output::OutputFormat;
 
@@ -340,12 +342,6 @@ pub(crate) enum ExtensionsCommand {
     Reinstall(NamedBranch),
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum WalCommand {
-    /// Show how far the archive is, what is missing and what it takes
-    Status(OfBranch),
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct EventsArguments {
     /// What happens from now on, until Ctrl-C; without it, what has happened
@@ -389,6 +385,14 @@ impl Command {
             _ => return None,
         })
     }
+}
+
+/// Whether this is `wal fetch`, of which PostgreSQL reads the exit code, on a command line that could not be parsed.
+pub(crate) fn is_wal_fetch(words: &[String]) -> bool {
+    let at = |wanted: &str| words.iter().position(|word| word == wanted);
+    at("wal")
+        .zip(at("fetch"))
+        .is_some_and(|(wal, fetch)| wal < fetch)
 }
 
 /// Whether JSON was asked for, on a command line that could not be parsed or was not parsed to its end.

@@ -15,6 +15,8 @@ mod status;
 mod wal;
 mod window;
 
+pub(crate) use wal::in_doubt;
+
 use crate::arguments::{
     BackupCommand, BranchCommand, CatalogCommand, Command, ExtensionsCommand, InstanceCommand,
     ScheduleCommand, WalCommand,
@@ -39,6 +41,12 @@ pub(crate) async fn run(setting: Setting, command: Command) -> Result<Reply, Fai
         Command::Events(which) => return events::events(&setting, which).await,
         _ => {}
     }
+    // Called by PostgreSQL: the repository is all that they need.
+    let command = match command {
+        Command::Wal(WalCommand::Push(given)) => return wal::push(&setting, given).await,
+        Command::Wal(WalCommand::Fetch(given)) => return wal::fetch(&setting, given).await,
+        command => command,
+    };
     // The window can be read without a bus, and what was asked of the finder is checked before one is needed.
     let command = match command {
         Command::Window(of) => return window::window(&setting, of).await,

@@ -21,6 +21,8 @@ pub(crate) enum Ending {
     Refused = 3,
     NotFound = 4,
     Unreachable = 5,
+    /// Of a restore_command that could not find out whether a file exists: PostgreSQL takes codes up to 125 for "no".
+    InDoubt = 126,
     /// Ctrl-C while waiting, as a shell says it.
     Interrupted = 130,
 }

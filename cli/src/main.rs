@@ -20,8 +20,8 @@ use clap::Parser;
 use service::Environment;
 use service::telemetry::Telemetry;
 
-use crate::arguments::{Arguments, Command, wants_json};
-use crate::failure::Failure;
+use crate::arguments::{Arguments, Command, is_wal_fetch, wants_json};
+use crate::failure::{Ending, Failure};
 use crate::output::{OutputFormat, Reply, conclude};
 use crate::session::Setting;
 
@@ -30,9 +30,13 @@ const RUNTIME_END_TIMEOUT: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
+    let fetching = is_wal_fetch(&words);
+    if fetching {
+        never_absent_by_panic();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(refused) => return refuse(&refused, &words),
+        Err(refused) => return refuse(&refused, &words, fetching),
     };
     let output = match wants_json(&words) {
         true => OutputFormat::Json,
@@ -51,16 +55,35 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             let failure = Failure::local("the runtime cannot be started", &error);
-            return ExitCode::from(conclude(Err(failure), output));
+            return ExitCode::from(conclude(answer_of(fetching, Err(failure)), output));
         }
     };
     let outcome = runtime.block_on(Box::pin(run(arguments)));
     runtime.shutdown_timeout(RUNTIME_END_TIMEOUT);
-    ExitCode::from(conclude(outcome, output))
+    ExitCode::from(conclude(answer_of(fetching, outcome), output))
+}
+
+/// What went wrong before or beside a fetch must not be taken for "there is no such file" either.
+fn answer_of(fetching: bool, outcome: Result<Reply, Failure>) -> Result<Reply, Failure> {
+    match fetching {
+        true => commands::in_doubt(outcome),
+        false => outcome,
+    }
+}
+
+fn never_absent_by_panic() {
+    let said = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        said(panic);
+        std::process::exit(Ending::InDoubt as i32);
+    }));
 }
 
 /// Help and version are answers; everything else is a usage error.
-fn refuse(refused: &clap::Error, words: &[String]) -> ExitCode {
+fn refuse(refused: &clap::Error, words: &[String], fetching: bool) -> ExitCode {
+    if fetching && refused.exit_code() != 0 && refused.print().is_ok() {
+        return ExitCode::from(Ending::InDoubt as u8);
+    }
     if refused.exit_code() == 0 || !wants_json(words) {
         refused.exit();
     }

@@ -1,4 +1,14 @@
-//! `zektor wal status`: what the archiver says now, beside what the catalog has counted.
+//! `zektor wal status`: what the archiver says now, beside what the catalog has counted. And what PostgreSQL calls:
+//! `wal push` and `wal fetch`.
+
+mod archive;
+mod examine;
+mod fetch;
+mod file;
+mod push;
+
+pub(crate) use fetch::{fetch, in_doubt};
+pub(crate) use push::push;
 
 use std::time::Duration;
 

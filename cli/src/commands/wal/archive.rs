@@ -63,7 +63,9 @@ pub(super) fn store_failure(what: &str, error: &RepositoryError) -> Failure {
             "nothing was changed; another cluster, or one that was set back, may be pushing under this name",
         ),
         ErrorClass::Corrupt => (Ending::Failed, "damaged", "see `zektor doctor`"),
-        ErrorClass::Absent | ErrorClass::Permanent => (Ending::Failed, "storage", "see `zektor doctor`"),
+        ErrorClass::Absent | ErrorClass::Permanent => {
+            (Ending::Failed, "storage", "see `zektor doctor`")
+        }
     };
     Failure::new(
         ending,

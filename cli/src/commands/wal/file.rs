@@ -24,7 +24,9 @@ impl WalFile {
             Some((segment, "partial")) => {
                 is_segment(segment).then(|| WalFile::Partial(segment.to_owned()))
             }
-            Some((timeline, "history")) => TimelineId::from_hex(timeline).ok().map(WalFile::History),
+            Some((timeline, "history")) => {
+                TimelineId::from_hex(timeline).ok().map(WalFile::History)
+            }
             Some((segment, rest)) => {
                 let offset = rest.strip_suffix(".backup");
                 let backup = is_segment(segment) && offset.is_some_and(|offset| is_hex(offset, 8));
@@ -33,7 +35,9 @@ impl WalFile {
         };
         file.ok_or_else(|| {
             Failure::usage(
-                format!("{name:?} is not the name of a wal file; give the command %p or %f as it is"),
+                format!(
+                    "{name:?} is not the name of a wal file; give the command %p or %f as it is"
+                ),
                 "",
             )
         })
