@@ -6,10 +6,13 @@ mod commits;
 use std::time::Duration;
 
 use events::moments::{Moment, MomentKind, Moments, MomentsAnswer, MomentsQuestion};
+use events::window::Window;
 use events::{BranchName, InstanceName, subject};
 use pg_format::Lsn;
 use serde::Serialize;
 
+use super::window;
+use crate::arguments::OfBranch;
 use crate::failure::{Ending, Failure};
 use crate::output::{Reply, exact, or_dash, table};
 use crate::progress::Progress;
@@ -45,7 +48,15 @@ pub(crate) async fn moments(
         session.require_branch(instance, branch).await?;
     }
     match answer {
-        MomentsAnswer::Found(found) => reply(&question, &found),
+        MomentsAnswer::Found(found) => {
+            let of = OfBranch {
+                instance: question.instance.clone(),
+                branch: question.branch.clone(),
+            };
+            // Without it every moment is shown as one that can be restored, and the restore says whether it can.
+            let window = window::of_branch(session, &of).await.ok();
+            reply(&question, &found, window.as_ref())
+        }
         MomentsAnswer::Unknown { message, hint } => Err(Failure::new(
             Ending::Failed,
             "moments_unknown",
@@ -55,20 +66,47 @@ pub(crate) async fn moments(
     }
 }
 
-fn reply(question: &MomentsQuestion, found: &Moments) -> Result<Reply, Failure> {
+fn reply(
+    question: &MomentsQuestion,
+    found: &Moments,
+    window: Option<&Window>,
+) -> Result<Reply, Failure> {
     let document = MomentsDocument {
         instance: &question.instance,
         branch: &question.branch,
         found,
     };
-    Reply::new(&document, text(question, found))
+    Reply::new(&document, text(question, found, window))
 }
 
-fn text(question: &MomentsQuestion, found: &Moments) -> String {
+/// Whether just before this moment can be restored, as far as the window tells.
+fn is_restorable(window: Option<&Window>, moment: &Moment) -> bool {
+    let Some(window) = window else {
+        return true;
+    };
+    let at = moment.at;
+    let in_gap = window.gaps.iter().any(|gap| {
+        gap.from.is_none_or(|from| at > from)
+            && gap.restorable_again_at.is_none_or(|again| at < again)
+    });
+    window.earliest.is_some_and(|earliest| at > earliest) && !in_gap
+}
+
+fn text(question: &MomentsQuestion, found: &Moments, window: Option<&Window>) -> String {
+    let restorable = |moment: &Moment| is_restorable(window, moment);
     let mut text = match found.moments.is_empty() {
         true => nothing(question),
-        false => list(question, &found.moments),
+        false => list(question, &found.moments, &restorable),
     };
+    if !found.moments.iter().all(restorable) {
+        let MomentsQuestion {
+            instance, branch, ..
+        } = question;
+        text.push_str(&format!(
+            "\nWhere no moment to restore to is shown, there is none: it lies before the first backup, or where WAL is \
+             missing.\nSee: zektor window {instance} --branch {branch}\n"
+        ));
+    }
     if found.truncated {
         let count = found.moments.len();
         text.push_str(&format!(
@@ -85,7 +123,7 @@ fn text(question: &MomentsQuestion, found: &Moments) -> String {
             text.push_str(&format!("  {unread}\n"));
         }
     }
-    if let Some(moment) = most_likely(&found.moments) {
+    if let Some(moment) = most_likely(&found.moments).filter(|moment| restorable(moment)) {
         text.push('\n');
         text.push_str(&advice(question, moment));
     }
@@ -107,7 +145,11 @@ fn nothing(question: &MomentsQuestion) -> String {
     format!("{what} on {instance}/{branch}{between}.\n")
 }
 
-fn list(question: &MomentsQuestion, moments: &[Moment]) -> String {
+fn list(
+    question: &MomentsQuestion,
+    moments: &[Moment],
+    restorable: &dyn Fn(&Moment) -> bool,
+) -> String {
     let (instance, branch) = (&question.instance, &question.branch);
     let day = one_day(moments);
     let on = day
@@ -122,14 +164,23 @@ fn list(question: &MomentsQuestion, moments: &[Moment]) -> String {
             None => exact(moment.at),
         };
         let transaction = (moment.xid != 0).then_some(moment.xid);
-        let what = match &moment.detail {
-            Some(detail) => format!("{} ({detail})", words(moment)),
-            None => words(moment),
-        };
-        vec![at, what, or_dash(transaction), moment.restore_to.clone()]
+        let way_back = restorable(moment).then_some(&moment.restore_to);
+        vec![at, words(moment), or_dash(transaction), or_dash(way_back)]
     });
     let header = ["at", "what", "transaction", "restore to"];
-    text.push_str(&table(&header, rows.collect()));
+    let table = table(&header, rows.collect());
+    let mut lines = table.lines();
+    let mut push = |line: &str| {
+        text.push_str(line);
+        text.push('\n');
+    };
+    lines.next().into_iter().for_each(&mut push);
+    for (line, moment) in lines.zip(moments) {
+        push(line);
+        if let Some(detail) = &moment.detail {
+            push(&format!("    {detail}"));
+        }
+    }
     text
 }
 

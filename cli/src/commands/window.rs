@@ -61,7 +61,8 @@ pub(crate) async fn open_gap(session: &Session, of: &OfBranch) -> Result<Option<
     Ok(open.map(|gap| gap.from_lsn))
 }
 
-async fn of_branch(session: &Session, of: &OfBranch) -> Result<Window, Failure> {
+/// The window, from whoever can tell it.
+pub(crate) async fn of_branch(session: &Session, of: &OfBranch) -> Result<Window, Failure> {
     let question = WindowQuestion {
         instance: of.instance.clone(),
         branch: of.branch.clone(),

@@ -40,13 +40,14 @@ fn found() -> Moments {
 
 #[test]
 fn a_list_says_what_happened_and_how_to_come_out_before_it() {
-    insta::assert_snapshot!(text(&question(), &found()), @r#"
+    insta::assert_snapshot!(text(&question(), &found(), None), @r#"
     Moments of shop/main on 2026-03-01, newest last; times are UTC, by the server's clock.
 
-    AT                WHAT                                                                     TRANSACTION  RESTORE TO
-    13:59:01.500000Z  5000 rows of table public.items deleted                                  8001         2026-03-01T13:59:01.499999Z
-    14:03:07.412345Z  table public.orders dropped                                              8123         0/5000000
-    14:04:00.000000Z  a table without a known name written anew (file 16411 in database shop)  8200         2026-03-01T14:03:59.999999Z
+    AT                WHAT                                       TRANSACTION  RESTORE TO
+    13:59:01.500000Z  5000 rows of table public.items deleted    8001         2026-03-01T13:59:01.499999Z
+    14:03:07.412345Z  table public.orders dropped                8123         0/5000000
+    14:04:00.000000Z  a table without a known name written anew  8200         2026-03-01T14:03:59.999999Z
+        file 16411 in database shop
 
     commits  ▁···█
              90 from 2026-03-01T13:59:00.000000Z on; a bar is 1 min 0 s, the highest 80
@@ -79,7 +80,7 @@ fn several_days_another_branch_and_what_is_missing_are_said() {
         branch: "fix".parse().unwrap(),
         ..question()
     };
-    insta::assert_snapshot!(text(&question, &found), @r#"
+    insta::assert_snapshot!(text(&question, &found, None), @r#"
     Moments of shop/fix, newest last; times are UTC, by the server's clock.
 
     AT                           WHAT                                        TRANSACTION  RESTORE TO
@@ -104,13 +105,13 @@ fn where_nothing_happened_it_says_so() {
     let mut asked = question();
     asked.only_drops = true;
     asked.from = Some("2026-03-01T14:00:00Z".parse().unwrap());
-    insta::assert_snapshot!(text(&asked, &Moments::default()), @r#"No table and no database was dropped, and no table emptied on shop/main since 2026-03-01T14:00:00.000000Z."#);
-    insta::assert_snapshot!(text(&question(), &Moments::default()), @r#"Nothing was dropped or emptied, and no transaction changed many rows of a table on shop/main."#);
+    insta::assert_snapshot!(text(&asked, &Moments::default(), None), @r#"No table and no database was dropped, and no table emptied on shop/main since 2026-03-01T14:00:00.000000Z."#);
+    insta::assert_snapshot!(text(&question(), &Moments::default(), None), @r#"Nothing was dropped or emptied, and no transaction changed many rows of a table on shop/main."#);
 }
 
 #[test]
 fn the_document_has_the_fields_of_the_contract() {
-    let reply = reply(&question(), &found()).unwrap();
+    let reply = reply(&question(), &found(), None).unwrap();
     let document: serde_json::Value = serde_json::from_str(&reply.document).unwrap();
     for field in ["at", "lsn", "xid", "kind", "relation", "rows", "restore_to"] {
         assert!(document["moments"][1].get(field).is_some(), "{field}");
@@ -119,4 +120,44 @@ fn the_document_has_the_fields_of_the_contract() {
     assert_eq!(document["moments"][1]["kind"], "drop");
     assert_eq!(document["buckets"][1]["commits"], 80);
     assert!(document["buckets"][1].get("at").is_some());
+}
+
+#[test]
+fn what_cannot_be_restored_has_no_way_back() {
+    let window = |gap: serde_json::Value| {
+        let window = json!({
+            "earliest": "2026-03-01T14:00:00Z", "latest": "2026-03-01T15:00:00Z",
+            "latest_lsn": "0/9000000", "complete": gap.is_null(),
+            "gaps": gap.is_object().then_some(gap).into_iter().collect::<Vec<_>>(),
+            "earliest_backup_id": null, "timeline": 1
+        });
+        serde_json::from_value(window).unwrap()
+    };
+    // The delete lies before the first backup.
+    let said = text(&question(), &found(), Some(&window(json!(null))));
+    assert!(!said.contains("2026-03-01T13:59:01.499999Z"), "{said}");
+    assert!(
+        said.contains("zektor restore shop --lsn 0/5000000"),
+        "{said}"
+    );
+    // The drop lies in a gap; it was most likely meant, so nothing else is recommended.
+    let gap = json!({
+        "timeline": 1, "from_lsn": "0/4800000", "to_lsn": "0/5800000",
+        "from": "2026-03-01T14:01:00Z", "restorable_again_at": "2026-03-01T14:03:30Z"
+    });
+    insta::assert_snapshot!(text(&question(), &found(), Some(&window(gap))), @r#"
+    Moments of shop/main on 2026-03-01, newest last; times are UTC, by the server's clock.
+
+    AT                WHAT                                       TRANSACTION  RESTORE TO
+    13:59:01.500000Z  5000 rows of table public.items deleted    8001         -
+    14:03:07.412345Z  table public.orders dropped                8123         -
+    14:04:00.000000Z  a table without a known name written anew  8200         2026-03-01T14:03:59.999999Z
+        file 16411 in database shop
+
+    Where no moment to restore to is shown, there is none: it lies before the first backup, or where WAL is missing.
+    See: zektor window shop --branch main
+
+    commits  ▁···█
+             90 from 2026-03-01T13:59:00.000000Z on; a bar is 1 min 0 s, the highest 80
+    "#);
 }
