@@ -352,7 +352,84 @@ fn parse_time(text: &str) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_time;
+    use chrono::{DateTime, TimeDelta};
+    use events::event::{BackupSummary, PlannedCommit};
+    use events::{BackupId, BackupType, BranchName, InstanceName, Trigger};
+    use pg_format::{Lsn, SystemIdentifier, TimelineHistory, TimelineId, WalSegmentSize};
+
+    use super::{Recovered, parse_time};
+    use crate::plan::{Plan, Prediction, Stop};
+
+    fn plan() -> Plan {
+        let at = DateTime::UNIX_EPOCH;
+        Plan {
+            backup: BackupSummary {
+                backup_id: BackupId(uuid::Uuid::from_u128(1)),
+                instance: InstanceName::new("orders").unwrap(),
+                branch: BranchName::main(),
+                name: "test".to_owned(),
+                backup_type: BackupType::Full,
+                trigger: Trigger::Manual,
+                schedule_id: None,
+                requested_at: at,
+                started_at: at,
+                backed_up_at: at,
+                expires_at: None,
+                start_lsn: Lsn(100),
+                stop_lsn: Lsn(200),
+                timeline: TimelineId(1),
+                system_identifier: SystemIdentifier(7),
+                server_version: 180_000,
+                wal_segment_size: WalSegmentSize::DEFAULT,
+                logical_bytes: 0,
+                stored_bytes: 0,
+                files: 0,
+                attempt: "a".to_owned(),
+                damaged_pages: Vec::new(),
+            },
+            history: TimelineHistory::root(TimelineId(1)),
+            end_lsn: Lsn(500),
+            stop: Stop::Lsn(Lsn(450)),
+            prediction: Some(Prediction {
+                last_noted: Some(at),
+                last_commit: Some(PlannedCommit {
+                    at: at + TimeDelta::seconds(1),
+                    lsn: Lsn(450),
+                    xid: 9,
+                }),
+            }),
+            notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_came_out_otherwise_than_planned_is_not_opened() {
+        let (plan, at) = (plan(), DateTime::UNIX_EPOCH);
+        let good = Recovered {
+            last_noted: Some(at),
+            at_target: true,
+            restarted: false,
+            last_commit_is: Some("committed".to_owned()),
+        };
+        let last = Some(at + TimeDelta::seconds(1));
+        assert_eq!(good.prove(&plan, Lsn(500)).unwrap(), last);
+        assert!(good.prove(&plan, Lsn(450)).is_err(), "too early");
+        let with = |change: &dyn Fn(&mut Recovered)| {
+            let mut other = good.clone();
+            change(&mut other);
+            other.prove(&plan, Lsn(500))
+        };
+        assert!(with(&|one| one.last_noted = last).is_err(), "too late");
+        assert!(
+            with(&|one| one.last_noted = None).is_err(),
+            "nothing replayed"
+        );
+        assert!(with(&|one| one.last_commit_is = Some("aborted".to_owned())).is_err());
+        assert!(with(&|one| one.last_commit_is = Some("in progress".to_owned())).is_err());
+        // A server that was started again behind the last end does not know it; where it ended still counts.
+        let forgot = |one: &mut Recovered| (one.last_noted, one.restarted) = (None, true);
+        assert!(with(&forgot).is_ok());
+    }
 
     #[test]
     fn reads_what_postgres_prints() {

@@ -6,6 +6,7 @@ mod faults;
 mod hazards;
 mod holders;
 mod life;
+mod moments;
 mod purge;
 mod registration;
 mod scheduler;

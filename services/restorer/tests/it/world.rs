@@ -25,7 +25,7 @@ use restorer::site::Site;
 use restorer::voice;
 use service::seal::{ExposeSecret as _, dsn_context};
 use service::{Clock, MasterKey, SystemClock};
-use testkit::postgres::{PgVersion, Postgres};
+use testkit::postgres::{Builder, PgVersion, Postgres};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -76,8 +76,17 @@ impl World {
 
     /// The same, with everything in the data directory.
     pub(crate) async fn without_tablespace(version: PgVersion) -> Result<World> {
-        let source = Postgres::builder()
-            .version(version)
+        Self::of(Postgres::builder().version(version)).await
+    }
+
+    /// The same, with room for prepared transactions.
+    pub(crate) async fn prepared(version: PgVersion) -> Result<World> {
+        let source = Postgres::builder().version(version);
+        Self::of(source.setting("max_prepared_transactions", "100")).await
+    }
+
+    async fn of(source: Builder) -> Result<World> {
+        let source = source
             .setting("wal_keep_size", "1GB")
             .setting("timezone", "Europe/Berlin")
             .start()
