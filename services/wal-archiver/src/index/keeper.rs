@@ -37,11 +37,11 @@ enum IndexError {
 }
 
 impl IndexError {
-    /// Whether the same may succeed later.
+    /// Whether the same may succeed later: not with a segment that is damaged or was expired.
     fn is_transient(&self) -> bool {
         match self {
             IndexError::Repository(error) => {
-                matches!(error.class(), ErrorClass::Transient | ErrorClass::Denied)
+                !matches!(error.class(), ErrorClass::Absent | ErrorClass::Corrupt)
             }
             IndexError::Spool(_) | IndexError::Wal(_) | IndexError::Reader(_) => false,
         }

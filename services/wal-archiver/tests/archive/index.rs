@@ -11,7 +11,7 @@ use testkit::postgres::{PgVersion, Postgres};
 use testkit::wait_until;
 use wal_index::{IndexBuilder, IndexSettings, Names, SegmentIndex, TransactionEvent, WalEvent};
 
-use crate::world::{PATIENCE, Registered, World};
+use crate::world::{PATIENCE, Registered, World, Writer};
 
 async fn server(version: PgVersion) -> Postgres {
     Postgres::builder()
@@ -312,6 +312,59 @@ async fn dropped_relations_have_names() {
         is_named(brief, "postgres.s.brief").await;
         assert!(!archiver.log().contains("are not up to date"));
     }
+}
+
+#[tokio::test]
+async fn it_is_the_same_however_often_the_archiver_is_killed() {
+    let world = World::new().await;
+    let server = std::sync::Arc::new(tokio::sync::RwLock::new(server(PgVersion::V18).await));
+    let registered = world.register("shop", &*server.read().await).await;
+    let mut archiver = world.archiver("one").await;
+    let writer = Writer::start(&server).await;
+    for segments in [4, 9, 14] {
+        wait_until("more segments", PATIENCE, async || {
+            registered.segments().await.len() >= segments
+        })
+        .await
+        .unwrap();
+        let _ = archiver.kill9().await.unwrap();
+        let delete = "DELETE FROM load WHERE id % 7 = 0; SELECT pg_switch_wal()";
+        let _ = server.read().await.psql(delete).await.unwrap();
+        archiver.start_again().await.unwrap();
+    }
+    let _ = writer.end().await;
+    let server = server.read().await;
+    let _ = server.psql("SELECT pg_switch_wal()").await.unwrap();
+    let _ = registered.caught_up(&server).await;
+    assert!(!check(&registered, &server).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_index_that_cannot_be_stored_is_nothing_to_archiving() {
+    let world = World::new().await;
+    let server = server(PgVersion::V18).await;
+    let registered = world.register("shop", &server).await;
+    let place = world.repository_directory().join("v1/shop/main");
+    std::fs::create_dir_all(&place).unwrap();
+    // Not a directory: nothing can be stored below.
+    std::fs::write(place.join("wal-index"), "in the way").unwrap();
+    let archiver = world.archiver("one").await;
+    let fill = "CREATE TABLE t AS SELECT n, repeat('x', 500) FROM generate_series(1, 12000) n; SELECT pg_switch_wal()";
+    let _ = server.psql(fill).await.unwrap();
+    let end = registered.caught_up(&server).await;
+    registered.check_chain(&server, TimelineId(1), end).await;
+    let position = world.ask(&registered).await.unwrap();
+    assert!(
+        position.streaming && position.error.is_none(),
+        "{position:?}"
+    );
+    assert!(
+        archiver
+            .log()
+            .contains("the index of the archived wal is behind")
+    );
+    std::fs::remove_file(place.join("wal-index")).unwrap();
+    let _ = check(&registered, &server).await;
 }
 
 #[tokio::test]
