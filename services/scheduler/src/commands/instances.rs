@@ -21,6 +21,9 @@ use crate::recall::recall_document;
 use crate::refusal::{Refusal, Unfinished};
 use crate::source;
 
+/// SQLSTATE `object_in_use`.
+const SLOT_IN_USE: &str = "55006";
+
 impl World {
     /// The document with its default schedule is one write: an instance is never registered without the
     /// schedule that it was promised.
@@ -249,9 +252,6 @@ impl World {
         let Some(active) = document.branches.get(&main).and_then(Branch::active) else {
             return Ok(None);
         };
-        if active.archive_mode == ArchiveMode::Command {
-            return Ok(None);
-        }
         let slot = slot_name(&document.instance, &main);
         let dsn = self.open_dsn(&document.instance, &main, &active.dsn)?;
         let dropped = async {
@@ -260,6 +260,14 @@ impl World {
         };
         match dropped.await {
             Ok(_removal) => Ok(None),
+            // None was made; only one that is there all the same, and in use, is worth another try.
+            Err(error)
+                if active.archive_mode == ArchiveMode::Command
+                    && error.sqlstate() != Some(SLOT_IN_USE) =>
+            {
+                tracing::info!(instance = %document.instance, slot, error = %error, "no slot was dropped");
+                Ok(None)
+            }
             Err(error) if given.attempt < 4 => Err(Unfinished::NotYet(format!(
                 "slot {slot} of instance {} is not dropped yet: {error}",
                 document.instance

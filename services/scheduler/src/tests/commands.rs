@@ -324,7 +324,7 @@ async fn an_instance_that_the_bus_lost_is_not_registered_over() {
 
 #[tokio::test]
 async fn a_server_without_slots_can_push_its_wal() {
-    let postgres = Postgres::builder()
+    let mut postgres = Postgres::builder()
         .setting("max_replication_slots", "0")
         .start()
         .await
@@ -354,6 +354,8 @@ async fn a_server_without_slots_can_push_its_wal() {
     let remove = Command::InstanceRemove(InstanceRemove {
         instance: instance(),
     });
+    // A server that is gone has no slot to wait for either.
+    postgres.kill9().await.unwrap();
     let outcome = place.deliver(command_id(3), 1, remove).await;
     assert_eq!(outcome, Outcome::Done);
     let Some(Event::InstanceRemoved(removed)) = place.events().await.pop() else {
