@@ -22,7 +22,8 @@ const DELETED_WITHIN: Duration = Duration::from_secs(600);
 /// Asks for a branch's removal; with `--wait`, until its server and files are gone.
 pub(crate) async fn delete(session: &Session, given: BranchDelete) -> Result<Reply, Failure> {
     let BranchDelete { of, purge, yes } = given;
-    if purge {
+    // What is said of main is the scheduler's refusal.
+    if purge && of.branch != BranchName::main() {
         confirm(session, &of, yes).await?;
     }
     let NamedBranch { instance, branch } = of;
