@@ -5,6 +5,7 @@
 //! never queued: a branch is marked, and its listing tells. So there is nothing to overflow, and a bus that
 //! was down for days costs one listing.
 
+mod changed_risk;
 mod changed_window;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bus::{Bus, BusError, Outgoing};
-use events::event::{Event, WalGapDetected, WalObjectKind as EventKind, WalSegmentArchived};
+use events::event::{
+    Event, SlotRiskChanged, WalGapDetected, WalObjectKind as EventKind, WalSegmentArchived,
+};
 use events::window::Window;
 use events::{MessageId, Timestamp, subject, topology};
 use pg_format::{Lsn, SegmentName, TimelineId, WalSegmentSize};
@@ -44,6 +47,8 @@ struct Waiting {
     gaps: bool,
     /// Only the last one counts.
     window: Option<Window>,
+    /// Here too.
+    slot_risk: Option<SlotRiskChanged>,
 }
 
 /// A branch's place in the repository.
@@ -83,6 +88,12 @@ impl Announcer {
     /// What can be restored has changed.
     pub(crate) fn announce_window(&self, key: &BranchKey, window: Window) {
         self.lock().entry(key.clone()).or_default().window = Some(window);
+        self.wake.notify_one();
+    }
+
+    /// What the slot means for its source's disk has changed.
+    pub(crate) fn announce_slot_risk(&self, key: &BranchKey, changed: SlotRiskChanged) {
+        self.lock().entry(key.clone()).or_default().slot_risk = Some(changed);
         self.wake.notify_one();
     }
 
@@ -151,6 +162,7 @@ impl Announcer {
         if entry.window.is_none() {
             entry.window = failed.window;
         }
+        entry.slot_risk = entry.slot_risk.take().or(failed.slot_risk);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<BranchKey, Waiting>> {
@@ -183,6 +195,13 @@ impl Speaker {
         chain_end: Option<ChainEnd>,
         mut waiting: Waiting,
     ) -> Result<(), (AnnounceError, Waiting)> {
+        // First of all: what follows asks the repository, which may be what is in the way.
+        if let Some(changed) = &waiting.slot_risk {
+            if let Err(error) = self.slot_risk(changed).await {
+                return Err((error.into(), waiting));
+            }
+            waiting.slot_risk = None;
+        }
         if waiting.gaps {
             if let Err(error) = self.gaps(key, place).await {
                 return Err((error, waiting));

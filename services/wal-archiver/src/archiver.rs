@@ -17,7 +17,7 @@ use crate::index::{ArchiveTurn, IndexDesk};
 use crate::session::BranchContext;
 use crate::status::{BranchKey, Statuses};
 use crate::uploader::{UploadMemory, Uploader};
-use crate::{metrics, window};
+use crate::{metrics, slot_risk, window};
 
 /// An archiver.
 pub struct Archiver {
@@ -44,6 +44,7 @@ impl Archiver {
         let announcer = Announcer::default();
         let sizes = KnownBranches::default();
         metrics::observe(&statuses, &self.clock);
+        slot_risk::observe(&statuses);
         let announcing = tokio::spawn(announcer.clone().run(
             self.bus.clone(),
             statuses.clone(),

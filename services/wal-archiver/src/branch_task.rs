@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use events::event::GapCause;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::error::ArchiveError;
 use crate::receiver::SETTLE_LIMIT;
 use crate::session::{self, BranchContext, Missing, Trouble};
-use crate::{index, relations, window};
+use crate::{index, relations, slot_risk, window};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -20,6 +21,7 @@ pub(crate) async fn run(branch: BranchContext, cancel: CancellationToken) {
     let aside = [
         tokio::spawn(index::keep(branch.clone(), cancel.clone()).instrument(span.clone())),
         tokio::spawn(relations::keep(branch.clone(), cancel.clone()).instrument(span.clone())),
+        tokio::spawn(slot_risk::keep(branch.clone(), cancel.clone()).instrument(span.clone())),
         tokio::spawn(window::keep(branch.clone(), cancel.clone()).instrument(span.clone())),
     ];
     archive(branch, cancel).instrument(span).await;
@@ -35,19 +37,16 @@ async fn archive(branch: BranchContext, cancel: CancellationToken) {
     let mut trouble = Trouble::default();
     while !cancel.is_cancelled() {
         let before = branch.status.observed().archived_lsn;
-        let session = Box::pin(session::run(&branch, &mut trouble, &cancel));
-        let ending = async {
-            cancel.cancelled().await;
-            tokio::time::sleep(SETTLE_LIMIT * 2).await;
-        };
-        let outcome = tokio::select! {
-            outcome = session => outcome,
-            () = ending => Ok(()),
-        };
+        let outcome = one_session(&branch, &mut trouble, &cancel).await;
+        if branch.status.release_desk.is_wanted() && !cancel.is_cancelled() {
+            release(&branch, &mut trouble).await;
+        }
         let Err(error) = outcome else { continue };
         if branch.status.observed().archived_lsn != before {
             pause = FIRST_PAUSE;
-            trouble.slot_loss = None;
+            if !matches!(error, ArchiveError::WalRemoved { .. }) {
+                trouble.slot_loss = None;
+            }
         }
         if let ArchiveError::WalRemoved { timeline, from, .. } = &error {
             trouble.missing = Some(Missing {
@@ -59,11 +58,52 @@ async fn archive(branch: BranchContext, cancel: CancellationToken) {
         report(&branch, &error, pause);
         tokio::select! {
             () = cancel.cancelled() => {}
+            () = branch.status.release_desk.wanted() => release(&branch, &mut trouble).await,
             () = tokio::time::sleep(pause.mul_f64(rand::random_range(0.7..=1.0))) => {}
         }
         pause = (pause * 2).min(branch.config.wal_longest_backoff);
     }
     branch.status.update(|seen| seen.streaming = false);
+}
+
+/// Archives until it is interrupted, cancelled, or the slot must be released.
+async fn one_session(
+    branch: &BranchContext,
+    trouble: &mut Trouble,
+    cancel: &CancellationToken,
+) -> Result<(), ArchiveError> {
+    let stop = cancel.child_token();
+    let session = Box::pin(session::run(branch, trouble, &stop));
+    let ending = async {
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = branch.status.release_desk.wanted() => stop.cancel(),
+        }
+        tokio::time::sleep(SETTLE_LIMIT * 2).await;
+    };
+    tokio::select! {
+        outcome = session => outcome,
+        () = ending => Ok(()),
+    }
+}
+
+/// Releases the slot, which nobody of ours uses now. What is missing then is recorded when archiving begins anew.
+async fn release(branch: &BranchContext, trouble: &mut Trouble) {
+    let released = slot_risk::release(branch).await;
+    branch.status.release_desk.done(released.is_ok());
+    branch.status.update(|seen| seen.streaming = false);
+    match released {
+        Ok(()) => {
+            trouble.slot_loss = Some(GapCause::Released);
+            tracing::error!(
+                "the slot was released; wal is missing from the archive from its end on"
+            );
+        }
+        Err(error) => {
+            let error = service::run::chain(&error);
+            tracing::error!(error, "the slot could not be released; it is tried again");
+        }
+    }
 }
 
 fn report(branch: &BranchContext, error: &ArchiveError, pause: Duration) {

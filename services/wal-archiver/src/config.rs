@@ -36,6 +36,18 @@ pub struct ArchiverConfig {
     pub wal_branches_limit: usize,
     /// A transaction that deletes or updates at least so many rows of a table is told of.
     pub wal_index_threshold_rows: u64,
+    /// How often it is measured what slots hold back.
+    #[serde(with = "humantime_serde")]
+    pub slot_risk_interval: Duration,
+    /// What the slot may hold back of WAL on the source's disk, in bytes: what `pg_wal` can grow to. PostgreSQL does not
+    /// tell, so without it only the server's own limit is known, and no slot is ever released.
+    pub slot_disk_bytes: Option<u64>,
+    /// There is a warning when so many percents of the limit are held back.
+    pub slot_risk_warning_percent: u32,
+    /// And an alert when it is so many.
+    pub slot_risk_alert_percent: u32,
+    /// At so many percents of the disk the slot is released, where the branch's policy allows it.
+    pub slot_release_percent: u32,
     /// Where open segments rest; `spool` under the home directory by default.
     pub wal_spool_directory: Option<PathBuf>,
 }
@@ -53,6 +65,11 @@ impl Default for ArchiverConfig {
             wal_upload_memory_mib: 256,
             wal_branches_limit: 5_000,
             wal_index_threshold_rows: IndexSettings::default().threshold_rows,
+            slot_risk_interval: Duration::from_secs(15),
+            slot_disk_bytes: None,
+            slot_risk_warning_percent: 50,
+            slot_risk_alert_percent: 80,
+            slot_release_percent: 95,
             wal_spool_directory: None,
         }
     }

@@ -27,6 +27,7 @@ mod receiver;
 mod relations;
 mod segment_spool;
 mod session;
+mod slot_risk;
 mod start_point;
 mod status;
 mod uploader;

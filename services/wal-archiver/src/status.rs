@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::haste::Haste;
 use crate::position::Margin;
 use crate::relations::RelationDesk;
+use crate::slot_risk::{ReleaseDesk, SlotSeen};
 
 /// A branch of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +66,8 @@ pub(crate) struct Observed {
     pub(crate) last_stored_at: Option<Timestamp>,
     /// Commits that came after they were said to be in the archive.
     pub(crate) proof_violations: u64,
+    /// What the slot holds back, as it was measured last.
+    pub(crate) slot: Option<SlotSeen>,
     /// What can be restored, as it was seen last.
     pub(crate) window: Option<Window>,
     /// What proofs subtract, because of what came late.
@@ -79,6 +82,8 @@ pub(crate) struct BranchStatus {
     pub(crate) haste: Haste,
     /// Which names of relations are to be read.
     pub(crate) relations: RelationDesk,
+    /// Whether the slot is to be released.
+    pub(crate) release_desk: ReleaseDesk,
     /// Something may have changed what can be restored.
     pub(crate) window_news: Notify,
 }

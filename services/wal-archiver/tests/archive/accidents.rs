@@ -3,6 +3,7 @@
 
 mod promotions;
 mod slots;
+mod small_disk;
 mod writers;
 
 use std::path::Path;
