@@ -61,8 +61,12 @@ fn segment(number: u64) -> SegmentIndex {
     let count = commits.end - commits.start;
     let interval = |at: u64| {
         let bytes = SIZE.bytes() / INTERVALS;
-        let from = commits.start + at * count / INTERVALS;
-        let to = commits.start + (at + 1) * count / INTERVALS;
+        // The last commit has an interval for itself: then its records need not be read.
+        let border = |at: u64| match number == FIRST + SEGMENTS - 1 && at == INTERVALS - 1 {
+            true => commits.end - 1,
+            false => commits.start + at * count / INTERVALS,
+        };
+        let (from, to) = (border(at), border(at + 1));
         let end = Lsn(start.0 + (at + 1) * bytes);
         let last = TransactionEnd {
             lsn: Lsn(end.0 - 64),

@@ -98,6 +98,8 @@ pub struct Plan {
     pub stop: Stop,
     /// What it must come out with; `None` where the WAL cannot be looked into.
     pub prediction: Option<Prediction>,
+    /// Databases whose files go away although the commit of their drop is not replayed, and where.
+    pub half_dropped: Vec<(u32, Lsn)>,
     /// What somebody should know.
     pub notes: Vec<PlanCheck>,
 }

@@ -5,6 +5,7 @@ use events::plan::PlanCheck;
 use events::{ClusterSize, RestoreTarget};
 use repository::archive::Archive;
 use repository::{BranchReader, WalPath};
+use wal_index::Names;
 
 use crate::compute::{ComputeError, Programs};
 use crate::error::RestoreError;
@@ -83,13 +84,21 @@ impl Restorer {
         let programs = self.programs(plan).await?;
         let source = self.memory.sources.of(&self.repository, plan).await?;
         let archived = |timeline| archive.histories.contains_key(&timeline);
-        let checks = vec![
+        let mut checks = vec![
             preflight::programs(plan, &programs),
             preflight::disk(plan, self.compute.free_bytes().await)?,
             preflight::history_files(plan, archived),
             preflight::hot_standby(&source, size),
             preflight::preload(&source, &programs.bin),
         ];
+        if let Some((_, lsn)) = plan.half_dropped.first() {
+            let backup = &plan.backup;
+            let reader = self.repository.reader(&backup.instance, &backup.branch);
+            let maps = reader
+                .relation_maps(&plan.history, *lsn, plan.end_lsn)
+                .await?;
+            checks.extend(preflight::half_dropped(plan, &Names::new(maps)));
+        }
         Ok((programs, checks))
     }
 

@@ -14,6 +14,7 @@ use events::plan::PlanCheck;
 use events::{BackupId, ClusterSize};
 use pg_format::{ControlFile, ControlSettings, TimelineId};
 use repository::{Repository, RepositoryError};
+use wal_index::Names;
 
 use crate::compute::Programs;
 use crate::plan::{Plan, Refusal, passed, warning};
@@ -252,4 +253,20 @@ pub fn history_files(plan: &Plan, archived: impl Fn(TimelineId) -> bool) -> Plan
         plan.history.timeline()
     );
     warning(NAME, detail)
+}
+
+/// The databases that will be listed in the branch but have lost their files.
+#[must_use]
+pub fn half_dropped(plan: &Plan, names: &Names) -> Vec<PlanCheck> {
+    let lost = plan.half_dropped.iter().map(|(oid, lsn)| {
+        let name = names
+            .database_at(*oid, *lsn)
+            .map_or_else(|| format!("with oid {oid}"), |name| format!("{name:?}"));
+        let detail = format!(
+            "the files of database {name} go away at {lsn}, before its drop is committed: it will be listed in the \
+             branch but cannot be used; choose a target before {lsn} to have it"
+        );
+        warning("dropped_database", detail)
+    });
+    lost.collect()
 }

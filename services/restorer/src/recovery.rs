@@ -398,6 +398,7 @@ mod tests {
                     xid: 9,
                 }),
             }),
+            half_dropped: Vec::new(),
             notes: Vec::new(),
         }
     }

@@ -22,6 +22,7 @@ pub struct StoredPlan {
     end_lsn: Lsn,
     stop: Stop,
     prediction: Option<Prediction>,
+    half_dropped: Vec<(u32, Lsn)>,
     notes: Vec<PlanCheck>,
 }
 
@@ -37,6 +38,7 @@ impl StoredPlan {
             end_lsn: plan.end_lsn,
             stop: plan.stop.clone(),
             prediction: plan.prediction,
+            half_dropped: plan.half_dropped.clone(),
             notes: plan.notes.clone(),
         }
     }
@@ -52,6 +54,7 @@ impl StoredPlan {
             end_lsn: self.end_lsn,
             stop: self.stop,
             prediction: self.prediction,
+            half_dropped: self.half_dropped,
             notes: self.notes,
         })
     }

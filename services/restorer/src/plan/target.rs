@@ -408,13 +408,7 @@ impl<'a> Ground<'a> {
                 xid: commit.xid,
             }),
         });
-        for (database, lsn) in self.wal.dropped_without_commit(replayed, through) {
-            let detail = format!(
-                "the files of database {database} go away at {lsn}, before its drop is committed: it will be \
-                 listed in the branch but cannot be used; choose a target before {lsn} to have it"
-            );
-            plan.notes.push(warning("dropped_database", detail));
-        }
+        plan.half_dropped = self.wal.dropped_without_commit(replayed, through);
         Ok(plan)
     }
 
@@ -426,6 +420,7 @@ impl<'a> Ground<'a> {
             end_lsn,
             stop: Stop::EndOfWal,
             prediction: None,
+            half_dropped: Vec::new(),
             notes: Vec::new(),
         }
     }

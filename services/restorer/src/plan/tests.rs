@@ -295,7 +295,7 @@ fn the_files_of_a_database_stay_until_its_drop_is_committed() {
         Stop::Lsn(abort(25)),
         "not what is behind the drop"
     );
-    assert!(plan.notes.is_empty());
+    assert!(plan.half_dropped.is_empty());
     // Another transaction commits between the drop and its commit.
     let mut between = record(0x300, Kind::Commit);
     between.time = minute(25) + TimeDelta::seconds(50);
@@ -303,9 +303,9 @@ fn the_files_of_a_database_stay_until_its_drop_is_committed() {
     world.records.sort_by_key(|one| one.start);
     let plan = world.ask(time(minute(26))).unwrap();
     assert_eq!(plan.stop, Stop::Lsn(between.start));
-    assert_eq!(plan.notes[0].name, "dropped_database");
-    assert!(plan.notes[0].detail.contains(&drop_at.to_string()));
-    assert!(world.ask(time(minute(27))).unwrap().notes.is_empty());
+    assert_eq!(plan.half_dropped, [(16_384, drop_at)]);
+    let later = world.ask(time(minute(27))).unwrap();
+    assert!(later.half_dropped.is_empty());
 }
 
 /// Timeline 2 leaves timeline 1 in segment 30; the old server went on to segment 33.
