@@ -92,6 +92,7 @@ impl Restorer {
             let _ = self.bus.publish_expecting(event, &fence, token).await?;
             return Ok(());
         }
+        self.not_registered_elsewhere(request).await?;
         let (id, source) = (request.restore_id, &request.source_branch);
         let prepared = self.prepare(id, &site, source, &request.target).await?;
         let voice = said.insert(
@@ -153,6 +154,28 @@ impl Restorer {
                 Err(Refusal::name_used(&request.branch).into())
             }
             finished => Ok(finished),
+        }
+    }
+
+    /// A restorer of another place may have built the branch and died before it said so: it will say so when it is
+    /// back, and there must not be two.
+    async fn not_registered_elsewhere(
+        &self,
+        request: &RestoreRequested,
+    ) -> Result<(), RestoreError> {
+        let document = self.bus.instances().get(&request.instance).await?;
+        let branch = document.and_then(|(document, _)| {
+            let branch = document.branches.get(&request.branch)?.active()?;
+            branch.origin.clone()
+        });
+        match branch {
+            Some(origin) if origin.restore_id == request.restore_id => {
+                let holder = origin
+                    .holder
+                    .unwrap_or_else(|| "another restorer".to_owned());
+                Err(RestoreError::Elsewhere { holder })
+            }
+            _ => Ok(()),
         }
     }
 

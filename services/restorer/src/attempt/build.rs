@@ -1,6 +1,8 @@
 //! Builds a branch: files, recovery, credentials, opening. Every step may be cut short; the next attempt begins
 //! with empty directories.
 
+mod source_files;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -22,7 +24,7 @@ use crate::control::Minimums;
 use crate::error::RestoreError;
 use crate::extensions::{self, Depth};
 use crate::fetch::{self, Cluster, WalService};
-use crate::hazards::{self, listed, warning};
+use crate::hazards;
 use crate::opening::{self, Fork, OldPasswords};
 use crate::outcome::{self, FinishedBranch};
 use crate::plan::StoredPlan;
@@ -54,36 +56,6 @@ struct Readied {
     extensions: Vec<ExtensionCheck>,
     checks: Vec<PlanCheck>,
     prepared_locks: u64,
-}
-
-/// What of the source's configuration files goes with the branch.
-struct Carried {
-    settings: Vec<(String, String)>,
-    /// Libraries that the source preloads and the branch does not.
-    not_preloaded: Vec<String>,
-    /// Names of what was set with `ALTER SYSTEM` and is not taken over.
-    left: Vec<String>,
-}
-
-impl Carried {
-    fn checks(&self) -> Vec<PlanCheck> {
-        let mut checks = Vec::new();
-        if !self.not_preloaded.is_empty() {
-            let detail = format!(
-                "the source preloads them, the branch does not, as they may act outside of it or are not installed: \
-                 {}; where an extension needs one, ALTER SYSTEM SET shared_preload_libraries, then stop and start \
-                 the branch",
-                listed(&self.not_preloaded)
-            );
-            checks.push(warning("preload_libraries", detail));
-        }
-        if !self.left.is_empty() {
-            let names = listed(&self.left);
-            let detail = format!("set with ALTER SYSTEM on the source and not taken over: {names}");
-            checks.push(warning("settings", detail));
-        }
-        checks
-    }
 }
 
 impl Build<'_> {
@@ -209,52 +181,6 @@ impl Build<'_> {
         Ok(taken)
     }
 
-    /// What is carried over, if the server understands it: a locale or time zone may be unknown here.
-    async fn carried(&self) -> Result<Carried, RestoreError> {
-        let data = self.site.data();
-        let parsed = |file: &str| {
-            let text = fs::read(data.join(file)).unwrap_or_default();
-            carried::parse(&String::from_utf8_lossy(&text))
-        };
-        let automatic = parsed("postgresql.auto.conf");
-        let mut left: Vec<String> = automatic.iter().map(|(name, _)| name.clone()).collect();
-        let merged: BTreeMap<String, String> = parsed("postgresql.conf")
-            .into_iter()
-            .chain(automatic)
-            .collect();
-        let merged: Vec<(String, String)> = merged.into_iter().collect();
-        let bin = &self.prepared.programs.bin;
-        let (mut carried, not_preloaded) =
-            carried::select(&merged, |name| carried::library_exists(bin, name));
-        // The file that is tried lies where the server may read it, and has nothing else in it.
-        let conf = self.site.conf().join("carried.conf");
-        let mut understood = Vec::new();
-        for (name, value) in carried.drain(..) {
-            let line = format!(
-                "{name} = '{}'\n",
-                value.replace('\\', r"\\").replace('\'', "''")
-            );
-            self.restorer.compute.write(&conf, line.as_bytes()).await?;
-            let data = data.display().to_string();
-            let file = format!("config_file={}", conf.display());
-            let arguments = ["-D", &data, "-c", &file, "-C", &name];
-            let postgres = self.prepared.programs.program("postgres");
-            match self.restorer.compute.run(&postgres, &arguments).await {
-                Ok(_) => understood.push((name, value)),
-                Err(error) => {
-                    tracing::warn!(setting = name, %error, "a setting is not carried over");
-                }
-            }
-        }
-        let _ = fs::remove_file(&conf);
-        left.retain(|name| !understood.iter().any(|(known, _)| known == name));
-        Ok(Carried {
-            settings: understood,
-            not_preloaded,
-            left,
-        })
-    }
-
     /// From `pg_control`, where the installation has the program that shows it; what is too low is learnt
     /// from the server's log otherwise.
     async fn minimums(&self) -> Result<Minimums, RestoreError> {
@@ -265,33 +191,6 @@ impl Build<'_> {
         let data = self.site.data().display().to_string();
         let printed = self.restorer.compute.run(&program, &[&data]).await?;
         Ok(Minimums::from_controldata(&printed))
-    }
-
-    /// Makes the copy a cluster that recovers, under our configuration. `backup_label` stays as it is.
-    async fn prepare_files(&self) -> Result<(), RestoreError> {
-        let (site, compute, data) = (self.site, &*self.restorer.compute, self.site.data());
-        let automatic = data.join("postgresql.auto.conf");
-        if automatic.exists() {
-            let kept = data.join("postgresql.auto.conf.source");
-            fs::rename(&automatic, &kept).map_err(ComputeError::file("rename", &automatic))?;
-        }
-        compute.write(&automatic, b"").await?;
-        // The links are restored as links; with this file the server would make the source's anew.
-        for leftover in ["standby.signal", "tablespace_map", "postmaster.pid"] {
-            forget(&data.join(leftover))?;
-        }
-        // A base backup comes without slots; one that came all the same would hold WAL for nobody.
-        empty(&data.join("pg_replslot"))?;
-        compute.write(&data.join("recovery.signal"), b"").await?;
-        compute
-            .write(&site.hba_file(), settings::LOCKED_HBA.as_bytes())
-            .await?;
-        compute.write(&site.ident_file(), b"").await?;
-        let script = fetch::script(&site.spool());
-        compute
-            .write(&site.fetch_script(), script.as_bytes())
-            .await?;
-        Ok(())
     }
 
     async fn recover(
@@ -517,23 +416,6 @@ impl Build<'_> {
             encoded(&readied.database)
         )
     }
-}
-
-fn empty(directory: &Path) -> Result<(), ComputeError> {
-    let failed = |source| ComputeError::file("empty", directory)(source);
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(failed)?,
-    };
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        if path.is_dir() {
-            fs::remove_dir_all(&path).map_err(ComputeError::file("remove", &path))?;
-        } else {
-            forget(&path)?;
-        }
-    }
-    Ok(())
 }
 
 fn forget(path: &Path) -> Result<(), ComputeError> {
