@@ -6,7 +6,7 @@ use std::time::Duration;
 use bus::Bus;
 use events::document::{ActiveBranch, Branch, slot_name};
 use events::event::{BackupPhase, BackupRequested};
-use events::{BackupSummary, BackupType, Timestamp};
+use events::{ArchiveMode, BackupSummary, BackupType, Timestamp};
 use pg_format::{SystemIdentifier, TimelineId};
 use pg_replication::{
     BackupStart, BaseBackupOptions, ConnectionSettings, ReplicationConnection, ReserveWal,
@@ -102,10 +102,13 @@ impl Attempt<'_> {
         let (request, config) = (self.request, &self.world.config);
         let mut connection = ReplicationConnection::connect(dsn).await?;
         let timeline = check_cluster(&mut connection, branch.system_identifier).await?;
-        let slot = slot_name(&request.instance, &request.branch);
-        let _slot = connection
-            .create_physical_slot(&slot, ReserveWal::Now)
-            .await?;
+        // A server that pushes its WAL keeps it until it is pushed.
+        if branch.archive_mode == ArchiveMode::Stream {
+            let slot = slot_name(&request.instance, &request.branch);
+            let _slot = connection
+                .create_physical_slot(&slot, ReserveWal::Now)
+                .await?;
+        }
         let server_version = connection.server_version().0;
 
         self.voice.enter(BackupPhase::Checkpoint, 0, 0).await?;

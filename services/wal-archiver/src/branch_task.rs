@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use events::ArchiveMode;
 use events::event::GapCause;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -9,7 +10,7 @@ use tracing::Instrument as _;
 use crate::error::ArchiveError;
 use crate::receiver::SETTLE_LIMIT;
 use crate::session::{self, BranchContext, Missing, Trouble};
-use crate::{index, relations, slot_risk, window};
+use crate::{index, pushed, relations, slot_risk, window};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -73,7 +74,7 @@ async fn one_session(
     cancel: &CancellationToken,
 ) -> Result<(), ArchiveError> {
     let stop = cancel.child_token();
-    let session = Box::pin(session::run(branch, trouble, &stop));
+    let session = Box::pin(attend(branch, trouble, &stop));
     let ending = async {
         tokio::select! {
             () = cancel.cancelled() => {}
@@ -103,6 +104,18 @@ async fn release(branch: &BranchContext, trouble: &mut Trouble) {
             let error = service::run::chain(&error);
             tracing::error!(error, "the slot could not be released; it is tried again");
         }
+    }
+}
+
+/// One session, of the kind that the branch was registered for.
+async fn attend(
+    branch: &BranchContext,
+    trouble: &mut Trouble,
+    cancel: &CancellationToken,
+) -> Result<(), ArchiveError> {
+    match branch.branch.archive_mode {
+        ArchiveMode::Stream => session::run(branch, trouble, cancel).await,
+        ArchiveMode::Command => pushed::run(branch, cancel).await,
     }
 }
 

@@ -48,6 +48,13 @@ pub struct ArchiverConfig {
     pub slot_risk_alert_percent: u32,
     /// At so many percents of the disk the slot is released, where the branch's policy allows it.
     pub slot_release_percent: u32,
+    /// Where the server pushes its WAL: a segment that was not pushed, while later ones were, is given up after so long.
+    #[serde(with = "humantime_serde")]
+    pub wal_pushed_gap_after: Duration,
+    /// Where the server pushes its WAL: commits wait so long in the open segment before it is asked for, if the role
+    /// may call `pg_switch_wal()`.
+    #[serde(with = "humantime_serde")]
+    pub wal_pushed_switch_after: Duration,
     /// Where open segments rest; `spool` under the home directory by default.
     pub wal_spool_directory: Option<PathBuf>,
 }
@@ -70,6 +77,8 @@ impl Default for ArchiverConfig {
             slot_risk_warning_percent: 50,
             slot_risk_alert_percent: 80,
             slot_release_percent: 95,
+            wal_pushed_gap_after: Duration::from_secs(600),
+            wal_pushed_switch_after: Duration::from_secs(60),
             wal_spool_directory: None,
         }
     }

@@ -138,6 +138,9 @@ pub(crate) enum ArchiveError {
         #[source]
         source: std::io::Error,
     },
+    /// The server was asked by queries where it is.
+    #[error("the server's answer about its position cannot be read")]
+    Position,
     /// A task of ours panicked.
     #[error("a task of the archiver ended abnormally")]
     Task(#[from] tokio::task::JoinError),

@@ -23,6 +23,7 @@ mod lease;
 mod metrics;
 mod position;
 mod proof;
+mod pushed;
 mod receiver;
 mod relations;
 mod segment_spool;

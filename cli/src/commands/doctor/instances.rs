@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use events::document::{ActiveBranch, slot_name};
 use events::position::ArchiverPosition;
 use events::query::{self, BackupStatus};
-use events::{BranchName, InstanceName, Timestamp};
+use events::{ArchiveMode, BranchName, InstanceName, Timestamp};
 use pg_replication::{ConnectionSettings, PgError, SqlConnection, quote_literal};
 use service::MasterKey;
 use service::run::chain;
@@ -39,7 +39,9 @@ pub(super) async fn check(session: &Session) -> Vec<Check> {
                 checks.push(last_backup(session, &document.instance, name).await);
                 checks.extend(gap(session, &document.instance, name).await);
                 // Without the key nobody can log in to look; that it is missing was said.
-                if let Some(key) = &key {
+                if let Some(key) = &key
+                    && active.archive_mode == ArchiveMode::Stream
+                {
                     checks.push(slot(key, &document.instance, name, active).await);
                 }
             }

@@ -1,0 +1,394 @@
+//! A branch whose server pushes its WAL with `archive_command = 'zektor wal push %p'`: no slot and no stream.
+//!
+//! What must stay true:
+//!
+//! - The listing says what is archived; nothing is believed to be there because the server said so.
+//! - The position covers the unbroken chain of pushed segments, and a moment of the server's clock only when
+//!   everything committed by then lies in that chain.
+//! - A segment that never came, with later ones behind it, is a gap that is recorded before the chain goes on.
+
+mod chain;
+mod late_index;
+mod quiet;
+mod server;
+
+use std::time::Duration;
+
+use events::event::GapCause;
+use pg_format::{PgTimestamp, SegmentName};
+use repository::{RepositoryError, WalGap, WalObjectKind};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::ArchiveError;
+use crate::position::PositionKeeper;
+use crate::session::{BranchContext, connection_settings};
+use crate::start_point::{ArchivePosition, Evidence, Fork, StartPoint, StartReason, start_point};
+use crate::status::ChainEnd;
+use chain::Chain;
+use late_index::LateIndex;
+use quiet::Quiet;
+use server::{Observation, Server};
+
+/// While somebody waits for a segment to arrive.
+const FAST_LOOK: Duration = Duration::from_millis(200);
+/// Whoever asked has gone by then.
+const HURRY_ENDS_AFTER: Duration = Duration::from_secs(30);
+
+/// Watches what is pushed until cancelled, or until the server goes on with another timeline.
+///
+/// # Errors
+/// Whatever ended it; a new session begins with what is stored.
+pub(crate) async fn run(
+    branch: &BranchContext,
+    cancel: &CancellationToken,
+) -> Result<(), ArchiveError> {
+    let settings = connection_settings(branch)?;
+    let server = Server::connect(branch, &settings).await?;
+    let mut watch = Watch::begin(branch, server).await?;
+    branch.announcer.announce_gaps(&branch.key);
+    branch.status.window_news.notify_one();
+    branch.status.relations.want_all();
+    let mut asks = branch.status.haste.asks();
+    let mut pause = Duration::ZERO;
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            Ok(()) = asks.changed() => {
+                let ask = *asks.borrow_and_update();
+                let open = branch.status.haste.is_open(ask);
+                watch.hurry = open.then(|| Hurry::new(ask)).or(watch.hurry.take());
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+        if watch.look().await? == After::NewTimeline {
+            return Ok(());
+        }
+        pause = match watch.hurry {
+            Some(_) => FAST_LOOK,
+            None => branch.config.wal_flush_interval,
+        };
+    }
+}
+
+/// What comes after a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    AnotherLook,
+    NewTimeline,
+}
+
+/// Somebody waits for a proof.
+struct Hurry {
+    ask: u64,
+    since: Instant,
+    /// The server's clock after they had asked: proving this answers them.
+    at: Option<PgTimestamp>,
+}
+
+impl Hurry {
+    fn new(ask: u64) -> Self {
+        Hurry {
+            ask,
+            since: Instant::now(),
+            at: None,
+        }
+    }
+}
+
+struct Watch<'a> {
+    branch: &'a BranchContext,
+    server: Server,
+    chain: Chain,
+    /// Nothing is said of an archive in which nothing is.
+    position: Option<PositionKeeper>,
+    quiet: Quiet,
+    index: LateIndex,
+    hurry: Option<Hurry>,
+    observed_at: Option<Instant>,
+    /// WAL of transactions lies beyond the chain, since then.
+    behind_since: Option<Instant>,
+    switched_at: Option<Instant>,
+    missing: Option<MissingSegment>,
+}
+
+/// A segment that is not there, though later ones are.
+struct MissingSegment {
+    name: SegmentName,
+    since: Instant,
+    /// The server does not have it either.
+    gone: bool,
+}
+
+impl<'a> Watch<'a> {
+    async fn begin(branch: &'a BranchContext, server: Server) -> Result<Watch<'a>, ArchiveError> {
+        let size = branch.branch.wal_segment_size;
+        let chain = Chain::new(server.history().clone(), size);
+        branch
+            .status
+            .update(|seen| seen.timeline = Some(server.history().timeline()));
+        let mut watch = Watch {
+            branch,
+            server,
+            chain,
+            position: None,
+            quiet: Quiet::new(size),
+            index: LateIndex::default(),
+            hurry: None,
+            observed_at: None,
+            behind_since: None,
+            switched_at: None,
+            missing: None,
+        };
+        watch.list().await?;
+        watch.begin_chain().await?;
+        Ok(watch)
+    }
+
+    async fn look(&mut self) -> Result<After, ArchiveError> {
+        self.list().await?;
+        if self.position.is_none() {
+            self.begin_chain().await?;
+        }
+        self.advance();
+        self.pass_gap().await?;
+        if self.observation_is_due() {
+            let observation = self.server.observe().await?;
+            if observation.timeline != self.server.history().timeline() {
+                tracing::info!(timeline = %observation.timeline, "the server goes on with another timeline");
+                return Ok(After::NewTimeline);
+            }
+            self.observed(observation).await?;
+        }
+        self.write_position().await;
+        self.answer_hurry();
+        self.index
+            .look(self.branch, &mut self.chain, self.server.major());
+        Ok(After::AnotherLook)
+    }
+
+    /// Sees what has been pushed since the last time.
+    async fn list(&mut self) -> Result<(), ArchiveError> {
+        let reader = self.branch.uploader.writer().reader();
+        let size = self.branch.branch.wal_segment_size;
+        let objects = match self.chain.last() {
+            Some(last) => {
+                let kind = WalObjectKind::Segment(last);
+                reader.list_wal_after(size, last.timeline, kind).await?
+            }
+            None => reader.list_wal(size).await?,
+        };
+        self.chain.see(&objects);
+        Ok(())
+    }
+
+    /// Finds where the chain of what is archived ends; nothing if nothing is.
+    async fn begin_chain(&mut self) -> Result<(), ArchiveError> {
+        let size = self.branch.branch.wal_segment_size;
+        let reader = self.branch.uploader.writer().reader();
+        let stored = match RepositoryError::absent_as_none(reader.wal_position().await) {
+            Err(error @ RepositoryError::Corrupt { .. }) => {
+                tracing::error!(%error, "the position is worked out from the segments");
+                None
+            }
+            stored => stored?,
+        };
+        let position = stored.as_ref().and_then(|stored| {
+            Some(ArchivePosition {
+                timeline: stored.timeline,
+                lsn: stored.lsn,
+                first_segment: SegmentName::parse(&stored.first_segment, size).ok()?,
+            })
+        });
+        let fork = self.branch.branch.origin.as_ref().map(|origin| Fork {
+            lsn: origin.fork_lsn,
+            timeline: self.branch.branch.timeline,
+        });
+        let start = start_point(&Evidence {
+            segment_size: size,
+            history: self.server.history(),
+            archived: self.chain.archived(),
+            partials: self.chain.partials(),
+            position,
+            fork,
+            slot_restart: None,
+            server_flush: self.server.flush_lsn(),
+        });
+        if start.reason != StartReason::Archive {
+            return Ok(());
+        }
+        let history = self.server.history();
+        let mut keeper = PositionKeeper::new(self.branch, stored, &start, history);
+        keeper.record_start(start.reason).await?;
+        let _ = keeper.durable(start.lsn);
+        tracing::info!(lsn = %start.lsn, "pushed wal is watched");
+        self.chain.begin(start.lsn, start.timeline);
+        self.position = Some(keeper);
+        self.show();
+        Ok(())
+    }
+
+    /// Goes along what has come.
+    fn advance(&mut self) {
+        let Some(position) = &mut self.position else {
+            return;
+        };
+        let steps = self.chain.advance();
+        for (timeline, switch_lsn) in &steps.switches {
+            position.follow(*timeline, *switch_lsn);
+        }
+        if steps.segments == 0 {
+            return;
+        }
+        let _ = position.durable(self.chain.end());
+        self.missing = None;
+        let now = self.branch.clock.now();
+        self.branch.status.update(|seen| {
+            seen.segments += steps.segments;
+            seen.stored_bytes += steps.stored_bytes;
+            seen.last_stored_at = Some(now);
+        });
+        self.branch.status.relations.want_all();
+        self.index.advanced();
+        self.show();
+    }
+
+    fn show(&self) {
+        let (timeline, lsn) = (self.chain.timeline(), self.chain.end());
+        self.branch.status.update(|seen| {
+            seen.archived_lsn = Some(lsn);
+            seen.chain_end = Some(ChainEnd { timeline, lsn });
+        });
+        self.branch.announcer.announce(&self.branch.key);
+    }
+
+    /// A segment that will not come any more is a gap; the chain goes on behind it.
+    async fn pass_gap(&mut self) -> Result<(), ArchiveError> {
+        let beyond = self.chain.next_beyond().filter(|_| self.position.is_some());
+        let Some((name, beyond)) = beyond else {
+            self.missing = None;
+            return Ok(());
+        };
+        let now = Instant::now();
+        let missing = match self.missing.take() {
+            Some(missing) if missing.name == name => missing,
+            _ => {
+                tracing::warn!(segment = %name, behind = %beyond, "a segment was not pushed, but a later one was");
+                MissingSegment {
+                    name,
+                    since: now,
+                    gone: false,
+                }
+            }
+        };
+        // It was listed after the server said that it is gone, and it is removed there only when it is stored.
+        let given_up =
+            missing.gone || missing.since.elapsed() >= self.branch.config.wal_pushed_gap_after;
+        if !given_up {
+            let gone = self.server.has_removed(name).await?;
+            self.missing = Some(MissingSegment { gone, ..missing });
+            return Ok(());
+        }
+        let size = self.branch.branch.wal_segment_size;
+        let gap = WalGap {
+            timeline: name.timeline,
+            from_lsn: name.start(size),
+            to_lsn: beyond.start(size),
+            cause: GapCause::NotPushed,
+            detected_at: self.branch.clock.now(),
+        };
+        tracing::error!(
+            from_lsn = %gap.from_lsn, to_lsn = %gap.to_lsn, cause = ?gap.cause,
+            "wal is missing for good; targets after the gap need a new base backup"
+        );
+        let uploader = &self.branch.uploader;
+        uploader
+            .patiently(|| uploader.writer().put_wal_gap(&gap))
+            .await?;
+        let start = StartPoint {
+            timeline: self.server.history().timeline_at(gap.to_lsn),
+            lsn: gap.to_lsn,
+            chain_first: beyond,
+            reason: StartReason::Now,
+        };
+        let mut keeper = PositionKeeper::new(self.branch, None, &start, self.server.history());
+        keeper.record_start(start.reason).await?;
+        self.position = Some(keeper);
+        self.chain.begin(start.lsn, start.timeline);
+        self.branch.announcer.announce_gaps(&self.branch.key);
+        self.branch.status.window_news.notify_one();
+        self.advance();
+        Ok(())
+    }
+
+    fn observation_is_due(&self) -> bool {
+        let interval = self.branch.config.position_interval;
+        let hurried = self.hurry.as_ref().is_some_and(|hurry| hurry.at.is_none());
+        hurried || self.observed_at.is_none_or(|at| at.elapsed() >= interval)
+    }
+
+    /// What the server says of itself, held against the chain.
+    async fn observed(&mut self, seen: Observation) -> Result<(), ArchiveError> {
+        self.observed_at = Some(Instant::now());
+        let complaint = self.server.complaint().await?;
+        self.branch.status.update(|status| {
+            status.server_lsn = Some(seen.lsn);
+            status.server_clock = Some(seen.clock);
+            status.streaming = true;
+            status.error = complaint.or_else(|| seen.standby.then(|| server::STANDBY.to_owned()));
+        });
+        if let Some(hurry) = &mut self.hurry {
+            let _ = hurry.at.get_or_insert(seen.clock);
+        }
+        if seen.standby {
+            return Ok(());
+        }
+        let needed = self.quiet.needed(&seen);
+        if let Some(position) = &mut self.position {
+            let _ = position.claim(needed, seen.clock);
+            if needed <= self.chain.end() {
+                self.behind_since = None;
+                return Ok(());
+            }
+        }
+        let behind_since = *self.behind_since.get_or_insert_with(Instant::now);
+        let patience = self.branch.config.wal_pushed_switch_after;
+        let long = behind_since.elapsed() >= patience
+            && self.switched_at.is_none_or(|at| at.elapsed() >= patience);
+        if (self.hurry.is_some() || long) && self.server.switch_wal().await? {
+            self.switched_at = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    async fn write_position(&mut self) {
+        let Some(position) = &mut self.position else {
+            return;
+        };
+        let now = Instant::now();
+        let due = match self.hurry {
+            Some(_) => position.due_now(now),
+            None => position.due(now),
+        };
+        let Some(due) = due else { return };
+        let writer = self.branch.uploader.writer();
+        if let Err(error) = writer.put_wal_position(&due).await {
+            let error = service::run::chain(&error);
+            tracing::warn!(error, "the position was not written; it will be again");
+            position.failed();
+        }
+    }
+
+    fn answer_hurry(&mut self) {
+        let Some(hurry) = self.hurry.take_if(|hurry| {
+            let proven = hurry.at.zip(self.position.as_ref());
+            let proven = proven.is_some_and(|(at, position)| position.proves(at));
+            proven || hurry.since.elapsed() >= HURRY_ENDS_AFTER
+        }) else {
+            return;
+        };
+        if hurry.since.elapsed() < HURRY_ENDS_AFTER {
+            self.branch.status.haste.answer(hurry.ask);
+        }
+    }
+}
