@@ -4,7 +4,7 @@ use events::event::RefusalCode;
 use events::plan::PlanCheck;
 use events::{ClusterSize, RestoreTarget};
 use repository::archive::Archive;
-use repository::{BranchReader, WalPath};
+use repository::{BranchReader, ErrorClass, WalPath};
 use wal_index::Names;
 
 use crate::compute::{ComputeError, Programs};
@@ -59,9 +59,14 @@ impl Restorer {
                 Missing::Records { range, at } => {
                     let mut stretch = Stretch::new(range.clone(), at);
                     let observe = |record: &pg_format::wal::WalRecord<'_>| stretch.observe(record);
-                    let _ = reader
-                        .records_between(&path, range.start, range.end, observe)
-                        .await?;
+                    let (from, to) = (range.start, range.end);
+                    match reader.records_between(&path, from, to, observe).await {
+                        Ok(_) => {}
+                        Err(error) if error.class() == ErrorClass::Corrupt => {
+                            return Err(Refusal::damaged(from, to, &error.to_string()).into());
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
                     wal.add_stretch(stretch);
                 }
                 Missing::Contradicted(source) => return Err(RestoreError::Index(source)),

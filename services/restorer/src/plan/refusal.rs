@@ -207,6 +207,16 @@ impl Refusal {
         Self::outside(message, hint)
     }
 
+    pub(crate) fn damaged(from: Lsn, to: Lsn, why: &str) -> Self {
+        let message = format!("wal between {from} and {to} is needed and is damaged: {why}");
+        Self::outside(
+            message,
+            format!(
+                "choose a target well before {from}, or after the next backup; see `zektor window`"
+            ),
+        )
+    }
+
     pub(super) fn minimal_wal(lsn: Lsn) -> Self {
         let message = format!(
             "the source ran with wal_level minimal from {lsn} on, and no earlier backup can be brought past that"

@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use events::event::{BackupSummary, PlannedCommit};
+use events::plan::PlanCheck;
 use events::{BackupId, RestoreTarget, Timestamp};
 use pg_format::wal::{WalLevel, page_magic};
 use pg_format::{Lsn, TimelineHistory};
@@ -18,7 +19,9 @@ use wal_index::Target;
 
 use super::known::{KnownWal, Missing, Place};
 use super::path::{Path, Reach, history_of};
-use super::{Known, Plan, Prediction, Refusal, Stop, Unplanned, pg_time, timestamp, warning};
+use super::{
+    Known, Plan, Prediction, Refusal, Stop, Unplanned, passed, pg_time, timestamp, warning,
+};
 
 /// Plans for a target that is not too young.
 pub(super) fn plan(
@@ -408,8 +411,27 @@ impl<'a> Ground<'a> {
                 xid: commit.xid,
             }),
         });
+        plan.notes.extend(self.settings_changes(&replayed));
         plan.half_dropped = self.wal.dropped_without_commit(replayed, through);
         Ok(plan)
+    }
+
+    /// The source's settings changed on the way: recovery raises its own as it meets them.
+    fn settings_changes(&self, replayed: &Range<Lsn>) -> Option<PlanCheck> {
+        let changes = self.wal.parameter_changes(replayed.clone());
+        let (lsn, last) = changes.last()?;
+        let settings = last.settings;
+        let detail = format!(
+            "the source changed its settings on the way, last at {lsn}: max_connections {}, max_worker_processes {}, \
+             max_wal_senders {}, max_prepared_transactions {}, max_locks_per_transaction {}; recovery raises its own \
+             where it must",
+            settings.max_connections,
+            settings.max_worker_processes,
+            settings.max_wal_senders,
+            settings.max_prepared_transactions,
+            settings.max_locks_per_transaction
+        );
+        Some(passed("settings_changes", detail))
     }
 
     /// To the end of WAL that cannot be looked into.

@@ -1,8 +1,8 @@
 //! What a restore needs around it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -37,8 +37,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Faults of the object store.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
-    /// Reads of whole segments fail after the first.
+    /// Reads of whole segments fail after the first that recovery is given.
     pub(crate) wal: AtomicBool,
+    /// There once a restore to the branch `b` has begun; what the planner reads before never fails.
+    begun: OnceLock<PathBuf>,
     segment_reads: AtomicU64,
     /// Calls that failed.
     pub(crate) failed: AtomicU64,
@@ -111,6 +113,8 @@ impl World {
         let account = compute_account("postgres")?;
         let compute = LocalCompute::new(place.path().join("compute"), account, Vec::new());
         let compute = Arc::new(compute);
+        let site = compute.site(&instance(), &BranchName::new("b")?);
+        let _ = faults.begun.set(site.plan_file());
         let drain = CancellationToken::new();
         let restorer = Restorer {
             bus: Bus::in_memory(),
@@ -343,6 +347,9 @@ impl Faults {
         let segment =
             path.contains("/wal/") && path.rsplit('/').next().is_some_and(|n| n.len() == 24);
         if operation != Operation::Get || !segment || !self.wal.load(Ordering::Relaxed) {
+            return Fault::Pass;
+        }
+        if !self.begun.get().is_some_and(|plan| plan.exists()) {
             return Fault::Pass;
         }
         if self.segment_reads.fetch_add(1, Ordering::Relaxed) == 0 {
