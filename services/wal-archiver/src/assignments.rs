@@ -15,6 +15,7 @@ use futures::StreamExt;
 use repository::{Repository, RepositoryError};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::branch_task;
@@ -286,8 +287,14 @@ async fn answer(bus: Bus, context: BranchContext, stop: CancellationToken) {
     let handler = move |_subject: String, question: PositionQuestion| {
         let status = Arc::clone(&status);
         async move {
-            if question.prove && !status.haste.prove(PROVE_WITHIN).await {
-                tracing::debug!("no proof in time");
+            if question.prove {
+                let begun = Instant::now();
+                if !status.haste.prove(PROVE_WITHIN).await {
+                    tracing::debug!("no proof in time");
+                }
+                // What is proven to have happened has names then.
+                let left = PROVE_WITHIN.saturating_sub(begun.elapsed());
+                status.relations.settle(left).await;
             }
             Ok(status.position())
         }

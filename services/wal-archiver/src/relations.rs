@@ -10,11 +10,11 @@
 mod catalogs;
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use repository::RepositoryError;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,7 @@ use catalogs::Catalogs;
 /// Commits that come together are looked at together.
 const GATHER: Duration = Duration::from_millis(300);
 /// Between two looks, and at least so many times as long as the last one took.
-const REST: Duration = Duration::from_secs(2);
+const REST: Duration = Duration::from_millis(500);
 const REST_TIMES: u32 = 20;
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -40,18 +40,46 @@ pub(crate) struct Wanted {
 }
 
 /// What is to be read of a branch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RelationDesk {
     wanted: Mutex<Wanted>,
     wake: Notify,
+    /// Somebody waits: no gathering, no rest.
+    hurry: Notify,
+    /// How often something was wanted, and up to which of these it was looked at.
+    asked: watch::Sender<u64>,
+    looked: watch::Sender<u64>,
+}
+
+impl Default for RelationDesk {
+    fn default() -> Self {
+        RelationDesk {
+            wanted: Mutex::default(),
+            wake: Notify::default(),
+            hurry: Notify::default(),
+            asked: watch::Sender::new(0),
+            looked: watch::Sender::new(0),
+        }
+    }
 }
 
 impl RelationDesk {
     /// Names may have changed.
     pub(crate) fn want(&self, more: Wanted) {
+        self.add(more, 1);
+    }
+
+    /// It did not work: once more, but nobody waits for it.
+    fn again(&self, more: Wanted) {
+        self.add(more, 0);
+    }
+
+    /// The number goes with what is wanted, under one lock.
+    fn add(&self, more: Wanted, asks: u64) {
         let mut wanted = self.lock();
         wanted.all |= more.all;
         wanted.databases.extend(more.databases);
+        self.asked.send_modify(|asked| *asked += asks);
         drop(wanted);
         self.wake.notify_one();
     }
@@ -62,9 +90,36 @@ impl RelationDesk {
         self.want(Wanted { all, databases });
     }
 
-    fn take(&self) -> Option<Wanted> {
-        let wanted = std::mem::take(&mut *self.lock());
-        (wanted != Wanted::default()).then_some(wanted)
+    /// Has what is wanted by now looked at without delay, and waits for it, but not for long: whoever asks what
+    /// happened wants names with it.
+    pub(crate) async fn settle(&self, within: Duration) {
+        let number = *self.asked.borrow();
+        let mut looked = self.looked.subscribe();
+        if *looked.borrow_and_update() >= number {
+            return;
+        }
+        self.hurry.notify_one();
+        let looked = looked.wait_for(|looked| *looked >= number);
+        let _in_time = tokio::time::timeout(within, looked).await;
+    }
+
+    /// What is wanted, and its number.
+    fn take(&self) -> Option<(Wanted, u64)> {
+        let mut wanted = self.lock();
+        let number = *self.asked.borrow();
+        let wanted = std::mem::take(&mut *wanted);
+        (wanted != Wanted::default()).then_some((wanted, number))
+    }
+
+    /// It was looked at, with success or not: nobody waits for what fails.
+    fn looked_at(&self, number: u64) {
+        self.looked
+            .send_modify(|looked| *looked = number.max(*looked));
+    }
+
+    /// Rests, unless somebody waits.
+    async fn rest(&self, duration: Duration) {
+        let _rested = tokio::time::timeout(duration, self.hurry.notified()).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Wanted> {
@@ -109,17 +164,21 @@ impl Keeper {
 
     async fn run(&mut self) {
         let mut pause = FIRST_PAUSE;
+        let status = Arc::clone(&self.branch.status);
+        let desk = &status.relations;
         loop {
-            self.branch.status.relations.wake.notified().await;
-            tokio::time::sleep(GATHER).await;
-            let Some(wanted) = self.branch.status.relations.take() else {
+            desk.wake.notified().await;
+            desk.rest(GATHER).await;
+            let Some((wanted, number)) = desk.take() else {
                 continue;
             };
             let begun = Instant::now();
-            match self.refresh(&wanted).await {
+            let result = self.refresh(&wanted).await;
+            desk.looked_at(number);
+            match result {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
-                    tokio::time::sleep(REST.max(begun.elapsed() * REST_TIMES)).await;
+                    desk.rest(REST.max(begun.elapsed() * REST_TIMES)).await;
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -127,7 +186,7 @@ impl Keeper {
                         ?pause,
                         "the names of relations are not up to date"
                     );
-                    self.branch.status.relations.want(wanted);
+                    desk.again(wanted);
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -147,5 +206,31 @@ impl Keeper {
             tracing::debug!(relations, %as_of, "names of relations are stored");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_names_is_not_kept_by_rests_or_failures() {
+        let desk = RelationDesk::default();
+        let limit = Duration::from_secs(60);
+        desk.settle(limit).await;
+        desk.want_all();
+        let begun = Instant::now();
+        let looking = async {
+            desk.rest(limit / 2).await;
+            let (wanted, number) = desk.take().unwrap();
+            desk.looked_at(number);
+            desk.again(wanted);
+        };
+        let ((), ()) = tokio::join!(desk.settle(limit), looking);
+        desk.settle(limit).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        desk.want_all();
+        desk.settle(limit).await;
+        assert_eq!(begun.elapsed(), limit, "nobody looked");
     }
 }
