@@ -2,9 +2,14 @@
 
 mod branches;
 mod exactness;
+mod idle;
 mod loss;
 mod memory;
+mod moments;
+mod pushed;
+mod random_targets;
 mod rebuild;
+mod recovery_point;
 mod survival;
 mod tracing;
 mod verified;
