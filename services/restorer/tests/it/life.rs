@@ -117,11 +117,14 @@ async fn a_dry_run_starts_nothing() -> Result<()> {
     let answer = world.restorer.answer(question.clone()).await;
     assert!(matches!(answer, RestoreAnswer::Refused(_)), "{answer:?}");
     let backup = world.back_up().await?;
+    world.rows(11..=12).await?;
     let position = world.archive().await?;
     match world.restorer.answer(question).await {
         RestoreAnswer::Possible(preview) => {
             assert_eq!(preview.plan.backup_id, backup.backup_id);
-            assert_eq!(preview.plan.end_lsn, position.lsn);
+            let (plan, last) = (&preview.plan, preview.plan.last_commit.unwrap());
+            assert!(last.lsn > backup.stop_lsn && last.lsn <= plan.stop_lsn.unwrap());
+            assert!(plan.end_lsn > last.lsn && plan.end_lsn <= position.lsn);
             assert_eq!(preview.latest, Some(position.proven_at));
             let names: Vec<&str> = preview
                 .checks
@@ -134,8 +137,12 @@ async fn a_dry_run_starts_nothing() -> Result<()> {
                     "base_backup",
                     "wal",
                     "timeline",
+                    "target",
                     "programs",
                     "disk",
+                    "history_files",
+                    "hot_standby_settings",
+                    "preload_libraries",
                     "branch_name"
                 ]
             );
