@@ -1,6 +1,7 @@
 //! One connection to a branch's server, from login to the loss of it: identify, slot, history files,
 //! start point, then stream timeline after timeline.
 
+mod closer_look;
 mod findings;
 
 use std::collections::BTreeSet;
@@ -91,9 +92,14 @@ pub(crate) async fn run(
 ) -> Result<(), ArchiveError> {
     let settings = connection_settings(branch)?;
     let mut connection = ReplicationConnection::connect(&settings).await?;
-    let findings = look(branch, &settings, &mut connection, trouble.slot_is_invalid).await?;
+    let mut findings = look(branch, &settings, &mut connection, trouble.slot_is_invalid).await?;
     trouble.slot_is_invalid = false;
     trouble.slot_loss = trouble.slot_loss.or(findings.slot_loss);
+    if let Some(missing) = trouble.missing
+        && closer_look::is_archived(branch, &mut findings, missing).await?
+    {
+        trouble.missing = None;
+    }
     let (start, gap) = begin_at(branch, &findings, *trouble);
     if let Some(gap) = gap {
         // First of all: once the new chain is recorded, nothing else remembers it.

@@ -13,6 +13,7 @@ use repository::{
     BranchRecord, ParentBranch, RepositoryError, WalObject, WalObjectKind, WalPosition,
 };
 
+use super::closer_look::settled_position;
 use super::{BranchContext, SQLSTATE_UNDEFINED_FILE};
 use crate::error::ArchiveError;
 use crate::known_beginning::KnownBeginning;
@@ -60,7 +61,7 @@ pub(super) async fn look(
     let objects = uploader
         .patiently(|| uploader.writer().list_wal(size))
         .await?;
-    let position = stored_position(uploader).await?;
+    let position = settled_position(uploader, !objects.is_empty()).await?;
     // After the archive was looked at, which another archiver may have carried on until just now.
     let identity = connection.identify_system().await?;
     refuse_old_primary(&identity, &objects, position.as_ref())?;
@@ -263,7 +264,9 @@ pub(super) async fn known_beginning(
 }
 
 /// The stored position. A damaged one is as good as none: the segments themselves are still there.
-async fn stored_position(uploader: &Uploader) -> Result<Option<WalPosition>, ArchiveError> {
+pub(super) async fn stored_position(
+    uploader: &Uploader,
+) -> Result<Option<WalPosition>, ArchiveError> {
     let position = uploader
         .patiently(|| uploader.writer().wal_position())
         .await;
@@ -276,7 +279,9 @@ async fn stored_position(uploader: &Uploader) -> Result<Option<WalPosition>, Arc
     }
 }
 
-fn sort_objects(objects: &[WalObject]) -> (BTreeSet<SegmentName>, BTreeSet<SegmentName>) {
+pub(super) fn sort_objects(
+    objects: &[WalObject],
+) -> (BTreeSet<SegmentName>, BTreeSet<SegmentName>) {
     let (mut segments, mut partials) = (BTreeSet::new(), BTreeSet::new());
     for object in objects {
         let _ = match object.kind {

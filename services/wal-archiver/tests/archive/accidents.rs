@@ -1,9 +1,12 @@
 //! Accidents that befell others, each as a test: what is archived stays whole, a gap is told exactly when WAL is
 //! missing, and what is wrong is said.
 
+mod idle;
+mod lagging_store;
 mod promotions;
 mod slots;
 mod small_disk;
+mod stores;
 mod writers;
 
 use std::path::Path;

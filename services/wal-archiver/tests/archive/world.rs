@@ -21,6 +21,8 @@ use testkit::nats::NatsServer;
 use testkit::postgres::Postgres;
 use testkit::process::Service;
 use testkit::wait_until;
+use tokio_util::sync::CancellationToken;
+use wal_archiver::{Archiver, ArchiverConfig};
 
 /// Long enough for a busy machine; every wait ends when its fact is true.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -31,6 +33,19 @@ pub(crate) struct World {
     pub(crate) repository: Repository,
     key: MasterKey,
     place: TempDir,
+}
+
+/// An archiver in this process.
+pub(crate) struct Inside {
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Inside {
+    pub(crate) async fn end(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap();
+    }
 }
 
 /// A registered branch of a server.
@@ -95,6 +110,31 @@ impl World {
 
     pub(crate) async fn archiver(&self, name: &str) -> Service {
         self.builder(name).start().await.unwrap()
+    }
+
+    /// An archiver in this process, over another view of the repository.
+    pub(crate) async fn archiver_over(&self, repository: Repository) -> Inside {
+        let home = self.place.path();
+        let config = BusConfig::new(self.nats.url(), "inside");
+        let archiver = Archiver {
+            config: ArchiverConfig {
+                wal_flush_interval: Duration::from_millis(300),
+                position_interval: Duration::from_millis(500),
+                wal_longest_backoff: Duration::from_secs(1),
+                wal_rescan_interval: Duration::from_secs(2),
+                lease_ttl: Duration::from_secs(3),
+                ..ArchiverConfig::default()
+            },
+            name: "inside".to_owned(),
+            spool_directory: home.join("spool"),
+            bus: Bus::connect(config).await.unwrap(),
+            repository,
+            master_key: Arc::new(MasterKey::load(&home.join("master.key")).unwrap()),
+            clock: Arc::new(SystemClock),
+        };
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(archiver.run(shutdown.clone()));
+        Inside { shutdown, task }
     }
 
     /// Writes the instance document, as the scheduler does, and makes the slot.

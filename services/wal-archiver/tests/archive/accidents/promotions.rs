@@ -108,3 +108,41 @@ async fn an_old_primary_that_returns_is_refused_and_spoils_nothing() {
         check_unbroken(&world, &registered, begin, end).await;
     }
 }
+
+/// Two standbys were promoted: both call what they write timeline 2.
+#[tokio::test]
+async fn another_server_with_the_same_new_timeline_is_refused() {
+    let world = World::new().await;
+    let mut old = keeping(PgVersion::V18).await;
+    let (new, rival) = (standby_of(&old).await, standby_of(&old).await);
+    let registered = world.register("shop", &old).await;
+    let begin = flush_lsn(&old).await;
+    let _archiver = world.archiver("one").await;
+    fill(&old).await;
+    let _ = wait_for_standby(&old, &rival).await;
+    let _ = registered.caught_up(&old).await;
+    // One of them got less, or the forks would be the same place.
+    rival.promote().await.unwrap();
+    fill(&old).await;
+    let _ = wait_for_standby(&old, &new).await;
+    let _ = registered.caught_up(&old).await;
+    old.kill9().await.unwrap();
+    new.promote().await.unwrap();
+    world.moves_to(&registered, &new).await;
+    fill(&new).await;
+    let _ = registered.caught_up(&new).await;
+    for _ in 0..4 {
+        fill(&rival).await;
+    }
+    world.moves_to(&registered, &rival).await;
+    let _ = wait_for_error(&world, &registered, "another cluster").await;
+    let before = everything(&world, &registered).await;
+    fill(&rival).await;
+    let _ = wait_for_error(&world, &registered, "another cluster").await;
+    assert!(before == everything(&world, &registered).await);
+    world.moves_to(&registered, &new).await;
+    wait_for_streaming(&world, &registered).await;
+    fill(&new).await;
+    let end = registered.caught_up(&new).await;
+    check_unbroken(&world, &registered, begin, end).await;
+}

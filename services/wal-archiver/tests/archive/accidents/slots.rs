@@ -11,7 +11,7 @@ use crate::world::{PATIENCE, Registered, World, flush_lsn};
 const VERSIONS: [PgVersion; 2] = [PgVersion::V18, PgVersion::V15];
 
 /// A server that removes WAL as soon as it may.
-async fn forgetful(version: PgVersion, limit: Option<&str>) -> Postgres {
+pub(super) async fn forgetful(version: PgVersion, limit: Option<&str>) -> Postgres {
     let mut builder = Postgres::builder()
         .version(version)
         .wal_segment_size_mib(1)
@@ -26,7 +26,7 @@ async fn forgetful(version: PgVersion, limit: Option<&str>) -> Postgres {
     server
 }
 
-async fn wait_for_free_slot(server: &Postgres) {
+pub(super) async fn wait_for_free_slot(server: &Postgres) {
     let free = "SELECT count(*) FROM pg_replication_slots WHERE active";
     wait_until("the slot to be free", PATIENCE, async || {
         server.psql(free).await.unwrap() == "0"
@@ -35,7 +35,7 @@ async fn wait_for_free_slot(server: &Postgres) {
     .unwrap();
 }
 
-async fn go_on(server: &Postgres) {
+pub(super) async fn go_on(server: &Postgres) {
     for _ in 0..4 {
         let fill =
             "INSERT INTO t SELECT generate_series(1, 40000); SELECT pg_switch_wal(); CHECKPOINT";
