@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use events::event::GapCause;
 use pg_format::{PgTimestamp, SegmentName};
-use repository::{RepositoryError, WalGap, WalObjectKind};
+use repository::{BranchReader, RepositoryError, WalGap, WalObjectKind, WalPosition};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,9 @@ use server::{Observation, Server};
 
 /// While somebody waits for a segment to arrive.
 const FAST_LOOK: Duration = Duration::from_millis(200);
+/// Before it is believed that something is not in the store.
+const LOOKS: u32 = 4;
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// Whoever asked has gone by then.
 const HURRY_ENDS_AFTER: Duration = Duration::from_secs(30);
 
@@ -186,13 +189,7 @@ impl<'a> Watch<'a> {
     async fn begin_chain(&mut self) -> Result<(), ArchiveError> {
         let size = self.branch.branch.wal_segment_size;
         let reader = self.branch.uploader.writer().reader();
-        let stored = match RepositoryError::absent_as_none(reader.wal_position().await) {
-            Err(error @ RepositoryError::Corrupt { .. }) => {
-                tracing::error!(%error, "the position is worked out from the segments");
-                None
-            }
-            stored => stored?,
-        };
+        let stored = self.stored_position(reader).await?;
         let position = stored.as_ref().and_then(|stored| {
             Some(ArchivePosition {
                 timeline: stored.timeline,
@@ -226,6 +223,50 @@ impl<'a> Watch<'a> {
         self.position = Some(keeper);
         self.show();
         Ok(())
+    }
+
+    /// The stored position. Where segments are it is there too, unless nobody has watched them before: without it, it
+    /// would not be known which of them are one chain, so a store that says it is not there is asked again.
+    async fn stored_position(
+        &self,
+        reader: &BranchReader,
+    ) -> Result<Option<WalPosition>, ArchiveError> {
+        for look in 1..=LOOKS {
+            match reader.wal_position().await {
+                Ok(position) => return Ok(Some(position)),
+                Err(error) if error.is_absent() => {}
+                Err(error @ RepositoryError::Corrupt { .. }) => {
+                    tracing::error!(%error, "the position is worked out from the segments");
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if self.chain.archived().is_empty() {
+                break;
+            }
+            if look < LOOKS {
+                tokio::time::sleep(LOOK_PAUSE).await;
+            }
+        }
+        Ok(None)
+    }
+
+    /// A listing may leave something out, and a store may answer "not there" for a while; a gap is for good.
+    async fn is_there(&self, name: SegmentName) -> Result<bool, ArchiveError> {
+        let reader = self.branch.uploader.writer().reader();
+        for look in 1..=LOOKS {
+            match reader.get_segment(name).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_absent() => {}
+                // As good as none.
+                Err(RepositoryError::Corrupt { .. }) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+            if look < LOOKS {
+                tokio::time::sleep(LOOK_PAUSE).await;
+            }
+        }
+        Ok(false)
     }
 
     /// Goes along what has come.
@@ -289,6 +330,21 @@ impl<'a> Watch<'a> {
             self.missing = Some(MissingSegment { gone, ..missing });
             return Ok(());
         }
+        if self.is_there(name).await? {
+            self.chain.found(name);
+            self.advance();
+            return Ok(());
+        }
+        self.record_gap(name, beyond).await?;
+        self.advance();
+        Ok(())
+    }
+
+    async fn record_gap(
+        &mut self,
+        name: SegmentName,
+        beyond: SegmentName,
+    ) -> Result<(), ArchiveError> {
         let size = self.branch.branch.wal_segment_size;
         let gap = WalGap {
             timeline: name.timeline,
@@ -317,7 +373,6 @@ impl<'a> Watch<'a> {
         self.chain.begin(start.lsn, start.timeline);
         self.branch.announcer.announce_gaps(&self.branch.key);
         self.branch.status.window_news.notify_one();
-        self.advance();
         Ok(())
     }
 

@@ -2,8 +2,9 @@
 //!
 //! PostgreSQL takes an exit code of 1 to 125 for "there is no such file": recovery then ends there, or waits for
 //! more. Anything above 125 ends recovery with an error (`RestoreArchivedFile`, `src/backend/access/transam/xlogarchive.c`).
-//! What must stay true: 1 is said only when the store itself said that the file is not there, of a branch that it
-//! knew before and after; every doubt is [`Ending::InDoubt`]. The file appears whole or not at all.
+//! What must stay true: 1 is said only when the store itself said that the file is not there, several times, of a branch
+//! that it knew before and after, and does not list it either; every doubt is [`Ending::InDoubt`]. The file appears whole
+//! or not at all.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use events::BranchName;
-use pg_format::SegmentName;
-use repository::{BranchReader, BranchRecord, ErrorClass, Repository, RepositoryError};
+use pg_format::{SegmentName, WalSegmentSize};
+use repository::{
+    BranchReader, BranchRecord, ErrorClass, Repository, RepositoryError, WalObject, WalObjectKind,
+};
 use serde::Serialize;
 use service::run::chain;
 use tokio::time::Instant;
@@ -25,6 +28,9 @@ use crate::output::{Reply, note};
 use crate::session::Setting;
 
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A store, or a proxy before it, may answer "not there" for a moment of something that is.
+const LOOKS: u32 = 3;
+const LOOK_PAUSE: Duration = Duration::from_millis(300);
 /// Branches of branches of branches; more than this is a circle.
 const MOST_ANCESTORS: usize = 64;
 /// The code of "the store said that it is not there".
@@ -76,7 +82,7 @@ async fn fetch_file(setting: &Setting, given: WalFetch) -> Result<Reply, Failure
     };
     let deadline = Instant::now() + Duration::from_secs(given.patience);
     let found = loop {
-        let error = match archive.find().await {
+        let error = match archive.find_surely().await {
             Ok(found) => break found,
             Err(error) => error,
         };
@@ -116,6 +122,20 @@ struct Archive<'a> {
 }
 
 impl Archive<'_> {
+    /// The file; nothing if the store said several times that it is not there.
+    async fn find_surely(&self) -> Result<Option<Found>, RepositoryError> {
+        for look in 1..=LOOKS {
+            let found = self.find().await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            if look < LOOKS {
+                tokio::time::sleep(LOOK_PAUSE).await;
+            }
+        }
+        Ok(None)
+    }
+
     /// The file; nothing if the store said that neither the branch nor one that it was restored from has it.
     async fn find(&self) -> Result<Option<Found>, RepositoryError> {
         let mut branch = self.given.of.branch.clone();
@@ -181,9 +201,11 @@ impl Archive<'_> {
                     return Ok(Some((padded(&raw, length, name)?, Some(wal_bytes))));
                 }
                 // Its .partial goes when the segment comes.
-                let raw = segment(reader, name).await?;
-                raw.map(|raw| Ok(whole(exactly(raw, length, name)?)))
-                    .transpose()
+                if let Some(raw) = segment(reader, name).await? {
+                    return Ok(Some(whole(exactly(raw, length, name)?)));
+                }
+                not_listed(reader, name, size).await?;
+                Ok(None)
             }
         }
     }
@@ -194,6 +216,28 @@ async fn segment(
     name: SegmentName,
 ) -> Result<Option<Bytes>, RepositoryError> {
     RepositoryError::absent_as_none(reader.get_segment(name).await)
+}
+
+/// The store's two ways to say what there is must agree.
+async fn not_listed(
+    reader: &BranchReader,
+    name: SegmentName,
+    size: WalSegmentSize,
+) -> Result<(), RepositoryError> {
+    let Some(before) = name.number(size).checked_sub(1) else {
+        return Ok(());
+    };
+    let before = WalObjectKind::Segment(SegmentName::new(name.timeline, before, size));
+    let listed = reader.list_wal_after(size, name.timeline, before).await?;
+    let same = |object: &&WalObject| object.kind == WalObjectKind::Segment(name);
+    match listed.iter().find(same) {
+        None => Ok(()),
+        Some(_) => Err(RepositoryError::Transient {
+            operation: "read",
+            key: name.to_string(),
+            source: "the store lists it, and says that it is not there".into(),
+        }),
+    }
 }
 
 /// A file of another size ends recovery.

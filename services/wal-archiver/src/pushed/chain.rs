@@ -65,6 +65,11 @@ impl Chain {
         }
     }
 
+    /// It is there, though no listing said so.
+    pub(super) fn found(&mut self, name: SegmentName) {
+        let _ = self.archived.insert(name);
+    }
+
     /// Everything before `lsn`, the beginning of a segment, is there.
     pub(super) fn begin(&mut self, lsn: Lsn, timeline: TimelineId) {
         self.next = self.size.segment_of(lsn);
