@@ -31,6 +31,8 @@ pub struct ControlFile {
     pub min_recovery_point: Lsn,
     /// Settings of the server that standbys must at least match.
     pub settings: ControlSettings,
+    /// `track_commit_timestamp`
+    pub track_commit_timestamp: bool,
     /// Bytes in a data page.
     pub block_size: u32,
     /// Data pages in a file of a large relation.
@@ -112,6 +114,8 @@ impl ControlFile {
                 max_prepared_transactions: fields.integer(192)?,
                 max_locks_per_transaction: fields.integer(196)?,
             },
+            // One byte; the rest of the word aligns what follows.
+            track_commit_timestamp: fields.word(200)? & 0xFF != 0,
             block_size: fields.word(216)?,
             blocks_per_file: fields.word(220)?,
             wal_block_size: fields.word(224)?,

@@ -235,6 +235,10 @@ fn pg_control_is_as_pg_controldata_says() {
             "max_locks_per_xact setting",
             &control.settings.max_locks_per_transaction,
         );
+        assert_eq!(
+            field("track_commit_timestamp setting") == "on",
+            control.track_commit_timestamp
+        );
         same("Database block size", &control.block_size);
         same(
             "Blocks per segment of large relation",

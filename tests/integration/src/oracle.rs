@@ -8,7 +8,6 @@ use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
-use events::envelope::rfc3339;
 use tempfile::TempDir;
 use testkit::postgres::{Builder, Postgres, StopMode};
 use testkit::wait_until;
@@ -62,7 +61,8 @@ impl Oracle {
             "restore_command = 'cp {}/%f %p'\nprimary_conninfo = ''\nrecovery_target_time = '{}'\n\
              recovery_target_action = 'pause'\nrecovery_target_timeline = 'current'\nhot_standby = on\n",
             self.archive.path().display(),
-            rfc3339(time)
+            // No time zone names: when this file is read, the server does not know any.
+            time.format("%Y-%m-%d %H:%M:%S%.6f+00")
         );
         fs::write(
             self.copy.data_directory().join("postgresql.auto.conf"),

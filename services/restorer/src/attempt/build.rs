@@ -14,6 +14,7 @@ use events::RestoreSummary;
 use events::command::{BranchOrigin, BranchRegister};
 use events::event::{ExtensionCheck, RestorePhase, RestoreRequested};
 use events::plan::PlanCheck;
+use pg_format::ControlFile;
 use repository::{BranchRecord, Manifest, ParentBranch, Target};
 use service::seal::dsn_context;
 use tokio::time::Instant;
@@ -38,6 +39,7 @@ use crate::voice::Voice;
 /// A fast answer after a start.
 const READY: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(500);
+const CONTROL_READS: u32 = 4;
 
 /// One branch being built.
 pub(super) struct Build<'a> {
@@ -181,16 +183,23 @@ impl Build<'_> {
         Ok(taken)
     }
 
-    /// From `pg_control`, where the installation has the program that shows it; what is too low is learnt
-    /// from the server's log otherwise.
+    /// From `pg_control`. The server may be writing it at this moment: a torn one is read again.
     async fn minimums(&self) -> Result<Minimums, RestoreError> {
-        let program = self.prepared.programs.program("pg_controldata");
-        if !program.is_file() {
-            return Ok(Minimums::default());
+        let path = self.site.data().join("global/pg_control");
+        for _ in 1..CONTROL_READS {
+            let bytes = fs::read(&path).map_err(ComputeError::file("read", &path))?;
+            if let Ok(control) = ControlFile::parse(&bytes) {
+                return Ok(Minimums::of(&control));
+            }
+            tokio::time::sleep(LOOK).await;
         }
-        let data = self.site.data().display().to_string();
-        let printed = self.restorer.compute.run(&program, &[&data]).await?;
-        Ok(Minimums::from_controldata(&printed))
+        let bytes = fs::read(&path).map_err(ComputeError::file("read", &path))?;
+        match ControlFile::parse(&bytes) {
+            Ok(control) => Ok(Minimums::of(&control)),
+            Err(error) => Err(RestoreError::Recovery(format!(
+                "the restored pg_control is not sound: {error}"
+            ))),
+        }
     }
 
     async fn recover(

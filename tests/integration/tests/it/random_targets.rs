@@ -21,31 +21,31 @@ const SESSIONS: u64 = 6;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_moments_equal_postgresqls_own_recovery_on_14() {
-    random_moments(PgVersion::V14).await.unwrap();
+    println!("{}", random_moments(PgVersion::V14).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_moments_equal_postgresqls_own_recovery_on_15() {
-    random_moments(PgVersion::V15).await.unwrap();
+    println!("{}", random_moments(PgVersion::V15).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_moments_equal_postgresqls_own_recovery_on_16() {
-    random_moments(PgVersion::V16).await.unwrap();
+    println!("{}", random_moments(PgVersion::V16).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_moments_equal_postgresqls_own_recovery_on_17() {
-    random_moments(PgVersion::V17).await.unwrap();
+    println!("{}", random_moments(PgVersion::V17).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_moments_equal_postgresqls_own_recovery_on_18() {
-    random_moments(PgVersion::V18).await.unwrap();
+    println!("{}", random_moments(PgVersion::V18).await.unwrap());
 }
 
 /// `ZEKTOR_TEST_TARGETS` moments of a version; a few unless it is set.
-async fn random_moments(version: PgVersion) -> Result<()> {
+async fn random_moments(version: PgVersion) -> Result<String> {
     let archive = oracle::archive_directory()?;
     let builder = Postgres::builder()
         .version(version)
@@ -95,11 +95,10 @@ async fn random_moments(version: PgVersion) -> Result<()> {
         let expected = oracle.at(*moment, &[WORKLOAD_DIGEST, LAST_COMMIT]).await?;
         check(&stack, &source, number, *moment, &expected).await?;
     }
-    eprintln!(
+    Ok(format!(
         "postgresql {version}: {} moments among {transactions} transactions",
         moments.len()
-    );
-    Ok(())
+    ))
 }
 
 async fn check(

@@ -29,7 +29,7 @@ async fn a_source_destroyed_under_load_loses_at_most_the_flush_interval() -> Res
         lost.push(destroyed(&stack, &witness, round).await?);
     }
     let worst = lost.iter().max().context("no round")?;
-    eprintln!("lost, in milliseconds of commits: {lost:?}");
+    println!("lost, in milliseconds of commits: {lost:?}");
     ensure!(
         u128::from(*worst) <= (FLUSH_INTERVAL + FLUSH_TAKES).as_millis(),
         "{lost:?}"
