@@ -14,6 +14,8 @@ use events::{
 
 pub(crate) use moments::MomentsArguments;
 pub(crate) use targets::RestoreArguments;
+#[cfg(test)]
+pub(crate) use wal::ArchiveOf;
 pub(crate) use wal::{WalCommand, WalFetch, WalPush};
 
 use crate::output::OutputFormat;

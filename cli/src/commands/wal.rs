@@ -15,7 +15,7 @@ use std::time::Duration;
 use events::event::SlotRiskLevel;
 use events::position::{ArchiverPosition, PositionQuestion};
 use events::query::{self, SlotRisk, WalGap, WalView};
-use events::{BranchName, InstanceName, Timestamp, subject};
+use events::{ArchiveMode, BranchName, InstanceName, Timestamp, subject};
 use pg_format::{Lsn, TimelineId};
 use serde::Serialize;
 
@@ -45,6 +45,8 @@ struct WalDocument {
     segments: u64,
     /// Everything committed by then is in the repository.
     proven_at: Option<Timestamp>,
+    /// How WAL comes here; absent if the branch is not registered any more.
+    archive_mode: Option<ArchiveMode>,
     /// Whether WAL is received now; absent if the archiver does not answer.
     streaming: Option<bool>,
     error: Option<String>,
@@ -64,7 +66,12 @@ pub(crate) async fn status(session: &Session, of: OfBranch) -> Result<Reply, Fai
     if live.is_none() {
         note("no archiver answers for this branch; what follows is what was archived before");
     }
-    let document = merged(stored, live);
+    let registered = session.bus.instances().get(&instance).await?;
+    let active = registered
+        .as_ref()
+        .and_then(|(document, _)| document.branches.get(&branch)?.active());
+    let mut document = merged(stored, live);
+    document.archive_mode = active.map(|active| active.archive_mode);
     let text = text(&document);
     Reply::new(&document, text)
 }
@@ -104,6 +111,7 @@ fn merged(stored: WalView, live: Option<ArchiverPosition>) -> WalDocument {
         stored_bytes: stored.stored_bytes,
         segments: stored.segments,
         proven_at: live.proven_at,
+        archive_mode: None,
         streaming,
         error: live.error,
         slot_risk: stored.slot_risk,
@@ -116,8 +124,11 @@ fn text(document: &WalDocument) -> String {
         let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         format!("{}, {}", size(bytes), span(seconds))
     });
+    let pushed = document.archive_mode == Some(ArchiveMode::Command);
     let state = match document.streaming {
+        Some(true) if pushed => "pushed by the server",
         Some(true) => "streaming",
+        Some(false) if pushed => "not watched",
         Some(false) => "not streaming",
         None => "no archiver answers",
     };
@@ -228,6 +239,21 @@ mod tests {
         TIMELINE  MISSING FROM  TO         SIZE      CAUSE
         1         0/2000000     0/3000000  16.0 MiB  removed_by_server
         "#);
+    }
+
+    #[test]
+    fn pushed_wal_is_not_called_streaming() {
+        let live = json!({
+            "timeline": 1, "archived_lsn": "0/5000000", "server_lsn": "0/5800060", "lag_bytes": 8_388_704,
+            "lag_seconds": 1.5, "proven_at": "2026-03-01T10:00:05Z", "streaming": true, "error": null
+        });
+        let mut document = merged(stored(), Some(serde_json::from_value(live).unwrap()));
+        document.archive_mode = Some(events::ArchiveMode::Command);
+        let text = text(&document);
+        assert!(
+            text.starts_with("state           pushed by the server\n"),
+            "{text}"
+        );
     }
 
     #[test]

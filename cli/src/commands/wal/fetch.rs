@@ -14,7 +14,8 @@ use bytes::Bytes;
 use events::BranchName;
 use pg_format::{SegmentName, WalSegmentSize};
 use repository::{
-    BranchReader, BranchRecord, ErrorClass, Repository, RepositoryError, WalObject, WalObjectKind,
+    BranchReader, BranchRecord, ErrorClass, ParentBranch, Repository, RepositoryError, WalObject,
+    WalObjectKind,
 };
 use serde::Serialize;
 use service::run::chain;
@@ -152,11 +153,25 @@ impl Archive<'_> {
             // A store that knows nothing of anything, a wrong bucket perhaps, does not know this either.
             let _again = self.record(&reader).await?;
             match record.parent {
-                Some(parent) => branch = parent.branch,
-                None => break,
+                Some(parent) if self.is_shared(&parent, record.wal_segment_size) => {
+                    branch = parent.branch;
+                }
+                _ => break,
             }
         }
         Ok(None)
+    }
+
+    /// Whether a branch has the file from its parent. What the parent wrote after the fork has names that the branch
+    /// may have too, one day, for other WAL.
+    fn is_shared(&self, parent: &ParentBranch, size: WalSegmentSize) -> bool {
+        match &self.file {
+            WalFile::History(timeline) => *timeline <= parent.fork_timeline,
+            WalFile::Segment(name) => SegmentName::parse(name, size).is_ok_and(|name| {
+                name.timeline <= parent.fork_timeline && name.start(size) < parent.fork_lsn
+            }),
+            WalFile::Partial(_) | WalFile::BackupHistory => false,
+        }
     }
 
     /// Without it, the store's word that something is not there is worth nothing.
@@ -292,3 +307,6 @@ fn sync_directory(destination: &Path) -> std::io::Result<()> {
         .filter(|parent| !parent.as_os_str().is_empty());
     std::fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
+
+#[cfg(test)]
+mod tests;
