@@ -3,6 +3,8 @@
 
 mod idle;
 mod lagging_store;
+mod large_segments;
+mod offered;
 mod promotions;
 mod slots;
 mod small_disk;

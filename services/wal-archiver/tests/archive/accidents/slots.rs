@@ -161,3 +161,29 @@ async fn a_slot_that_the_server_invalidated_is_a_gap_of_that_cause() {
         check_lost(version, Some("2MB"), lose, GapCause::SlotInvalidated).await;
     }
 }
+
+/// Nobody can be told when it is found, and the archiver is not restarted.
+#[tokio::test]
+async fn a_gap_found_while_the_bus_is_away_is_told_when_it_is_back() {
+    let mut world = World::new().await;
+    let server = forgetful(PgVersion::V18, None).await;
+    let registered = world.register("shop", &server).await;
+    let mut archiver = world.archiver("one").await;
+    let _ = registered.caught_up(&server).await;
+    let _ = archiver.kill9().await.unwrap();
+    wait_for_free_slot(&server).await;
+    let _ = server.psql(DROP).await.unwrap();
+    go_on(&server).await;
+    world.nats.kill().await.unwrap();
+    archiver.start_again().await.unwrap();
+    let end = registered.caught_up(&server).await;
+    let recorded = registered.reader.wal_gaps().await.unwrap();
+    assert_eq!(recorded.len(), 1, "{recorded:?}");
+    world.nats.start_again().await.unwrap();
+    let gap = wait_for_gap(&world, &registered).await;
+    assert_eq!(
+        (gap.from_lsn, gap.to_lsn),
+        (recorded[0].from_lsn, recorded[0].to_lsn)
+    );
+    assert!(gap.to_lsn <= end);
+}
