@@ -103,10 +103,7 @@ pub(crate) async fn run(
     let (start, gap) = begin_at(branch, &findings, *trouble);
     if let Some(gap) = gap {
         // First of all: once the new chain is recorded, nothing else remembers it.
-        let uploader = &branch.uploader;
-        uploader
-            .patiently(|| uploader.writer().put_wal_gap(&gap))
-            .await?;
+        branch.uploader.record_gap(gap).await?;
     }
     let stored = findings.position.clone();
     let mut position = PositionKeeper::new(branch, stored, &start, &findings.history);

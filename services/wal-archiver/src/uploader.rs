@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::TimeDelta;
 use pg_format::{SegmentName, TimelineId, WalSegmentSize};
-use repository::{BranchWriter, ErrorClass, RepositoryError};
+use repository::{BranchWriter, ErrorClass, RepositoryError, WalGap};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ArchiveError;
@@ -172,6 +173,22 @@ impl Uploader {
             bytes,
             _memory: memory,
         }))
+    }
+
+    /// Records a gap as found after all that are recorded: they are told in that order, and whoever found the last one
+    /// may have had a clock that was ahead.
+    ///
+    /// # Errors
+    /// What waiting cannot cure.
+    pub(crate) async fn record_gap(&self, mut gap: WalGap) -> Result<(), RepositoryError> {
+        let recorded = self.patiently(|| self.writer.reader().wal_gaps()).await?;
+        let others = recorded
+            .iter()
+            .filter(|other| (other.timeline, other.from_lsn) != (gap.timeline, gap.from_lsn));
+        if let Some(last) = others.map(|other| other.detected_at).max() {
+            gap.detected_at = gap.detected_at.max(last + TimeDelta::microseconds(1));
+        }
+        self.patiently(|| self.writer.put_wal_gap(&gap)).await
     }
 
     /// Removes the `.partial` of a segment that is stored. Left behind by a failure it costs a few bytes,

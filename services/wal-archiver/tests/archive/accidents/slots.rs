@@ -187,3 +187,35 @@ async fn a_gap_found_while_the_bus_is_away_is_told_when_it_is_back() {
     );
     assert!(gap.to_lsn <= end);
 }
+
+/// The one who found the gap before had a clock that was ahead; what is found later is told nevertheless.
+#[tokio::test]
+async fn a_gap_found_after_one_of_a_clock_that_was_ahead_is_told_too() {
+    let world = World::new().await;
+    let server = forgetful(PgVersion::V18, None).await;
+    let registered = world.register("shop", &server).await;
+    let before = repository::WalGap {
+        timeline: TimelineId(1),
+        from_lsn: pg_format::Lsn(1 << 20),
+        to_lsn: pg_format::Lsn(2 << 20),
+        cause: GapCause::SlotLost,
+        detected_at: service::Clock::now(&service::SystemClock) + chrono::TimeDelta::hours(1),
+    };
+    let writer = world
+        .repository
+        .writer(&registered.instance, &registered.branch);
+    writer.put_wal_gap(&before).await.unwrap();
+    let mut archiver = world.archiver("one").await;
+    let _ = registered.caught_up(&server).await;
+    let _ = wait_for_gap(&world, &registered).await;
+    let _ = archiver.kill9().await.unwrap();
+    wait_for_free_slot(&server).await;
+    let _ = server.psql(DROP).await.unwrap();
+    go_on(&server).await;
+    archiver.start_again().await.unwrap();
+    wait_until("the second gap to be told", PATIENCE, async || {
+        told_gaps(&world, &registered).await.len() == 2
+    })
+    .await
+    .unwrap();
+}
