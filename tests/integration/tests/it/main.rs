@@ -10,6 +10,7 @@ mod pushed;
 mod random_targets;
 mod rebuild;
 mod recovery_point;
+mod small_disk;
 mod survival;
 mod tracing;
 mod verified;
