@@ -208,12 +208,14 @@ impl World {
 
     /// The branch's connection URI leads to another server from now on.
     pub(crate) async fn moves_to(&self, registered: &Registered, server: &Postgres) {
-        let seal = |branch: &BranchName| {
-            let context = dsn_context(&registered.instance, branch);
-            self.key.seal(&server.dsn(), &context).unwrap()
-        };
-        self.change(registered, |active| active.dsn = seal(&registered.branch))
-            .await;
+        self.moves_to_dsn(registered, &server.dsn()).await;
+    }
+
+    /// The same by its URI.
+    pub(crate) async fn moves_to_dsn(&self, registered: &Registered, dsn: &str) {
+        let context = dsn_context(&registered.instance, &registered.branch);
+        let seal = || self.key.seal(dsn, &context).unwrap();
+        self.change(registered, |active| active.dsn = seal()).await;
     }
 
     /// Changes the branch's part of the instance document.

@@ -181,3 +181,38 @@ async fn wal_is_kept_on_a_small_disk_whatever_happens_where_the_policy_says_so()
     check_unbroken(&world, &registered, begin, end).await;
     wait_for_level(&world, &registered, SlotRiskLevel::Low).await;
 }
+
+/// It may stream, but may not ask in SQL: the database of its connection URI is not there.
+#[tokio::test]
+async fn the_risk_is_measured_for_a_role_without_sql_too() {
+    for version in [PgVersion::V18, PgVersion::V15] {
+        let world = World::new().await;
+        let server = Postgres::builder()
+            .version(version)
+            .wal_segment_size_mib(1)
+            .setting("max_slot_wal_keep_size", "12MB")
+            .setting("autovacuum", "off")
+            .start()
+            .await
+            .unwrap();
+        let _ = server.psql("CREATE TABLE t (n int)").await.unwrap();
+        let registered = world.register("shop", &server).await;
+        let dsn = server.dsn_for("postgres", server.password(), "absent");
+        world.moves_to_dsn(&registered, &dsn).await;
+        let builder = world
+            .builder("one")
+            .env("ZEKTOR_SLOT_RISK_INTERVAL", "200ms");
+        let _archiver = builder.start().await.unwrap();
+        let _ = registered.caught_up(&server).await;
+        let (here, away) = (
+            world.repository_directory(),
+            world.repository_directory().with_extension("away"),
+        );
+        std::fs::rename(&here, &away).unwrap();
+        write_until(&world, &registered, &server, SlotRiskLevel::Warning).await;
+        let told = told_risks(&world, &registered).await;
+        assert_eq!(told[0].limit_bytes, Some(12 << 20), "{told:?}");
+        assert!(told[0].message.contains("invalidates"), "{told:?}");
+        std::fs::rename(&away, &here).unwrap();
+    }
+}
