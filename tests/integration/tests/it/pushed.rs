@@ -1,166 +1,18 @@
 //! A server that offers no replication slot: it pushes its WAL with `zektor wal push`, and everything else is as ever.
 
-use std::path::{Path, PathBuf};
+mod pushing;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use events::envelope::rfc3339;
-use events::{BranchName, InstanceName};
-use integration::{DIGEST, Ledger, PATIENCE, Stack, Store};
-use pg_format::{SegmentName, TimelineId, WalSegmentSize};
-use repository::{BranchReader, WalObject};
+use integration::{DIGEST, PATIENCE, Store};
+use pg_format::TimelineId;
+use repository::WalObjectKind;
 use testkit::postgres::{PgVersion, Postgres};
-use testkit::s3::{BUCKET, S3Server};
 use testkit::wait_until;
-use tokio::process::Command;
 
 use crate::exactness::text;
-
-const SEGMENT_MIB: u32 = 1;
-
-/// A database that pushes, and the stack that it pushes to.
-struct Pushing {
-    postgres: Postgres,
-    stack: Stack,
-    environment: Vec<(String, String)>,
-    ledger: Ledger,
-}
-
-impl Pushing {
-    async fn start(version: PgVersion) -> Result<Pushing> {
-        Self::start_with(version, &[]).await
-    }
-
-    async fn start_with(version: PgVersion, settings: &[(&str, &str)]) -> Result<Pushing> {
-        let store = S3Server::start().await?;
-        let mut environment = store.env();
-        environment.push(("ZEKTOR_REPOSITORY_URL".to_owned(), store.url(BUCKET)));
-        environment.push(("ZEKTOR_INSTANCE".to_owned(), "shop".to_owned()));
-        let push = shell(&environment, "wal push %p")?;
-        let postgres = Postgres::builder()
-            .version(version)
-            .wal_segment_size_mib(SEGMENT_MIB)
-            .setting("track_commit_timestamp", "on")
-            .setting("archive_mode", "on")
-            .setting("archive_command", &push)
-            .start()
-            .await?;
-        let mut builder = Stack::builder().store(Store::S3(store));
-        for (name, value) in settings {
-            builder = builder.env(name, *value);
-        }
-        let stack = builder.start().await?;
-        let mut ledger = Ledger::create(&postgres).await?;
-        ledger.write(20).await?;
-        let dsn = postgres.dsn();
-        let add = [
-            "instance",
-            "add",
-            "shop",
-            "--dsn",
-            &dsn,
-            "--archive-mode",
-            "command",
-        ];
-        let _added = stack.zektor_ok(&add).await?;
-        Ok(Pushing {
-            postgres,
-            stack,
-            environment,
-            ledger,
-        })
-    }
-
-    fn reader(&self) -> Result<BranchReader> {
-        let instance = InstanceName::new("shop")?;
-        Ok(self
-            .stack
-            .repository()?
-            .reader(&instance, &BranchName::main()))
-    }
-
-    /// `zektor` as PostgreSQL calls it: its exit code and what it said.
-    async fn zektor(&self, arguments: &[&str]) -> Result<(i32, String)> {
-        let output = Command::new(testkit::process::program("zektor")?)
-            .args(arguments)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .kill_on_drop(true)
-            .output()
-            .await?;
-        let code = output.status.code().context("zektor was killed")?;
-        Ok((code, String::from_utf8_lossy(&output.stderr).into_owned()))
-    }
-
-    async fn push(&self, file: &Path) -> Result<(i32, String)> {
-        self.zektor(&["wal", "push", &file.display().to_string()])
-            .await
-    }
-
-    async fn fetch(&self, name: &str, destination: &Path) -> Result<(i32, String)> {
-        let destination = destination.display().to_string();
-        self.zektor(&["wal", "fetch", name, &destination, "--patience", "1"])
-            .await
-    }
-
-    /// Writes until the open segment is another one; the name of the one that is complete now.
-    async fn fill_segment(&mut self) -> Result<String> {
-        self.ledger.write(2).await?;
-        let open = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
-        let name = self.postgres.psql(open).await?;
-        let _lsn = self.postgres.psql("SELECT pg_switch_wal()").await?;
-        Ok(name)
-    }
-
-    async fn archived(&self, name: &str) -> Result<()> {
-        let reader = self.reader()?;
-        let segment = segment(name)?;
-        wait_until(name, PATIENCE, async || {
-            reader.get_segment(segment).await.is_ok()
-        })
-        .await
-    }
-
-    async fn restored(&self, branch: &str, target: &[&str], digest: &str) -> Result<()> {
-        let mut arguments = vec!["restore", "shop", "--as", branch, "--wait"];
-        arguments.extend(target);
-        let restored = self.stack.zektor_ok(&arguments).await?;
-        let uri = text(&restored, "connection_uri")?;
-        let found = self.postgres.psql_as(&uri, DIGEST).await?;
-        ensure!(found == digest, "{branch}: {found} instead of {digest}");
-        Ok(())
-    }
-
-    fn pg_wal(&self, name: &str) -> PathBuf {
-        self.postgres.data_directory().join("pg_wal").join(name)
-    }
-
-    async fn status(&self) -> Result<serde_json::Value> {
-        self.stack.zektor_ok(&["wal", "status", "shop"]).await
-    }
-}
-
-/// A command line for PostgreSQL's shell, with what it needs in front.
-fn shell(environment: &[(String, String)], command: &str) -> Result<String> {
-    let variables: Vec<String> = environment
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    let program = testkit::process::program("zektor")?;
-    let variables = variables.join(" ");
-    Ok(format!("{variables} {} {command}", program.display()))
-}
-
-fn size() -> Result<WalSegmentSize> {
-    Ok(WalSegmentSize::new(u64::from(SEGMENT_MIB) << 20)?)
-}
-
-fn segment(name: &str) -> Result<SegmentName> {
-    Ok(SegmentName::parse(name, size()?)?)
-}
-
-async fn listed(reader: &BranchReader) -> Result<Vec<WalObject>> {
-    Ok(reader.list_wal(size()?).await?)
-}
+use pushing::{Pushing, Role, SEGMENT_MIB, listed, segment, shell, size};
 
 async fn every_moment_comes_back(version: PgVersion) -> Result<()> {
     let mut pushing = Pushing::start(version).await?;
@@ -403,7 +255,7 @@ async fn a_standby_catches_up_from_the_archive_alone() -> Result<()> {
     wait_until("the new timeline to be pushed", PATIENCE, async || {
         listed(&reader)
             .await
-            .is_ok_and(|objects| objects.iter().any(|object| matches!(object.kind, repository::WalObjectKind::Segment(name) if name.timeline == TimelineId(2))))
+            .is_ok_and(|objects| objects.iter().any(|object| matches!(object.kind, WalObjectKind::Segment(name) if name.timeline == TimelineId(2))))
     })
     .await?;
     ensure!(
@@ -420,7 +272,7 @@ async fn a_standby_catches_up_from_the_archive_alone() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn wal_that_was_never_pushed_is_a_gap_that_is_told() -> Result<()> {
     let settings = [("ZEKTOR_WAL_PUSHED_GAP_AFTER", "2s")];
-    let mut pushing = Pushing::start_with(PgVersion::V18, &settings).await?;
+    let mut pushing = Pushing::start_with(PgVersion::V18, Role::Superuser, &settings).await?;
     let _backup = pushing.stack.back_up("shop").await?;
     let push = pushing.postgres.psql("SHOW archive_command").await?;
     let push = push.replace('\'', "''");
@@ -462,4 +314,114 @@ async fn wal_that_was_never_pushed_is_a_gap_that_is_told() -> Result<()> {
     let _backup = pushing.stack.back_up("shop").await?;
     let last = pushing.ledger.last().digest.clone();
     pushing.restored("behind", &["--latest"], &last).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_database_is_proven_complete_without_a_segment_for_it() -> Result<()> {
+    let settings = [
+        ("ZEKTOR_POSITION_INTERVAL", "300ms"),
+        ("ZEKTOR_WAL_PUSHED_SWITCH_AFTER", "1s"),
+    ];
+    let mut pushing = Pushing::start_with(PgVersion::V15, Role::Superuser, &settings).await?;
+    let name = pushing.fill_segment().await?;
+    pushing.archived(&name).await?;
+    let reader = pushing.reader()?;
+    let proven = async |after: DateTime<Utc>| {
+        let what = format!("the archive to be proven complete after {after}");
+        wait_until(&what, PATIENCE, async || {
+            let position = reader.wal_position().await;
+            position.is_ok_and(|position| position.proven_at > after)
+        })
+        .await
+    };
+    let clock = async |postgres: &Postgres| -> Result<DateTime<Utc>> {
+        let micros = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+        let micros = postgres.psql(micros).await?.parse()?;
+        DateTime::from_timestamp_micros(micros).context("a time")
+    };
+    proven(clock(&pushing.postgres).await?).await?;
+    let before = listed(&reader).await?.len();
+    // Records that belong to no transaction, in the open segment.
+    let _lsn = pushing.postgres.psql("CHECKPOINT").await?;
+    let position = reader.wal_position().await?;
+    let beyond = format!(
+        "SELECT pg_current_wal_insert_lsn() - '{}' > 40",
+        position.lsn
+    );
+    ensure!(pushing.postgres.psql(&beyond).await? == "t", "no wal");
+    for _ in 0..5 {
+        proven(clock(&pushing.postgres).await?).await?;
+    }
+    ensure!(
+        listed(&reader).await?.len() == before,
+        "segments were forced out"
+    );
+    // What an archiver knows of the xids goes with it: the next one asks for one segment, and no more.
+    let _status = pushing.stack.service("wal-archiver").kill9().await?;
+    let away_at = clock(&pushing.postgres).await?;
+    pushing.stack.service("wal-archiver").start_again().await?;
+    proven(away_at).await?;
+    let again = listed(&reader).await?.len();
+    ensure!(again <= before + 1, "{again} instead of {before}");
+    for _ in 0..5 {
+        proven(clock(&pushing.postgres).await?).await?;
+    }
+    ensure!(
+        listed(&reader).await?.len() == again,
+        "segments were forced out"
+    );
+    // A commit is not proven while it lies in the open segment.
+    pushing.ledger.write(1).await?;
+    let commit = pushing.ledger.last().clone();
+    let name = pushing.fill_segment().await?;
+    let position = reader.wal_position().await?;
+    let covered = position.lsn >= commit.lsn;
+    ensure!(
+        covered || position.proven_at < commit.committed_at,
+        "{position:?}"
+    );
+    pushing.archived(&name).await?;
+    proven(pushing.ledger.last().committed_at).await?;
+    let position = reader.wal_position().await?;
+    ensure!(position.lsn >= pushing.ledger.last().lsn, "{position:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_rights_waits_for_archive_timeout_and_is_told_so() -> Result<()> {
+    let settings = [("ZEKTOR_POSITION_INTERVAL", "300ms")];
+    let mut pushing = Pushing::start_with(PgVersion::V18, Role::Backup, &settings).await?;
+    let name = pushing.fill_segment().await?;
+    pushing.archived(&name).await?;
+    wait_until("advice", PATIENCE, async || {
+        let status = pushing.status().await;
+        status.is_ok_and(|status| {
+            let error = status["error"].as_str().unwrap_or_default();
+            error.contains("archive_timeout") && error.contains("pg_switch_wal")
+        })
+    })
+    .await?;
+    for line in [
+        "ALTER SYSTEM SET archive_timeout = 1",
+        "SELECT pg_reload_conf()",
+    ] {
+        let _output = pushing.postgres.psql(line).await?;
+    }
+    let _backup = pushing.stack.back_up("shop").await?;
+    pushing.ledger.write(5).await?;
+    let commit = pushing.ledger.last().clone();
+    let reader = pushing.reader()?;
+    wait_until(
+        "the last commit to be proven archived",
+        PATIENCE,
+        async || {
+            let position = reader.wal_position().await;
+            position.is_ok_and(|position| position.proven_at >= commit.committed_at)
+        },
+    )
+    .await?;
+    ensure!(pushing.status().await?["error"].is_null(), "still advised");
+    pushing
+        .restored("latest", &["--latest"], &commit.digest)
+        .await
 }
