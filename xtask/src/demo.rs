@@ -9,7 +9,7 @@ mod stage;
 mod zektor;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -101,10 +101,7 @@ fn play(stage: &Stage) -> Result<()> {
     let _ = source.wait_for_orders(200)?;
     source.pause_writing()?;
     let before = source.sql(DIGEST)?;
-    let moment = source.sql(
-        "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
-    )?;
-    say(&format!("   {moment}  {before}"));
+    say(&format!("   {before}"));
     let deleted = source.sql(
         "WITH gone AS (DELETE FROM orders WHERE total > 1000 RETURNING 1) SELECT count(*) FROM gone",
     )?;
@@ -114,21 +111,23 @@ fn play(stage: &Stage) -> Result<()> {
     source.resume_writing()?;
     let orders_before_restore = source.wait_for_orders(50)?;
 
-    say("\n5. The moment before it, as a new branch");
+    say("\n5. When exactly was it?");
+    let moment = find(&zektor, &deleted)?;
+
+    say("\n6. The moment before it, as a new branch");
     say(
         "   (the demo sets ZEKTOR_RESTORE_MIN_TARGET_AGE=0s: its moment is seconds old, the rule is two minutes)",
     );
-    let moment = moment.as_str();
-    wait_until_restorable(&zektor, moment)?;
-    let restored = zektor.json(&[
+    let target = [
         "restore",
         "shop",
         "--time",
-        moment,
+        &moment,
         "--as",
         "before-delete",
-        "--wait",
-    ])?;
+    ];
+    zektor.run(&[&target[..], &["--dry-run"]].concat())?;
+    let restored = zektor.json(&[&target[..], &["--wait"]].concat())?;
     let uri = field(&restored, "connection_uri");
     say(&format!(
         "   branch before-delete after {} ms, last commit in it {}",
@@ -136,7 +135,7 @@ fn play(stage: &Stage) -> Result<()> {
         field(&restored, "last_commit_at")
     ));
 
-    say("\n6. The proof");
+    say("\n7. The proof");
     let after = source.sql_at(&uri, DIGEST)?;
     say(&format!("   before the mistake: {before}"));
     say(&format!("   in the branch:      {after}"));
@@ -168,27 +167,21 @@ fn prove_source_untouched(source: &Cluster, orders_before: u64, deleted: &str) -
     Ok(())
 }
 
-/// The archive trails the server by seconds: asks for the plan until the moment is covered.
-fn wait_until_restorable(zektor: &Zektor, moment: &str) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let arguments = [
-        "restore",
-        "shop",
-        "--time",
-        moment,
-        "--as",
-        "before-delete",
-        "--dry-run",
-    ];
-    loop {
-        match zektor.json(&arguments) {
-            Ok(_plan) => return Ok(()),
-            Err(error) if Instant::now() > deadline => {
-                return Err(error).context("the archive does not cover the moment");
-            }
-            Err(_not_yet) => std::thread::sleep(Duration::from_millis(500)),
-        }
-    }
+/// Asks for the moments as a person would, and takes the one at which so many rows were deleted.
+fn find(zektor: &Zektor, deleted: &str) -> Result<String> {
+    zektor.run(&["moments", "shop"])?;
+    let answer = zektor.json(&["moments", "shop"])?;
+    let moments = answer["moments"].as_array().map_or(&[][..], Vec::as_slice);
+    let rows: u64 = deleted.parse()?;
+    let mistake = moments
+        .iter()
+        .find(|moment| moment["kind"] == "delete" && moment["rows"] == rows)
+        .with_context(|| format!("the moment was not found: {answer}"))?;
+    ensure!(
+        mistake["relation"] == "public.orders",
+        "the table's name was not found: {mistake}"
+    );
+    Ok(field(mistake, "restore_to"))
 }
 
 fn field(answer: &serde_json::Value, name: &str) -> String {

@@ -32,7 +32,7 @@ impl Zektor {
     }
 
     /// Runs a command whose words are for people, and shows it.
-    fn run(&self, arguments: &[&str]) -> Result<()> {
+    pub(super) fn run(&self, arguments: &[&str]) -> Result<()> {
         say(&format!("   $ zektor {}", arguments.join(" ")));
         let status = self
             .command(arguments)
@@ -46,20 +46,12 @@ impl Zektor {
 
     /// Runs a command and reads its document; its progress goes to the terminal.
     pub(super) fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let dry_run = arguments.contains(&"--dry-run");
-        if !dry_run {
-            say(&format!("   $ zektor {}", conceal(arguments)));
-        }
+        say(&format!("   $ zektor --output json {}", conceal(arguments)));
         let mut command = self.command(&["--output", "json"]);
         let _ = command
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        let _ = command.stderr(if dry_run {
-            Stdio::null()
-        } else {
-            Stdio::inherit()
-        });
         let output = command.output().context("zektor cannot be run")?;
         if !output.status.success() {
             bail!(
