@@ -43,26 +43,7 @@ async fn with_the_archive_down_a_small_disk_is_freed_and_a_backup_heals_the_gap(
     let _backup = stack.back_up("shop").await?;
     ledger.write(5).await?;
 
-    let here = stack.directory().join("repository");
-    let away = stack.directory().join("repository.away");
-    std::fs::rename(&here, &away)?;
-    wait_until("the slot to be released", PATIENCE, async || {
-        source.psql(WRITE).await.is_ok() && source.psql(SLOTS).await.is_ok_and(|slots| slots == "0")
-    })
-    .await?;
-    for _ in 0..20 {
-        let _written = source.psql(WRITE).await?;
-    }
-    let used = source.psql("SELECT sum(size) FROM pg_ls_waldir()").await?;
-    ensure!(used.parse::<u64>()? < DISK, "{used} bytes in pg_wal");
-    let risk = stack.zektor_ok(&["wal", "status", "shop"]).await?;
-    ensure!(risk["slot_risk"]["level"] == "released", "{risk}");
-    std::fs::remove_dir_all(&here).or_else(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })?;
-    std::fs::rename(&away, &here)?;
-
+    while_the_archive_is_down(&stack, &source).await?;
     wait_until("a backup behind the gap", PATIENCE, async || {
         let Ok(listed) = stack.zektor(&["backup", "list", "shop"]).await else {
             return false;
@@ -89,5 +70,29 @@ async fn with_the_archive_down_a_small_disk_is_freed_and_a_backup_heals_the_gap(
     let uri = text(&restored, "connection_uri")?;
     let rows = source.psql_as(&uri, DIGEST).await?;
     ensure!(rows == ledger.last().digest, "{rows}");
+    Ok(())
+}
+
+/// The slot is released, and the database goes on for far more than the disk would have held.
+async fn while_the_archive_is_down(stack: &Stack, source: &Postgres) -> Result<()> {
+    let here = stack.directory().join("repository");
+    let away = stack.directory().join("repository.away");
+    std::fs::rename(&here, &away)?;
+    wait_until("the slot to be released", PATIENCE, async || {
+        source.psql(WRITE).await.is_ok() && source.psql(SLOTS).await.is_ok_and(|slots| slots == "0")
+    })
+    .await?;
+    for _ in 0..20 {
+        let _written = source.psql(WRITE).await?;
+    }
+    let used = source.psql("SELECT sum(size) FROM pg_ls_waldir()").await?;
+    ensure!(used.parse::<u64>()? < DISK, "{used} bytes in pg_wal");
+    let risk = stack.zektor_ok(&["wal", "status", "shop"]).await?;
+    ensure!(risk["slot_risk"]["level"] == "released", "{risk}");
+    std::fs::remove_dir_all(&here).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })?;
+    std::fs::rename(&away, &here)?;
     Ok(())
 }
