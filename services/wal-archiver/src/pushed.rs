@@ -15,7 +15,7 @@ mod server;
 
 use std::time::Duration;
 
-use pg_format::{PgTimestamp, SegmentName};
+use pg_format::{Lsn, PgTimestamp, SegmentName};
 use repository::{BranchReader, RepositoryError, WalObjectKind, WalPosition};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -110,8 +110,8 @@ struct Watch<'a> {
     index: LateIndex,
     hurry: Option<Hurry>,
     observed_at: Option<Instant>,
-    /// WAL of transactions lies beyond the chain, since then.
-    behind_since: Option<Instant>,
+    /// WAL of transactions up to here lies beyond the chain, since then.
+    behind: Option<(Lsn, Instant)>,
     switched_at: Option<Instant>,
     missing: Option<MissingSegment>,
 }
@@ -132,7 +132,7 @@ impl<'a> Watch<'a> {
             index: LateIndex::default(),
             hurry: None,
             observed_at: None,
-            behind_since: None,
+            behind: None,
             switched_at: None,
             missing: None,
         };
@@ -303,14 +303,16 @@ impl<'a> Watch<'a> {
         let needed = self.quiet.needed(&seen);
         if let Some(position) = &mut self.position {
             let _ = position.claim(needed, seen.clock);
-            if needed <= self.chain.end() {
-                self.behind_since = None;
-                return Ok(());
-            }
         }
-        let behind_since = *self.behind_since.get_or_insert_with(Instant::now);
+        let end = self.position.as_ref().map(|_| self.chain.end());
+        // A busy server fills its segments by itself, and is never quite caught up with.
+        self.behind = self.behind.filter(|(lsn, _)| end < Some(*lsn));
+        if end >= Some(needed) {
+            return Ok(());
+        }
+        let (_, since) = *self.behind.get_or_insert_with(|| (needed, Instant::now()));
         let patience = self.branch.config.wal_pushed_switch_after;
-        let long = behind_since.elapsed() >= patience
+        let long = since.elapsed() >= patience
             && self.switched_at.is_none_or(|at| at.elapsed() >= patience);
         if (self.hurry.is_some() || long) && self.server.switch_wal().await? {
             self.switched_at = Some(Instant::now());
