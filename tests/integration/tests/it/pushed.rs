@@ -425,3 +425,52 @@ async fn a_role_without_rights_waits_for_archive_timeout_and_is_told_so() -> Res
         .restored("latest", &["--latest"], &commit.digest)
         .await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_ended_timeline_leaves_is_kept_until_the_segment_comes() -> Result<()> {
+    let mut pushing = Pushing::start(PgVersion::V18).await?;
+    let before = pushing.fill_segment().await?;
+    pushing.archived(&before).await?;
+    pushing.ledger.write(3).await?;
+    let commit = pushing.ledger.last().lsn;
+    let open = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
+    let name = pushing.postgres.psql(open).await?;
+    // As a promoted server has it: behind the last record there is whatever the file was before.
+    let mut raw = std::fs::read(pushing.pg_wal(&name))?;
+    let half = raw.len() / 2;
+    raw[half..].fill(0xAB);
+    let place = pushing.stack.fresh_directory("partial")?;
+    let file = place.join(format!("{name}.partial"));
+    std::fs::write(&file, &raw)?;
+    let (code, said) = pushing.push(&file).await?;
+    ensure!(code == 0, "{code} {said}");
+    let reader = pushing.reader()?;
+    let stored = reader.get_partial(segment(&name)?).await?;
+    let wanted = size()?.offset_in_segment(commit);
+    let enough = u64::try_from(stored.len())? >= wanted && stored.len() <= half;
+    ensure!(enough && raw.starts_with(&stored), "{} bytes", stored.len());
+    let fetched = place.join("RECOVERYXLOG");
+    let (code, said) = pushing.fetch(&name, &fetched).await?;
+    ensure!(code == 0, "{code} {said}");
+    let fetched = std::fs::read(&fetched)?;
+    ensure!(
+        fetched.len() == raw.len() && fetched.starts_with(&stored),
+        "another size"
+    );
+    // Another cluster's is not taken.
+    raw[24] ^= 1;
+    std::fs::write(&file, &raw)?;
+    let (code, said) = pushing.push(&file).await?;
+    ensure!(code == 3, "{code} {said}");
+
+    let name = pushing.fill_segment().await?;
+    pushing.archived(&name).await?;
+    wait_until("the partial to go", PATIENCE, async || {
+        let partial = segment(&name).map(|name| reader.get_partial(name));
+        match partial {
+            Ok(partial) => partial.await.is_err_and(|error| error.is_absent()),
+            Err(_) => false,
+        }
+    })
+    .await
+}
