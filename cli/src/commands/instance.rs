@@ -126,10 +126,10 @@ async fn registered_reply(
         ("next backup", next_at.map(moment)),
     ]));
     if archive_by == ArchiveBy::Command {
-        text.push_str(
-            "\nNo slot was made. Let the server push its WAL: archive_mode = on, and an archive_command that calls \
-             `zektor wal push %p`.\n",
-        );
+        text.push_str(&format!(
+            "\nNo slot was made. Let the server push its WAL: archive_mode = on, archive_timeout = 60 and\n  \
+             archive_command = 'zektor wal push %p --instance {name}'\n(docs/archive-command.md)\n",
+        ));
     }
     text.push_str(&format!(
         "\nThere is no backup yet, so nothing can be restored. Take one now:\n  zektor backup create {name} --wait"
