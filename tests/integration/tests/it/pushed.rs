@@ -2,13 +2,14 @@
 
 mod pushing;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use events::envelope::rfc3339;
 use integration::{DIGEST, PATIENCE, Store};
 use pg_format::TimelineId;
 use repository::WalObjectKind;
 use testkit::postgres::{PgVersion, Postgres};
+use testkit::s3::S3Server;
 use testkit::wait_until;
 
 use crate::exactness::text;
@@ -134,6 +135,13 @@ async fn what_is_not_the_branchs_wal_is_refused_and_changes_nothing() -> Result<
     Ok(())
 }
 
+fn store(pushing: &mut Pushing) -> Result<&mut S3Server> {
+    match &mut pushing.stack.store {
+        Store::S3(server) => Ok(server),
+        Store::Local => bail!("the store is a directory"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_down_loses_nothing_and_is_never_taken_for_absent() -> Result<()> {
     let mut pushing = Pushing::start(PgVersion::V18).await?;
@@ -161,10 +169,7 @@ async fn a_store_that_is_down_loses_nothing_and_is_never_taken_for_absent() -> R
         "no history"
     );
 
-    let Store::S3(server) = &mut pushing.stack.store else {
-        unreachable!("it was started with one")
-    };
-    server.kill().await?;
+    store(&mut pushing)?.kill().await?;
     for name in [&*first, future, "00000002.history", "nonsense"] {
         let (code, said) = pushing.fetch(name, &place.join("down")).await?;
         ensure!(code == 126, "{name}: {code} {said}");
@@ -195,10 +200,7 @@ async fn a_store_that_is_down_loses_nothing_and_is_never_taken_for_absent() -> R
         pushing.pg_wal(&names[0]).exists(),
         "PostgreSQL let go of it"
     );
-    let Store::S3(server) = &mut pushing.stack.store else {
-        unreachable!("it was started with one")
-    };
-    server.start_again().await?;
+    store(&mut pushing)?.start_again().await?;
     // Wakes the archiver process, which would try again within a minute.
     names.push(pushing.fill_segment().await?);
     for name in &names {
