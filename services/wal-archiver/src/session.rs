@@ -95,16 +95,7 @@ pub(crate) async fn run(
     let mut findings = look(branch, &settings, &mut connection, trouble.slot_is_invalid).await?;
     trouble.slot_is_invalid = false;
     trouble.slot_loss = trouble.slot_loss.or(findings.slot_loss);
-    if let Some(missing) = trouble.missing
-        && closer_look::is_archived(branch, &mut findings, missing).await?
-    {
-        trouble.missing = None;
-    }
-    let (start, gap) = begin_at(branch, &findings, *trouble);
-    if let Some(gap) = gap {
-        // First of all: once the new chain is recorded, nothing else remembers it.
-        branch.uploader.record_gap(gap).await?;
-    }
+    let start = begin(branch, &mut findings, trouble).await?;
     let stored = findings.position.clone();
     let mut position = PositionKeeper::new(branch, stored, &start, &findings.history);
     position.record_start(start.reason).await?;
@@ -190,6 +181,25 @@ pub(crate) fn connection_settings(
     let dsn = branch.master_key.open(&branch.branch.dsn, &context)?;
     let settings = ConnectionSettings::parse(dsn.expose_secret())?;
     Ok(settings.with_application_name(APPLICATION_NAME))
+}
+
+/// Where to begin. A gap before it is recorded, unless what the server lacks is in the archive after all.
+async fn begin(
+    branch: &BranchContext,
+    findings: &mut Findings,
+    trouble: &mut Trouble,
+) -> Result<StartPoint, ArchiveError> {
+    if let Some(missing) = trouble.missing
+        && closer_look::is_archived(branch, findings, missing).await?
+    {
+        trouble.missing = None;
+    }
+    let (start, gap) = begin_at(branch, findings, *trouble);
+    if let Some(gap) = gap {
+        // First of all: once the new chain is recorded, nothing else remembers it.
+        branch.uploader.record_gap(gap).await?;
+    }
+    Ok(start)
 }
 
 /// Where to begin, and the gap before it if the session before met one.
