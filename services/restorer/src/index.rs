@@ -2,15 +2,16 @@
 //! answered at once.
 //!
 //! What must stay true: what is kept never changes any more. A group is kept when all of its segments are complete and
-//! covered, and WAL comes after it; the key holds the cluster's identifier, so that an instance that was made anew
-//! under an old name is not taken for the old one.
+//! covered, and WAL comes after it; the key holds when the branch was made, so that a branch that was purged and made
+//! anew under its name is not taken for the old one: it may have the same cluster, timeline and segments. Every
+//! restorer asks the repository for that, so it does not matter which of them purged.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use events::event::BackupSummary;
-use events::{BranchName, InstanceName};
+use events::{BranchName, InstanceName, Timestamp};
 use futures::{StreamExt as _, TryStreamExt as _};
 use pg_format::{Lsn, SystemIdentifier, TimelineId, WalSegmentSize};
 use repository::{BranchReader, ErrorClass, IndexSlice, RepositoryError, WalPath};
@@ -28,6 +29,7 @@ const MOST_GROUPS: usize = 128;
 struct Key {
     instance: InstanceName,
     branch: BranchName,
+    made_at: Timestamp,
     cluster: SystemIdentifier,
     timeline: TimelineId,
     group: u64,
@@ -111,8 +113,19 @@ impl IndexCache {
         };
         let group_of = |lsn| cut.size.segment_of(lsn) / GROUP_SEGMENTS;
         let groups = group_of(range.start)..=group_of(Lsn(last_byte));
+        let made_at = made_at(reader).await?;
         let slices = futures::stream::iter(groups)
-            .map(|group| self.group(reader, path, cut, group, &range))
+            .map(|group| {
+                let key = made_at.map(|made_at| Key {
+                    instance: reader.instance().clone(),
+                    branch: reader.branch().clone(),
+                    made_at,
+                    cluster: cut.cluster,
+                    timeline: path.history().timeline(),
+                    group,
+                });
+                self.group(reader, path, cut.size, (group, key), &range)
+            })
             .buffered(GROUPS_AT_ONCE);
         let slices: Vec<IndexSlice> = slices.try_collect().await?;
         let mut all = IndexSlice::default();
@@ -143,21 +156,14 @@ impl IndexCache {
         &self,
         reader: &BranchReader,
         path: &WalPath,
-        cut: Cut,
-        group: u64,
+        size: WalSegmentSize,
+        (group, key): (u64, Option<Key>),
         range: &Range<Lsn>,
     ) -> Result<IndexSlice, RepositoryError> {
-        let key = Key {
-            instance: reader.instance().clone(),
-            branch: reader.branch().clone(),
-            cluster: cut.cluster,
-            timeline: path.history().timeline(),
-            group,
-        };
-        let start = cut.size.start_of(group * GROUP_SEGMENTS);
-        let end = cut.size.start_of((group + 1) * GROUP_SEGMENTS);
+        let start = size.start_of(group * GROUP_SEGMENTS);
+        let end = size.start_of((group + 1) * GROUP_SEGMENTS);
         let (from, to) = (start.max(range.start), end.min(range.end));
-        let kept = self.groups().get(&key);
+        let kept = key.as_ref().and_then(|key| self.groups().get(key));
         if let Some(kept) = kept {
             let within = |one: &&SegmentIndex| one.end > from && one.start < to;
             return Ok(IndexSlice {
@@ -169,7 +175,7 @@ impl IndexCache {
             .wal_index(path, IndexSettings::default(), from, to)
             .await?;
         let whole = (from, to) == (start, end) && range.end > end && slice.missing.is_empty();
-        if whole {
+        if let Some(key) = key.filter(|_| whole) {
             let segments = Arc::new(slice.segments.clone());
             self.groups().put(key, segments);
         }
@@ -178,6 +184,15 @@ impl IndexCache {
 
     fn groups(&self) -> std::sync::MutexGuard<'_, Groups> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When the branch was made; nothing is kept of one that does not tell.
+async fn made_at(reader: &BranchReader) -> Result<Option<Timestamp>, RepositoryError> {
+    match reader.record().await {
+        Ok(record) => Ok(Some(record.created_at)),
+        Err(error) if matches!(error.class(), ErrorClass::Absent | ErrorClass::Corrupt) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -198,3 +213,6 @@ async fn is_sound(
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;
