@@ -9,7 +9,7 @@ use events::event::{BackupPhase, BackupRequested};
 use events::{ArchiveMode, BackupSummary, BackupType, Timestamp};
 use pg_format::{SystemIdentifier, TimelineId};
 use pg_replication::{
-    BackupStart, BaseBackupOptions, ConnectionSettings, ReplicationConnection, ReserveWal,
+    BackupStart, BaseBackupOptions, ConnectionSettings, PgError, ReplicationConnection, ReserveWal,
     SqlConnection,
 };
 use repository::{BackupOptions, CommitOutcome, Repository, RepositoryError, StoredBackup};
@@ -134,9 +134,18 @@ impl Attempt<'_> {
             .writer(&request.instance, &request.branch);
         let mut pieces = writer.begin_backup(request.backup_id, &self.name, options)?;
         let copy = Copy::new(&mut pieces, &mut self.voice, total_bytes);
-        let copied = copy.run(&mut stream).await?;
-        if copied.end.timeline != start.timeline || start.timeline != timeline {
-            return Err(AttemptError::TimelineChanged);
+        let copied = match copy.run(&mut stream).await {
+            Ok(copied) => copied,
+            Err(error) => return Err(unless_promoted(dsn, timeline, error).await),
+        };
+        let timelines = [start.timeline, copied.end.timeline];
+        if let Some(after) = timelines.into_iter().find(|found| *found != timeline) {
+            let (before, said) = (timeline, None);
+            return Err(AttemptError::Promoted {
+                before,
+                after,
+                said,
+            });
         }
         let backed_up_at = server_clock(dsn).await?;
         let stored = self.storing(pieces.finish()).await?;
@@ -248,6 +257,32 @@ async fn check_cluster(
         return Err(AttemptError::ForeignCluster { found, expected });
     }
     Ok(identity.timeline)
+}
+
+/// A server that is promoted refuses to end the base backup that it began as a standby. Its code (55000) says that
+/// of other things too and its text is in its language, so it is asked for its timeline.
+async fn unless_promoted(
+    dsn: &ConnectionSettings,
+    before: TimelineId,
+    error: AttemptError,
+) -> AttemptError {
+    let AttemptError::Source(said @ PgError::Server(_)) = error else {
+        return error;
+    };
+    match timeline(dsn).await {
+        Ok(after) if after != before => AttemptError::Promoted {
+            before,
+            after,
+            said: Some(said),
+        },
+        // What the server said first is the better answer.
+        _ => AttemptError::Source(said),
+    }
+}
+
+async fn timeline(dsn: &ConnectionSettings) -> Result<TimelineId, PgError> {
+    let mut connection = ReplicationConnection::connect(dsn).await?;
+    Ok(connection.identify_system().await?.timeline)
 }
 
 /// The server's clock, asked after the backup ended: nothing that was committed later is in the backup.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bus::{BusError, FenceError};
 use events::event::FailureCause;
-use pg_format::{Lsn, SegmentName};
+use pg_format::{Lsn, SegmentName, TimelineId};
 use pg_replication::{DsnError, PgError};
 use repository::{ErrorClass, RepositoryError};
 use service::seal::SealError;
@@ -42,8 +42,16 @@ pub(crate) enum AttemptError {
     UnknownArchive(String),
     #[error("the server's backup manifest is larger than {limit} bytes")]
     ManifestTooLarge { limit: usize },
-    #[error("the server changed its timeline during the base backup")]
-    TimelineChanged,
+    #[error(
+        "the server was promoted during the base backup, from timeline {before} to {after}; what was copied is no backup"
+    )]
+    Promoted {
+        before: TimelineId,
+        after: TimelineId,
+        /// What the server said of it, if it did.
+        #[source]
+        said: Option<PgError>,
+    },
     #[error("the server's clock could not be read")]
     ServerClock,
     #[error("the archive did not reach {stop} within {after:?}; it is at {reached}")]
@@ -84,7 +92,7 @@ impl AttemptError {
             },
             AttemptError::Stalled { .. }
             | AttemptError::StoreStalled { .. }
-            | AttemptError::TimelineChanged
+            | AttemptError::Promoted { .. }
             | AttemptError::ServerClock => Verdict::TryAgain,
             AttemptError::Source(_)
             | AttemptError::Tar(_)
@@ -131,7 +139,7 @@ impl AttemptError {
                 FailureCause::Source,
                 "Register the instance again to back it up.",
             ),
-            AttemptError::TimelineChanged | AttemptError::ServerClock => {
+            AttemptError::Promoted { .. } | AttemptError::ServerClock => {
                 (FailureCause::Source, "Run the backup again.")
             }
             AttemptError::Fence(_)

@@ -6,6 +6,7 @@ mod idle;
 mod loss;
 mod memory;
 mod moments;
+mod promotion;
 mod pushed;
 mod random_targets;
 mod rebuild;
