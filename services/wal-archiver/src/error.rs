@@ -58,9 +58,11 @@ pub(crate) enum ArchiveError {
     },
     /// The archive has followed a promotion that the server knows nothing of.
     #[error(
-        "the server is on timeline {server}, but the archive has followed timeline {archived} already: it is an old primary \
-         that has returned, perhaps; nothing of it is archived until the connection uri leads to the new primary, or this \
-         server follows it (pg_rewind)"
+        "the server is on timeline {server}, but the archive has followed timeline {archived} already; nothing of it is \
+         archived: if there was a failover it is the old primary, so let the connection uri lead to the new one, or have \
+         this server follow that (pg_rewind, which throws away what only this server has); if there was none, a promoted \
+         copy of it was archived in its place: keep this server's data, stop the copy's archiving, and register this \
+         server as another instance"
     )]
     OldPrimary {
         /// Where the server is.

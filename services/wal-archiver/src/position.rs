@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::error::ArchiveError;
 use crate::proof::{Claim, CommitTime, Proof, Verdict};
-use crate::session::BranchContext;
+use crate::session::{BranchContext, refuse_old_primary};
 use crate::start_point::{StartPoint, StartReason};
 use crate::status::moment;
 pub(crate) use margin::Margin;
@@ -35,6 +35,8 @@ pub(crate) struct PositionKeeper {
     last_write: Option<Instant>,
     interval: Duration,
     violations: Violations,
+    /// The timeline that the server is on.
+    server: TimelineId,
 }
 
 impl PositionKeeper {
@@ -70,6 +72,7 @@ impl PositionKeeper {
             last_write: None,
             interval: branch.config.wal_flush_interval,
             violations: Violations::default(),
+            server: history.timeline(),
         }
     }
 
@@ -77,8 +80,9 @@ impl PositionKeeper {
     /// stored before its first one, and a crash then must not hide that the first is missing.
     ///
     /// # Errors
-    /// As the repository's.
+    /// As the repository's; and a server that does not know the timeline that was followed replaces nothing.
     pub(crate) async fn record_start(&mut self, reason: StartReason) -> Result<(), ArchiveError> {
+        refuse_old_primary(self.server, None, self.written.as_ref())?;
         if reason == StartReason::Archive && self.written.is_some() {
             return Ok(());
         }
@@ -86,6 +90,14 @@ impl PositionKeeper {
         self.reach = Reach::begin(self.start);
         self.proof = Proof::default();
         forget_seen(&self.branch);
+        self.record_now().await
+    }
+
+    /// Writes the position at once: which timeline was followed must be known before more of it is stored.
+    ///
+    /// # Errors
+    /// As the repository's.
+    pub(crate) async fn record_now(&mut self) -> Result<(), ArchiveError> {
         let position = self.wanted();
         let uploader = &self.branch.uploader;
         uploader

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::ArchiveError;
 use crate::position::PositionKeeper;
-use crate::session::{BranchContext, connection_settings};
+use crate::session::{BranchContext, connection_settings, refuse_if_set_back, refuse_old_primary};
 use crate::start_point::{ArchivePosition, Evidence, Fork, StartReason, start_point};
 use crate::status::ChainEnd;
 use chain::Chain;
@@ -183,6 +183,7 @@ impl<'a> Watch<'a> {
         let size = self.branch.branch.wal_segment_size;
         let reader = self.branch.uploader.writer().reader();
         let stored = self.stored_position(reader).await?;
+        self.refuse_another_way(stored.as_ref()).await?;
         let position = stored.as_ref().and_then(|stored| {
             Some(ArchivePosition {
                 timeline: stored.timeline,
@@ -216,6 +217,23 @@ impl<'a> Watch<'a> {
         self.position = Some(keeper);
         self.show();
         Ok(())
+    }
+
+    /// Refuses a server that the archive does not go on with: it would take the position back to a timeline, or a
+    /// place, that was left.
+    async fn refuse_another_way(
+        &mut self,
+        position: Option<&WalPosition>,
+    ) -> Result<(), ArchiveError> {
+        let timeline = self.server.history().timeline();
+        let archived = self.chain.archived().iter().chain(self.chain.partials());
+        let newest = archived.map(|name| name.timeline).max();
+        refuse_old_primary(timeline, newest, position)?;
+        let set_back = refuse_if_set_back(timeline, self.server.flush_lsn(), position);
+        match set_back {
+            Err(set_back) if !self.server.is_standby().await? => Err(set_back),
+            _ => Ok(()),
+        }
     }
 
     /// The stored position. Where segments are it is there too, unless nobody has watched them before: without it, it

@@ -3,6 +3,7 @@
 
 mod closer_look;
 mod findings;
+mod refusals;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use service::seal::{ExposeSecret, MasterKey, dsn_context};
 use tokio_util::sync::CancellationToken;
 
 use findings::{Findings, archive_histories, known_beginning, look, segment_before};
+pub(crate) use refusals::{refuse_if_set_back, refuse_old_primary};
 
 use crate::announcer::Announcer;
 use crate::config::ArchiverConfig;
@@ -145,6 +147,7 @@ pub(crate) async fn run(
                 timeline = next_timeline;
                 lsn = branch.branch.wal_segment_size.floor(switch_lsn);
                 position.follow(timeline, switch_lsn);
+                position.record_now().await?;
             }
         }
     }

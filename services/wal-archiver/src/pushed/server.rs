@@ -84,6 +84,12 @@ impl Server {
         self.replication.server_version().major()
     }
 
+    /// Whether it is in recovery.
+    pub(super) async fn is_standby(&mut self) -> Result<bool, PgError> {
+        let asked = one_row(&mut self.sql, "SELECT pg_is_in_recovery()").await?;
+        Ok(asked.as_ref().and_then(|row| row.get(0)) == Some("t"))
+    }
+
     /// Asks where the server is. The order of the questions makes it a claim: what was committed by the clock lies
     /// before the position, and is seen as open or as ended.
     pub(super) async fn observe(&mut self) -> Result<Observation, ArchiveError> {

@@ -14,6 +14,7 @@ use repository::{
 };
 
 use super::closer_look::settled_position;
+use super::refusals::{refuse_if_set_back, refuse_old_primary};
 use super::{BranchContext, SQLSTATE_UNDEFINED_FILE};
 use crate::error::ArchiveError;
 use crate::known_beginning::KnownBeginning;
@@ -64,8 +65,17 @@ pub(super) async fn look(
     let position = settled_position(uploader, !objects.is_empty()).await?;
     // After the archive was looked at, which another archiver may have carried on until just now.
     let identity = connection.identify_system().await?;
-    refuse_old_primary(&identity, &objects, position.as_ref())?;
-    refuse_if_set_back(&identity, position.as_ref(), connection).await?;
+    let objects_seen = objects
+        .iter()
+        .filter(|object| object.kind != WalObjectKind::History);
+    let newest = objects_seen.map(|object| object.timeline).max();
+    refuse_old_primary(identity.timeline, newest, position.as_ref())?;
+    let (timeline, flush_lsn) = (identity.timeline, identity.flush_lsn);
+    if let Err(set_back) = refuse_if_set_back(timeline, flush_lsn, position.as_ref())
+        && connection.show("in_hot_standby").await? != "on"
+    {
+        return Err(set_back);
+    }
     // A server that is refused has no slot made, and one whose archive is away holds nothing back anew.
     let (slot_restart, slot_loss) =
         ensure_slot(branch, settings, connection, slot_is_invalid).await?;
@@ -170,45 +180,6 @@ pub(super) async fn archive_histories(
     }
     branch.uploader.history(timeline, file.content).await?;
     Ok(history)
-}
-
-/// Refuses a server that is on an older timeline than the archive: new timelines have higher numbers, so it does not
-/// know the promotion that the archive has followed, and what it writes leads nowhere. A standby of the new primary
-/// is on its way to the newer timeline, and has nothing yet that is not archived.
-fn refuse_old_primary(
-    identity: &SystemIdentity,
-    objects: &[WalObject],
-    position: Option<&WalPosition>,
-) -> Result<(), ArchiveError> {
-    let archived = objects.iter().map(|object| object.timeline);
-    let archived = archived.chain(position.map(|position| position.timeline));
-    match archived.max() {
-        Some(archived) if archived > identity.timeline => Err(ArchiveError::OldPrimary {
-            server: identity.timeline,
-            archived,
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Refuses a server whose WAL ends before what is archived of its timeline: what it writes next is not what
-/// follows there. A standby may just not have received it again yet.
-async fn refuse_if_set_back(
-    identity: &SystemIdentity,
-    position: Option<&WalPosition>,
-    connection: &mut ReplicationConnection,
-) -> Result<(), ArchiveError> {
-    let (timeline, server) = (identity.timeline, identity.flush_lsn);
-    match position.filter(|position| position.timeline == timeline && server < position.lsn) {
-        Some(position) if connection.show("in_hot_standby").await? != "on" => {
-            Err(ArchiveError::SetBack {
-                timeline,
-                server,
-                archived: position.lsn,
-            })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The archived segment before `start`, of the chain that begins with `chain_first`: what is streamed must

@@ -4,6 +4,7 @@
 mod idle;
 mod lagging_store;
 mod large_segments;
+mod not_pushed;
 mod offered;
 mod promotions;
 mod slots;
