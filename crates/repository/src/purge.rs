@@ -24,6 +24,19 @@ impl Repository {
     /// # Errors
     /// The branch is `main` ([`RepositoryError::Refused`]), or the store failed.
     pub async fn delete_branch(&self, instance: &InstanceName, branch: &BranchName) -> Result<u64> {
+        self.delete_branch_telling(instance, branch, &|| {}).await
+    }
+
+    /// The same; `advanced` hears of each object that is gone, because there may be many.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn delete_branch_telling(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        advanced: &(dyn Fn() + Send + Sync),
+    ) -> Result<u64> {
         if *branch == BranchName::main() {
             return Err(RepositoryError::refused(format!(
                 "branch main of instance {instance} is not deleted; its backups and WAL are those of the source"
@@ -39,7 +52,7 @@ impl Repository {
             layout.root(),
         ] {
             let keep = layout.record();
-            deleted += self.delete_under(&prefix, &keep).await?;
+            deleted += self.delete_under(&prefix, &keep, advanced).await?;
         }
         if RepositoryError::absent_as_none(self.store.get(&layout.record()).await)?.is_some() {
             self.store.delete(&layout.record()).await?;
@@ -49,7 +62,12 @@ impl Repository {
         Ok(deleted)
     }
 
-    async fn delete_under(&self, prefix: &str, keep: &str) -> Result<u64> {
+    async fn delete_under(
+        &self,
+        prefix: &str,
+        keep: &str,
+        advanced: &(dyn Fn() + Send + Sync),
+    ) -> Result<u64> {
         let listed = self.store.list(prefix).await?;
         let keys = listed
             .into_iter()
@@ -58,7 +76,10 @@ impl Repository {
         let deletions = keys.map(|key| async move { self.store.delete(&key).await });
         futures::stream::iter(deletions)
             .buffer_unordered(AT_ONCE)
-            .try_fold(0, |deleted, ()| std::future::ready(Ok(deleted + 1)))
+            .try_fold(0, |deleted, ()| {
+                advanced();
+                std::future::ready(Ok(deleted + 1))
+            })
             .await
     }
 }

@@ -7,6 +7,7 @@ mod reach;
 use std::fs;
 use std::time::Duration;
 
+use bus::Progress;
 use events::command::{BranchStart, BranchStop};
 use events::document::Branch;
 use events::event::{
@@ -18,6 +19,7 @@ use futures::StreamExt as _;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::purge::Doomed;
 use crate::attempt::registration::{self, Standing};
 use crate::compute::{ComputeError, Programs, ServerState, Stopping, server_log_end};
 use crate::error::RestoreError;
@@ -137,15 +139,12 @@ impl Restorer {
         &self,
         deletion: &BranchDeletionRequested,
         given: &Given,
+        progress: &Progress,
     ) -> Result<(), RestoreError> {
         let (instance, branch) = (&deletion.instance, &deletion.branch);
-        let document = self.bus.instances().get(instance).await?;
-        let held = document.and_then(|(mut document, _)| document.branches.remove(branch));
-        if matches!(held, Some(Branch::Active(_) | Branch::Restoring { .. })) {
-            // The name was given anew since, or the deletion was never decided.
-            tracing::warn!(%instance, %branch, "an old order to delete a branch is not followed");
+        let Doomed::Yes(life) = self.doomed(instance, branch).await? else {
             return Ok(());
-        }
+        };
         if !self.reaches(instance, branch, given).await? {
             // Said; and still to be done, when its holder is back.
             let holder = "a restorer that does not answer".to_owned();
@@ -153,9 +152,13 @@ impl Restorer {
         }
         let site = self.compute.site(instance, branch);
         let _lock = self.compute.lock(&site).await?;
+        // Whoever had the lock may have deleted it, and made it anew.
+        if !self.still_doomed(instance, branch, life).await? {
+            return Ok(());
+        }
         self.compute.remove(&site).await?;
-        if deletion.purge {
-            self.purge(instance, branch).await?;
+        if deletion.purge && !self.purge(instance, branch, life, progress).await? {
+            return Ok(());
         }
         let (instance, branch) = (instance.clone(), branch.clone());
         let event = Event::BranchDeleted(BranchDeleted { instance, branch });

@@ -41,7 +41,7 @@ impl Handler<Event> for Jobs {
             }
             Event::BranchDeletionRequested(deletion) => {
                 let given = given(&delivery.envelope);
-                ending(Box::pin(self.0.delete(deletion, &given)).await)
+                ending(Box::pin(self.0.delete(deletion, &given, &delivery.progress)).await)
             }
             other => Outcome::Reject {
                 reason: format!("{} is not for us", other.type_name()),

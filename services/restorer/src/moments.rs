@@ -1,18 +1,17 @@
 //! Answers "when exactly was it dropped?": the commit-time index joined with the names of relations, and for each
 //! moment the way back to just before it.
 
-use std::collections::BTreeSet;
+mod before;
 
 use events::moments::{Bucket, Moment, MomentKind, Moments, MomentsAnswer, MomentsQuestion};
-use pg_format::Lsn;
 use repository::archive::{self, Archive};
 use repository::{BranchReader, IndexSlice, WalPath};
-use wal_index::{Names, SegmentIndex, Target, buckets, moments};
+use wal_index::{Names, SegmentIndex, buckets, moments};
 
 use crate::error::RestoreError;
 use crate::freshness;
 use crate::index::Cut;
-use crate::plan::{KnownWal, Missing, Stretch, WaysBack, pg_time, timestamp};
+use crate::plan::{KnownWal, STILL_PREPARED, WaysBack, pg_time, timestamp};
 use crate::restorer::Restorer;
 
 /// More are not shown when nobody says how many.
@@ -83,55 +82,32 @@ impl Restorer {
         )?;
         let names = Names::new(maps);
         let mut told = tell(&index, &names, question);
+        let prepares = self.prepares(&ways, &index).await?;
         let mut known = KnownWal::default();
         known.add_index(all, index.segments);
-        for (found, moment) in &mut told.found {
-            let last = match found.restore {
-                Some(before) => Some(before.last),
-                None => {
-                    self.last_before(reader, &path, &mut known, found.before)
-                        .await?
-                }
-            };
-            let way = ways.to(found.before, last, found.restore);
+        let wanted: Vec<&wal_index::Moment> = told.found.iter().map(|(found, _)| found).collect();
+        let befores = self
+            .before_each(reader, &path, &mut known, &wanted, (&ways, prepares))
+            .await?;
+        for ((found, moment), before) in told.found.iter_mut().zip(befores) {
+            let way = ways.to(found.before, before.last, found.restore);
             moment.restore_lsn = way.lsn;
             moment.restore_to = match way.time {
                 Some(time) => events::envelope::rfc3339(time),
                 None => way.lsn.to_string(),
             };
-            let detail = moment.detail.take().into_iter().chain(way.refused);
-            let detail = detail.collect::<Vec<String>>().join("; ");
+            let held = before
+                .prepared
+                .then(|| format!("the transaction was prepared before: {STILL_PREPARED}"));
+            let detail = moment.detail.take().into_iter().chain(held);
+            let detail = detail
+                .chain(way.refused)
+                .collect::<Vec<String>>()
+                .join("; ");
             moment.detail = (!detail.is_empty()).then_some(detail);
         }
         told.moments.moments = told.found.into_iter().map(|(_, moment)| moment).collect();
         Ok(told.moments)
-    }
-
-    /// The last transaction end before a position, where the index alone does not tell.
-    async fn last_before(
-        &self,
-        reader: &BranchReader,
-        path: &WalPath,
-        known: &mut KnownWal,
-        before: Lsn,
-    ) -> Result<Option<wal_index::TransactionEnd>, RestoreError> {
-        let from = known.indexed_from(before);
-        let mut asked = BTreeSet::new();
-        loop {
-            match known.resolve(Target::Latest, &(from..before)) {
-                Ok(resolved) => return Ok(resolved.last),
-                Err(Missing::Records { range, at }) if asked.insert(range.start) => {
-                    let mut stretch = Stretch::new(range.clone(), at);
-                    let observe = |record: &pg_format::wal::WalRecord<'_>| stretch.observe(record);
-                    let _ = reader
-                        .records_between(path, range.start, range.end, observe)
-                        .await?;
-                    known.add_stretch(stretch);
-                }
-                Err(Missing::Contradicted(source)) => return Err(RestoreError::Index(source)),
-                Err(_) => return Err(RestoreError::Undecided),
-            }
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use rand::Rng as _;
 
 use crate::compute::ComputeError;
 use crate::error::RestoreError;
-use crate::hazards::listed;
+use crate::hazards::{listed, warning};
 
 const PASSWORD_LENGTH: usize = 32;
 
@@ -186,6 +186,33 @@ pub async fn prepared_locks(connection: &mut SqlConnection) -> Result<u64, Resto
     let rows = connection.query(count).await?;
     let count = rows.first().and_then(|row| row.get(0)?.parse().ok());
     Ok(count.unwrap_or_default())
+}
+
+/// What the source had prepared and not ended; nobody there will end it in the branch.
+///
+/// # Errors
+/// As the server's.
+pub async fn prepared(connection: &mut SqlConnection) -> Result<Option<PlanCheck>, RestoreError> {
+    let sql = "SELECT gid, database FROM pg_catalog.pg_prepared_xacts ORDER BY prepared, gid";
+    let rows = connection.query(sql).await?;
+    let named = rows
+        .iter()
+        .filter_map(|row| Some((row.get(0)?, row.get(1)?)));
+    let named: Vec<(&str, &str)> = named.collect();
+    let Some((gid, database)) = named.first() else {
+        return Ok(None);
+    };
+    let all: Vec<String> = named
+        .iter()
+        .map(|(gid, database)| format!("{} in database {database}", quote_literal(gid)))
+        .collect();
+    let detail = format!(
+        "transactions of the source are prepared and hold their locks: {}; end each, as in database {database}: \
+         ROLLBACK PREPARED {}, or COMMIT PREPARED",
+        listed(&all),
+        quote_literal(gid)
+    );
+    Ok(Some(warning("prepared_transactions", detail)))
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ pub use repository::archive::Archive;
 pub use known::{KnownWal, Missing, Place, Stretch};
 pub use refusal::Refusal;
 pub use stored::StoredPlan;
+pub(crate) use target::STILL_PREPARED;
 pub use way_back::{WayBack, WaysBack};
 
 use crate::served::ServedWal;

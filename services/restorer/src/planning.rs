@@ -87,7 +87,11 @@ impl Restorer {
         size: ClusterSize,
     ) -> Result<(Programs, Vec<PlanCheck>), RestoreError> {
         let programs = self.programs(plan).await?;
-        let source = self.memory.sources.of(&self.repository, plan).await?;
+        let source = self
+            .memory
+            .sources
+            .of(&self.repository, &plan.backup)
+            .await?;
         let archived = |timeline| archive.histories.contains_key(&timeline);
         let mut checks = vec![
             preflight::programs(plan, &programs),

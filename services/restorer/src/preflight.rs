@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use events::event::RefusalCode;
+use events::event::{BackupSummary, RefusalCode};
 use events::plan::PlanCheck;
 use events::{BackupId, ClusterSize};
 use pg_format::{ControlFile, ControlSettings, TimelineId};
@@ -43,8 +43,10 @@ impl SourceServer {
     ///
     /// # Errors
     /// The repository failed.
-    pub async fn read(repository: &Repository, plan: &Plan) -> Result<Self, RepositoryError> {
-        let backup = &plan.backup;
+    pub async fn read(
+        repository: &Repository,
+        backup: &BackupSummary,
+    ) -> Result<Self, RepositoryError> {
         let reader = repository.reader(&backup.instance, &backup.branch);
         let manifest = reader.manifest(backup.backup_id).await?;
         let paths = [CONFIGURATION[0], CONFIGURATION[1], CONTROL];
@@ -76,21 +78,21 @@ impl SourceServer {
 pub struct SourceServers(Arc<Mutex<BTreeMap<BackupId, Arc<SourceServer>>>>);
 
 impl SourceServers {
-    /// The source of a plan's backup.
+    /// The source of a backup.
     ///
     /// # Errors
     /// The repository failed.
     pub async fn of(
         &self,
         repository: &Repository,
-        plan: &Plan,
+        backup: &BackupSummary,
     ) -> Result<Arc<SourceServer>, RepositoryError> {
         const MOST: usize = 1_000;
-        let id = plan.backup.backup_id;
+        let id = backup.backup_id;
         if let Some(known) = self.kept().get(&id) {
             return Ok(Arc::clone(known));
         }
-        let source = Arc::new(SourceServer::read(repository, plan).await?);
+        let source = Arc::new(SourceServer::read(repository, backup).await?);
         let mut kept = self.kept();
         if kept.len() >= MOST {
             let _ = kept.pop_first();

@@ -279,6 +279,7 @@ impl Build<'_> {
         let major = self.prepared.programs.version.major();
         checks.push(collations::check(&mut connection, &door, major).await?);
         let prepared_locks = opening::prepared_locks(&mut connection).await?;
+        checks.extend(opening::prepared(&mut connection).await?);
         let wanted = pg_replication::quote_literal(&names.database);
         let there = format!(
             "SELECT 1 FROM pg_catalog.pg_database WHERE datallowconn AND datname = {wanted}"

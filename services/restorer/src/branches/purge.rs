@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use events::{BranchName, InstanceName, topology};
+use bus::Progress;
+use events::document::Branch;
+use events::{BranchName, InstanceName, RestoreId, topology};
 use tokio::time::Instant;
 
 use crate::error::RestoreError;
@@ -19,8 +21,49 @@ const LOOK: Duration = Duration::from_millis(200);
 const ROUNDS: u32 = 5;
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
 
+/// Whether an order to delete a branch is to be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doomed {
+    /// The document says so, of the branch that this restore made; or knows of no such branch any more.
+    Yes(Option<RestoreId>),
+    /// The name was given anew since, or the deletion was never decided.
+    No,
+}
+
 impl Restorer {
-    /// Deletes everything that is stored of a branch. May be done again.
+    /// What the document says of an order to delete a branch. One that is old is not followed.
+    pub(super) async fn doomed(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<Doomed, RestoreError> {
+        let document = self.bus.instances().get(instance).await?;
+        let held = document.and_then(|(mut document, _)| document.branches.remove(branch));
+        Ok(match held {
+            Some(Branch::Active(_) | Branch::Restoring { .. }) => {
+                tracing::warn!(%instance, %branch, "an old order to delete a branch is not followed");
+                Doomed::No
+            }
+            Some(Branch::Deleting(active)) => {
+                Doomed::Yes(active.origin.map(|origin| origin.restore_id))
+            }
+            None => Doomed::Yes(None),
+        })
+    }
+
+    /// Whether it is still the same branch, or gone from the document already.
+    pub(super) async fn still_doomed(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        life: Option<RestoreId>,
+    ) -> Result<bool, RestoreError> {
+        let now = self.doomed(instance, branch).await?;
+        Ok(now == Doomed::Yes(life) || now == Doomed::Yes(None))
+    }
+
+    /// Deletes everything that is stored of a branch. May be done again. False if the name is another branch's by now:
+    /// that one's is left alone.
     ///
     /// # Errors
     /// The store or the bus failed.
@@ -28,18 +71,27 @@ impl Restorer {
         &self,
         instance: &InstanceName,
         branch: &BranchName,
-    ) -> Result<(), RestoreError> {
+        life: Option<RestoreId>,
+        progress: &Progress,
+    ) -> Result<bool, RestoreError> {
         self.await_archiver(instance, branch).await?;
         let mut deleted = 0;
         for _ in 0..ROUNDS {
-            match self.repository.delete_branch(instance, branch).await? {
+            if !self.still_doomed(instance, branch, life).await? {
+                return Ok(false);
+            }
+            let advanced = || progress.advance();
+            let round = self
+                .repository
+                .delete_branch_telling(instance, branch, &advanced);
+            match round.await? {
                 0 => break,
                 more => deleted += more,
             }
             tokio::time::sleep(BETWEEN_ROUNDS).await;
         }
         tracing::info!(%instance, %branch, deleted, "what was stored of the branch is deleted");
-        Ok(())
+        Ok(true)
     }
 
     async fn await_archiver(

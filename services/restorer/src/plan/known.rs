@@ -49,6 +49,8 @@ pub struct Stretch {
     at: Lsn,
     ends: Vec<TransactionEnd>,
     prepared: Vec<Place>,
+    /// Where transactions end that were prepared before.
+    prepared_ends: Vec<Lsn>,
     first: Option<Place>,
     last: Option<Place>,
 }
@@ -62,9 +64,16 @@ impl Stretch {
             at,
             ends: Vec::new(),
             prepared: Vec::new(),
+            prepared_ends: Vec::new(),
             first: None,
             last: None,
         }
+    }
+
+    /// The WAL whose records are to be taken in.
+    #[must_use]
+    pub fn range(&self) -> Range<Lsn> {
+        self.range.clone()
     }
 
     /// Takes a record in; those outside of the range are passed over.
@@ -75,6 +84,12 @@ impl Stretch {
         };
         let prepared = matches!(record.content(), Ok(RecordContent::Prepare(_)));
         self.note(place, end_of(record), prepared);
+        let kind = record.transaction_end().ok().flatten().map(|end| end.kind);
+        if let Some(TransactionEndKind::CommitPrepared | TransactionEndKind::AbortPrepared) = kind
+            && self.range.contains(&place.start)
+        {
+            self.prepared_ends.push(place.start);
+        }
     }
 
     /// Takes in what a record is.
@@ -368,6 +383,29 @@ impl KnownWal {
             }
         }
         Ok(None)
+    }
+
+    /// What must be replayed behind `from`, up to which everything is, to come out just before `bound`, when no
+    /// transaction ends in between: see [`Self::last_prepared`]. Not what removes a database's files.
+    ///
+    /// # Errors
+    /// The records must be read first.
+    pub fn outlives(&self, from: Lsn, bound: Lsn) -> Result<Option<Place>, Missing> {
+        let dropped = self.dropped_without_commit(from..bound, from);
+        let bound = dropped.first().map_or(bound, |(_, lsn)| *lsn);
+        self.last_prepared(&(from..bound))
+    }
+
+    /// Whether the record at `lsn` ends a transaction that was prepared before, and so still is just before the record.
+    ///
+    /// # Errors
+    /// The records of its interval must be read first.
+    pub fn ends_prepared(&self, lsn: Lsn) -> Result<bool, Missing> {
+        let Some(interval) = self.intervals(lsn..lsn.saturating_add(1)).next() else {
+            return Ok(false);
+        };
+        let stretch = self.stretch(&(interval.start..interval.end))?;
+        Ok(stretch.prepared_ends.contains(&lsn))
     }
 
     /// What must be replayed of `range`, in which no transaction ends, so that nothing is lost that outlives a server:

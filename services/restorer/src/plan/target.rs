@@ -23,6 +23,10 @@ use super::{
     Known, Plan, Prediction, Refusal, Stop, Unplanned, passed, pg_time, timestamp, warning,
 };
 
+/// What a transaction that ends later is in a branch.
+pub(crate) const STILL_PREPARED: &str = "it is prepared in the branch and holds its locks until somebody ends it there, \
+     see pg_prepared_xacts";
+
 /// Plans for a target that is not too young.
 pub(super) fn plan(
     archive: &Archive,
@@ -150,7 +154,7 @@ impl<'a> Ground<'a> {
                     let nearest = latest.map_or(base.backed_up_at, timestamp);
                     refused = Some(Refusal::before_consistency(at, base, nearest));
                 }
-                Some(later) => return self.before(base, later.lsn),
+                Some(later) => return self.before_end(base, later.lsn),
                 None if leg.whole => return self.before(base, leg.wal.end),
                 None => return self.time_at_a_gap(&leg, at),
             }
@@ -350,6 +354,17 @@ impl<'a> Ground<'a> {
         self.planned(leg.base, last)
     }
 
+    /// Up to just before the transaction end at `end`.
+    fn before_end(&self, base: &'a BackupSummary, end: Lsn) -> Result<Plan, Unplanned> {
+        let mut plan = self.before(base, end)?;
+        if self.known(self.wal.ends_prepared(end))? {
+            let detail =
+                format!("the transaction that ends at {end} was prepared before: {STILL_PREPARED}");
+            plan.notes.push(warning("prepared_transactions", detail));
+        }
+        Ok(plan)
+    }
+
     /// Up to the last transaction end before `bound`, and what outlives a server behind it.
     fn before(&self, base: &'a BackupSummary, bound: Lsn) -> Result<Plan, Unplanned> {
         let replayed = base.start_lsn..bound;
@@ -361,9 +376,7 @@ impl<'a> Ground<'a> {
             end: last.end,
         });
         let from = last.map_or(base.stop_lsn, |last| last.end.max(base.stop_lsn));
-        let dropped = self.wal.dropped_without_commit(from..bound, from);
-        let bound = dropped.first().map_or(bound, |(_, lsn)| *lsn);
-        let prepared = self.known(self.wal.last_prepared(&(from..bound)))?;
+        let prepared = self.known(self.wal.outlives(from, bound))?;
         self.planned(base, prepared.or(last))
     }
 

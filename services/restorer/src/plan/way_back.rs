@@ -4,10 +4,12 @@
 //! makes of it what it makes of the position.
 
 use events::Timestamp;
+use events::event::BackupSummary;
 use pg_format::Lsn;
 use repository::archive::Archive;
-use wal_index::{Before, TransactionEnd};
+use wal_index::Before;
 
+use super::known::Place;
 use super::path::Path;
 use super::{Policy, Refusal, latest_restorable, timestamp};
 
@@ -44,10 +46,17 @@ impl<'a> WaysBack<'a> {
         })
     }
 
-    /// The way to just before the record at `before`. `last` is the last transaction end before it; `time`, as a
-    /// target, leads there if replay begins anywhere before.
+    /// The first backup that can be restored.
     #[must_use]
-    pub fn to(&self, before: Lsn, last: Option<TransactionEnd>, way: Option<Before>) -> WayBack {
+    pub fn first(&self) -> Option<&'a BackupSummary> {
+        self.path.usable().next()
+    }
+
+    /// The way to just before the record at `before`. `last` is the last record that must be replayed for it: the last
+    /// transaction end before it, or what was prepared behind that; `way`, as a target, leads there if replay begins
+    /// anywhere before.
+    #[must_use]
+    pub fn to(&self, before: Lsn, last: Option<Place>, way: Option<Before>) -> WayBack {
         let ended = last.map_or(Lsn::INVALID, |last| last.end);
         let reaches = |lsn: Lsn| {
             let mut bases = self.path.usable();
@@ -55,7 +64,7 @@ impl<'a> WaysBack<'a> {
         };
         if reaches(ended).is_some() {
             return WayBack {
-                lsn: last.map_or(ended, |last| last.lsn),
+                lsn: last.map_or(ended, |last| last.start),
                 time: way.and_then(|way| self.time(before, way)),
                 refused: None,
             };
@@ -64,12 +73,12 @@ impl<'a> WaysBack<'a> {
         let first = self.path.usable().next();
         match first.filter(|first| reaches(before).is_some() && ended <= first.stop_lsn) {
             Some(first) => WayBack {
-                lsn: last.map_or(first.start_lsn, |last| last.lsn.max(first.start_lsn)),
+                lsn: last.map_or(first.start_lsn, |last| last.start.max(first.start_lsn)),
                 time: way.and_then(|way| self.time(before, way)),
                 refused: None,
             },
             None => WayBack {
-                lsn: last.map_or(before, |last| last.lsn),
+                lsn: last.map_or(before, |last| last.start),
                 time: None,
                 refused: Some(match first {
                     Some(first) if before < first.stop_lsn => format!(

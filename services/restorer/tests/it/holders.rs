@@ -83,13 +83,20 @@ async fn an_order_waits_for_the_restorer_that_has_the_branch() -> Result<()> {
         branch: branch.clone(),
         purge: false,
     };
-    assert!(elsewhere(other.delete(&deletion, &long_ago()).await));
+    assert!(elsewhere(
+        other
+            .delete(&deletion, &long_ago(), &bus::Progress::default())
+            .await
+    ));
     assert!(bus.last_on("zektor.branch.deleted.>").await?.is_none());
     assert_eq!(
         world.compute.state(&world.site("b")).await?,
         ServerState::Ready
     );
-    world.restorer.delete(&deletion, &long_ago()).await?;
+    world
+        .restorer
+        .delete(&deletion, &long_ago(), &bus::Progress::default())
+        .await?;
     assert!(bus.last_on("zektor.branch.deleted.>").await?.is_some());
     assert!(!world.root_of("b").exists());
     Ok(())

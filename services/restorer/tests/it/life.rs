@@ -1,6 +1,7 @@
 //! A branch after its restore: stopped, started, brought back, removed.
 
 use anyhow::Result;
+use bus::Progress;
 use events::command::{BranchStart, BranchStop};
 use events::event::{BranchDeletionRequested, Event};
 use events::plan::{RestoreAnswer, RestoreQuestion};
@@ -93,11 +94,15 @@ async fn stop_start_reconcile_delete() -> Result<()> {
         purge: false,
     };
     // An order that is older than the branch's name.
-    restorer.delete(&deletion, &given()).await?;
+    restorer
+        .delete(&deletion, &given(), &Progress::default())
+        .await?;
     assert!(world.root_of("b").exists());
     crate::scheduler::mark_deleting(&restorer.bus, &branch).await?;
     for _ in 0..2 {
-        restorer.delete(&deletion, &given()).await?;
+        restorer
+            .delete(&deletion, &given(), &Progress::default())
+            .await?;
         assert!(matches!(last("deleted").await?, Event::BranchDeleted(_)));
         assert!(!world.root_of("b").exists());
     }

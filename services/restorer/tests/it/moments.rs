@@ -390,3 +390,55 @@ async fn what_a_refusal_names_is_accepted() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn what_was_prepared_before_a_drop_is_there_by_time_and_by_position() -> Result<()> {
+    let world = World::prepared(PgVersion::V15).await?;
+    let source = &world.source;
+    let _ = source.psql("CREATE TABLE gone (id int)").await?;
+    let _ = source.psql("CREATE TABLE twopc (id int)").await?;
+    let _ = world.back_up().await?;
+    world.rows(11..=12).await?;
+    let prepare = "BEGIN; INSERT INTO t VALUES (90); PREPARE TRANSACTION 'p1'";
+    let _ = source.psql(prepare).await?;
+    let _ = source.psql("DROP TABLE gone").await?;
+    let _ = source.psql("COMMIT PREPARED 'p1'").await?;
+    let prepare = "BEGIN; DROP TABLE twopc; PREPARE TRANSACTION 'it''s'";
+    let _ = source.psql(prepare).await?;
+    let _ = source.psql("COMMIT PREPARED 'it''s'").await?;
+    world.rows(13..=14).await?;
+    let _ = world.archive().await?;
+    let found = world.restorer.moments(&moments_question()).await?;
+    let [gone, twopc] = &found.moments[..] else {
+        anyhow::bail!("{found:?}");
+    };
+    let detail = gone.detail.as_deref().unwrap_or_default();
+    assert!(!detail.contains("prepared"), "{detail}");
+    let prepared = "SELECT coalesce(string_agg(gid, ','), '') FROM pg_prepared_xacts";
+    let lsn = RestoreTarget::Lsn {
+        lsn: gone.restore_lsn,
+    };
+    for (branch, target) in [("time", target(&gone.restore_to)?), ("position", lsn)] {
+        let finished = world.restore(branch, target).await?;
+        assert_eq!(world.ask(&finished, prepared).await?, "p1", "{branch}");
+        world.remove(branch).await?;
+    }
+    // The drop itself was prepared, and is so just before its end: that is told before, in the dry run, and after.
+    let detail = twopc.detail.as_deref().unwrap_or_default();
+    assert!(detail.contains("was prepared before"), "{detail}");
+    let target = target(&twopc.restore_to)?;
+    let RestoreAnswer::Possible(preview) = preview(&world, target.clone()).await else {
+        anyhow::bail!("{} is refused", twopc.restore_to);
+    };
+    let told = |checks: &[events::plan::PlanCheck]| {
+        let mut checks = checks.iter();
+        let told = checks.find(|check| check.name == "prepared_transactions");
+        told.map(|check| check.detail.clone()).unwrap_or_default()
+    };
+    assert!(told(&preview.checks).contains("was prepared before"));
+    let finished = world.restore("drop", target).await?;
+    assert_eq!(world.ask(&finished, prepared).await?, "it's");
+    let told = told(&finished.summary.checks);
+    assert!(told.contains("ROLLBACK PREPARED 'it''s'"), "{told}");
+    Ok(())
+}

@@ -73,10 +73,7 @@ impl Watch<'_> {
             from_lsn = %gap.from_lsn, to_lsn = %gap.to_lsn, cause = ?gap.cause,
             "wal is missing for good; targets after the gap need a new base backup"
         );
-        let uploader = &self.branch.uploader;
-        uploader
-            .patiently(|| uploader.writer().put_wal_gap(&gap))
-            .await?;
+        self.branch.uploader.record_gap(gap.clone()).await?;
         let start = StartPoint {
             timeline: self.server.history().timeline_at(gap.to_lsn),
             lsn: gap.to_lsn,
