@@ -1,6 +1,7 @@
 //! `zektor wal status`: what the archiver says now, beside what the catalog has counted. And what PostgreSQL calls:
 //! `wal push` and `wal fetch`.
 
+mod admission;
 mod archive;
 mod examine;
 mod fetch;

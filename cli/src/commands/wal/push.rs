@@ -13,6 +13,7 @@ use serde::Serialize;
 use service::run::chain;
 use wal_index::{IndexSettings, SegmentIndex};
 
+use super::admission::{self, OtherWay};
 use super::archive::{archived_under, repository, store_failure};
 use super::examine::{self, Expected, NotItsWal};
 use super::file::WalFile;
@@ -60,11 +61,11 @@ async fn push_file(setting: &Setting, given: WalPush) -> Result<Pushed, Failure>
         let reason = "a backup of zektor has a manifest of its own, and other backups are not in this archive";
         return Ok(Pushed::not_needed(name, reason));
     }
-    let writer = repository(setting)?.writer(&given.of.instance, &given.of.branch);
-    let record = writer
-        .record()
-        .await
-        .map_err(|error| unknown(&given, &error))?;
+    let repository = repository(setting)?;
+    let writer = repository.writer(&given.of.instance, &given.of.branch);
+    let record = writer.record().await;
+    let record = record.map_err(|error| unknown(&given, &error))?;
+    admission::by_command(&repository, &record, &name).await?;
     let raw = read(&given.path)?;
     let push = Push {
         writer,
@@ -127,6 +128,9 @@ impl Push {
     async fn segment(self, name: &str, raw: Bytes) -> Result<Pushed, Failure> {
         let name = self.parse(name)?;
         let looked = self.look(name, &raw).await?;
+        if let Err(way) = self.admitted(&looked.history, Some(name)).await? {
+            return self.unless_stored(name, &raw, way).await;
+        }
         let indexes = examine::segment(looked.expected(&self, name), &raw);
         let indexes = indexes.map_err(|error| self.not_its_wal(&error))?;
         let put = self.writer.put_segment(name, raw).await;
@@ -141,6 +145,8 @@ impl Push {
     async fn partial(self, name: &str, raw: Bytes) -> Result<Pushed, Failure> {
         let name = self.parse(name)?;
         let looked = self.look(name, &raw).await?;
+        let admitted = self.admitted(&looked.history, None).await?;
+        admitted.map_err(|way| self.another_way(way))?;
         let valid = examine::beginning(&looked.expected(&self, name), &raw);
         let valid = valid.map_err(|error| self.not_its_wal(&error))?;
         if valid == 0 {
@@ -168,11 +174,44 @@ impl Push {
     }
 
     async fn history(self, timeline: TimelineId, text: Bytes) -> Result<Pushed, Failure> {
-        let _history = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text))
-            .map_err(|error| self.refused(&error))?;
+        let history = self.parse_history(timeline, &text)?;
+        let admitted = self.admitted(&history, None).await?;
+        admitted.map_err(|way| self.another_way(way))?;
         let put = self.writer.put_history(timeline, text).await;
         let stored = put.map_err(|error| self.not_stored(&error))?;
         Ok(Pushed::stored(self.name, stored))
+    }
+
+    /// Whether WAL of a timeline, or a whole segment of it, leads on from what is archived.
+    async fn admitted(
+        &self,
+        history: &TimelineHistory,
+        segment: Option<SegmentName>,
+    ) -> Result<Result<(), OtherWay>, Failure> {
+        let admitted = admission::admitted(&self.writer, &self.record, history, segment).await;
+        admitted.map_err(|error| self.not_stored(&error))
+    }
+
+    /// A file that is archived already is so, wherever it leads.
+    async fn unless_stored(
+        self,
+        name: SegmentName,
+        raw: &Bytes,
+        way: OtherWay,
+    ) -> Result<Pushed, Failure> {
+        match RepositoryError::absent_as_none(self.writer.get_segment(name).await) {
+            Ok(Some(stored)) if stored == raw => Ok(Pushed {
+                stored: true,
+                already_stored: true,
+                ..Pushed::not_needed(self.name, "it was there")
+            }),
+            Ok(_) => Err(self.another_way(way)),
+            Err(error) => Err(self.not_stored(&error)),
+        }
+    }
+
+    fn another_way(&self, way: OtherWay) -> Failure {
+        admission::another_way(&self.record, &self.name, way)
     }
 
     /// What the archive has around a segment.
@@ -236,11 +275,22 @@ impl Push {
             None => {
                 let file = self.path.with_file_name(timeline.history_file_name());
                 let text = read(&file)?;
+                let history = self.parse_history(timeline, &text)?;
+                let admitted = self.admitted(&history, None).await?;
+                admitted.map_err(|way| self.another_way(way))?;
                 let _stored = self.writer.put_history(timeline, text.clone()).await;
                 text
             }
         };
-        TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text))
+        self.parse_history(timeline, &text)
+    }
+
+    fn parse_history(
+        &self,
+        timeline: TimelineId,
+        text: &Bytes,
+    ) -> Result<TimelineHistory, Failure> {
+        TimelineHistory::parse(timeline, &String::from_utf8_lossy(text))
             .map_err(|error| self.refused(&error))
     }
 

@@ -1,5 +1,6 @@
 //! A server that offers no replication slot: it pushes its WAL with `zektor wal push`, and everything else is as ever.
 
+mod copies;
 mod pushing;
 
 use anyhow::{Context, Result, bail, ensure};
