@@ -165,9 +165,20 @@ impl Keeper {
             }
         }
         indexing.loaded = None;
-        if let Some(index) = self.index_last(indexing, state).await? {
-            self.store(&indexing.path, index).await?;
-            indexing.last_is_indexed = true;
+        match self.index_last(indexing, state).await {
+            Ok(None) => {}
+            Ok(Some(index)) => {
+                self.store(&indexing.path, index).await?;
+                indexing.last_is_indexed = true;
+            }
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => {
+                tracing::warn!(
+                    error = service::run::chain(&error),
+                    "what an ended timeline left of a segment stays without an index"
+                );
+                indexing.last_is_indexed = true;
+            }
         }
         Ok(())
     }
@@ -324,5 +335,54 @@ impl Keeper {
         self.writer.put_wal_index(timeline, &[index]).await?;
         self.last = Some(last);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pg_format::{SystemIdentifier, TimelineHistory, WalSegmentSize};
+    use repository::{Repository, RetryPolicy};
+    use tokio::sync::Semaphore;
+    use wal_index::IndexSettings;
+
+    use super::*;
+    use crate::segment_spool::SegmentSpool;
+
+    #[tokio::test]
+    async fn a_damaged_end_of_a_timeline_does_not_hold_up_the_next_one() {
+        let place = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", place.path().display());
+        let repository = Repository::open(&url, RetryPolicy::default()).unwrap();
+        let instance = events::InstanceName::new("shop").unwrap();
+        let size = WalSegmentSize::new(1 << 20).unwrap();
+        let desk = super::super::IndexDesk::default();
+        let mut keeper = Keeper {
+            desk: desk.clone(),
+            writer: repository.writer(&instance, &events::BranchName::main()),
+            cluster: Cluster {
+                system_identifier: SystemIdentifier(7),
+                size,
+                settings: IndexSettings::default(),
+            },
+            turn: Arc::new(Semaphore::new(1)),
+            path: None,
+            last: None,
+        };
+        let path = IndexPath {
+            history: TimelineHistory::root(TimelineId(1)),
+            server_major: 18,
+            archived: BTreeSet::new(),
+            start: 3,
+        };
+        desk.begin(path.clone());
+        let name = SegmentName::new(TimelineId(1), 3, size);
+        let spool = SegmentSpool::create(place.path(), name, size).await;
+        let mut spool = spool.unwrap();
+        spool.append(Bytes::from(vec![7; 9000])).await.unwrap();
+        desk.ended(Some(spool));
+        desk.begin(path);
+        keeper.work().await.unwrap();
+        let next = desk.work().unwrap();
+        assert!(!lock(&next).ended, "the ended one is still in front");
     }
 }
