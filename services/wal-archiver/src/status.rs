@@ -39,6 +39,9 @@ pub(crate) struct ChainEnd {
     pub(crate) lsn: Lsn,
 }
 
+/// A proof is never ahead of the clock that it was made with; messages that overtake each other may look so.
+const SET_BACK_MICROS: i64 = 2_000_000;
+
 /// What was seen of a branch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
@@ -72,6 +75,23 @@ pub(crate) struct Observed {
     pub(crate) window: Option<Window>,
     /// What proofs subtract, because of what came late.
     pub(crate) margin: Margin,
+}
+
+impl Observed {
+    /// Nothing later is proven until the server's clock is past what was proven: otherwise a proof would hold for moments
+    /// that came twice.
+    fn clock_set_back(&self) -> Option<String> {
+        let (proven, clock) = self.proven_at.zip(self.server_clock)?;
+        let micros = proven.0.checked_sub(clock.0)?;
+        if micros < SET_BACK_MICROS {
+            return None;
+        }
+        let seconds = micros / 1_000_000;
+        Some(format!(
+            "the server's clock went back: it is {seconds} s behind the moment up to which the archive is proven complete; \
+             everything is archived, but the latest restorable time stands still until the clock is past it"
+        ))
+    }
 }
 
 /// What was seen of one branch, shared.
@@ -128,7 +148,7 @@ impl BranchStatus {
                 .map(|(p, c)| behind(p, c)),
             proven_at: seen.proven_at.and_then(moment),
             streaming: seen.streaming,
-            error: seen.error.clone(),
+            error: seen.error.clone().or_else(|| seen.clock_set_back()),
         }
     }
 
@@ -177,4 +197,25 @@ impl Statuses {
 #[must_use]
 pub(crate) fn moment(at: PgTimestamp) -> Option<Timestamp> {
     chrono::DateTime::from_timestamp_micros(at.to_unix_micros())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_is_told_until_it_is_past_the_proof() {
+        let status = BranchStatus::default();
+        let told = |clock: i64| {
+            status.update(|seen| seen.server_clock = Some(PgTimestamp(clock)));
+            status.position().error
+        };
+        status.update(|seen| seen.proven_at = Some(PgTimestamp(3_600_000_000)));
+        let error = told(0).unwrap();
+        assert!(error.contains("clock went back: it is 3600 s"), "{error}");
+        assert_eq!(told(3_599_000_000), None);
+        assert_eq!(told(3_601_000_000), None);
+        status.update(|seen| seen.error = Some("in the way".to_owned()));
+        assert_eq!(told(0).as_deref(), Some("in the way"));
+    }
 }
