@@ -243,10 +243,11 @@ pub fn warning(name: &str, detail: String) -> PlanCheck {
 #[must_use]
 pub fn latest_restorable(archive: &Archive, now: Timestamp, policy: Policy) -> Option<Timestamp> {
     let age = chrono::TimeDelta::from_std(policy.min_target_age).unwrap_or_default();
-    archive
-        .position
-        .as_ref()
-        .map(|position| position.proven_at.min(now - age))
+    let position = archive.position.as_ref()?;
+    let path = path::Path::to_now(archive, position).ok();
+    let backed_up = path.and_then(|path| path.usable().map(|base| base.backed_up_at).max());
+    let latest = backed_up.map_or(position.proven_at, |at| at.max(position.proven_at));
+    Some(latest.min(now - age))
 }
 
 /// Decides what a restore to `target` will do.
@@ -277,7 +278,19 @@ pub fn plan(
             return Err(Refusal::not_archived_yet(*at, latest).into());
         }
     }
-    target::plan(archive, known, target)
+    let mut plan = target::plan(archive, known, target)?;
+    let proven_at = archive.position.as_ref().map(|position| position.proven_at);
+    if let (RestoreTarget::Time { at }, Some(proven_at)) = (target, proven_at)
+        && *at > proven_at
+    {
+        let detail = format!(
+            "the archive is proven complete up to {}; what committed behind {} before the target is not in the branch",
+            events::envelope::rfc3339(proven_at),
+            plan.end_lsn
+        );
+        plan.notes.push(warning("not_proven", detail));
+    }
+    Ok(plan)
 }
 
 /// A server's time in the form of events.

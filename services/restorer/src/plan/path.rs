@@ -5,7 +5,7 @@ use std::ops::Range;
 use events::event::BackupSummary;
 use pg_format::{Lsn, TimelineHistory, TimelineId};
 use repository::archive::Archive;
-use repository::wal_stretches;
+use repository::{WalPosition, wal_stretches};
 
 use super::Refusal;
 
@@ -66,6 +66,17 @@ impl<'a> Path<'a> {
             bases,
             stretches,
         })
+    }
+
+    /// The path to where the archive is now: to its position, or the end of a backup beyond, whose WAL is there before
+    /// the position is written. The restorable window ends there too.
+    pub(super) fn to_now(archive: &'a Archive, position: &WalPosition) -> Result<Self, Refusal> {
+        let mut path = Self::to(archive, position.timeline, Lsn(u64::MAX))?;
+        let backed_up = path.usable().map(|base| base.stop_lsn).max();
+        let end = backed_up.map_or(position.lsn, |stop| stop.max(position.lsn));
+        path.bases.retain(|base| base.stop_lsn <= end);
+        path.end = end;
+        Ok(path)
     }
 
     /// How far WAL goes from a base's start.

@@ -41,7 +41,7 @@ pub(super) fn plan(
         .position
         .as_ref()
         .ok_or_else(Refusal::nothing_archived)?;
-    let path = Path::to(archive, position.timeline, position.lsn)?;
+    let path = Path::to_now(archive, position)?;
     if path.usable().next().is_none() {
         return Err(match path.bases.last() {
             Some(base) => Refusal::backup_without_wal(base, path.reach(base).lsn()),

@@ -253,6 +253,25 @@ fn a_time_that_the_backup_already_passed_takes_an_older_one() {
     assert!(world.ask(time(nearest)).is_ok());
 }
 
+#[test]
+fn a_backup_beyond_the_position_can_be_restored_as_the_window_says() {
+    let mut world = world();
+    let archive = &mut world.archive;
+    archive.position = position(1, into(35), minute(35));
+    archive
+        .backups
+        .push(backup(3, 1, into(34), into(38), minute(38)));
+    let window = repository::window(archive, &|_, _| None);
+    assert_eq!(window.latest, Some(minute(38)));
+    assert_eq!(number(&world.ask(time(minute(38))).unwrap()), 3);
+    let plan = world.ask(time(minute(37))).unwrap();
+    assert_eq!((number(&plan), &plan.stop), (2, &Stop::Lsn(abort(36))));
+    assert_eq!(plan.notes[0].name, "not_proven");
+    assert_eq!(world.ask(RestoreTarget::Latest).unwrap().end_lsn, into(38));
+    let beyond = time(minute(38) + TimeDelta::microseconds(1));
+    assert!(world.ask(beyond).is_err());
+}
+
 /// A record a little behind the rollback of segment 25.
 fn record(offset: u64, kind: Kind) -> Record {
     Record {

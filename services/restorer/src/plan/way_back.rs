@@ -41,7 +41,7 @@ impl<'a> WaysBack<'a> {
             .as_ref()
             .ok_or_else(Refusal::nothing_archived)?;
         Ok(WaysBack {
-            path: Path::to(archive, position.timeline, position.lsn)?,
+            path: Path::to_now(archive, position)?,
             latest: latest_restorable(archive, now, policy),
         })
     }
