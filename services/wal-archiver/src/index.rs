@@ -26,6 +26,10 @@ use crate::segment_spool::SegmentSpool;
 /// Spools that wait to be indexed; those before are read from the archive again.
 const MOST_SPOOLS: usize = 3;
 
+/// Of these spools, and of what ended timelines leave, no more than this and one segment: the files have no names, and
+/// nobody sees what they take of the disk.
+const MOST_SPOOL_BYTES: u64 = 64 << 20;
+
 /// Timelines that wait to be indexed to their end; what is left of others is filled up at the next start.
 const MOST_ENDED: usize = 8;
 
@@ -78,6 +82,25 @@ struct PathState {
     last: Option<SegmentSpool>,
 }
 
+impl Seen {
+    fn left_by_ended(&self) -> u64 {
+        let left =
+            |state: &Arc<Mutex<PathState>>| lock(state).last.as_ref().map(SegmentSpool::written);
+        self.ended.iter().filter_map(left).sum()
+    }
+}
+
+impl PathState {
+    /// Beside the segment stored last, and the open one, which is on disk anyway.
+    fn too_much_is_kept(&self) -> bool {
+        let others = self.spools.values().rev().skip(2);
+        let others: u64 = others.map(SegmentSpool::written).sum();
+        let newest = self.spools.values().rev().take(2);
+        let newest: u64 = newest.map(SegmentSpool::written).sum();
+        others > 0 && others + newest > MOST_SPOOL_BYTES
+    }
+}
+
 impl IndexDesk {
     /// Streaming begins.
     pub(crate) fn begin(&self, path: IndexPath) {
@@ -94,7 +117,9 @@ impl IndexDesk {
         let before = seen.current.replace(Arc::new(Mutex::new(state)));
         seen.ended
             .extend(before.filter(|before| lock(before).ended));
-        if seen.ended.len() > MOST_ENDED {
+        while seen.ended.len() > MOST_ENDED
+            || (seen.ended.len() > 1 && seen.left_by_ended() > MOST_SPOOL_BYTES)
+        {
             let _ = seen.ended.pop_front();
         }
         drop(seen);
@@ -116,7 +141,7 @@ impl IndexDesk {
                     let _ = state.spools.insert(number, spool);
                 }
             }
-            while state.spools.len() > MOST_SPOOLS {
+            while state.spools.len() > MOST_SPOOLS || state.too_much_is_kept() {
                 let _ = state.spools.pop_first();
             }
         });
@@ -140,6 +165,8 @@ impl IndexDesk {
     pub(crate) fn ended(&self, last: Option<SegmentSpool>) {
         self.with_current(|state| {
             state.ended = true;
+            // The others are stored whole.
+            state.spools.clear();
             state.last = last;
         });
         self.0.wake.notify_one();
@@ -185,4 +212,65 @@ impl IndexDesk {
 
 fn lock(state: &Mutex<PathState>) -> MutexGuard<'_, PathState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use pg_format::TimelineId;
+
+    use super::*;
+
+    async fn spool(directory: &std::path::Path, number: SegmentNumber, mib: u64) -> SegmentSpool {
+        let size = size();
+        let name = SegmentName::new(TimelineId(1), number, size);
+        let mut spool = SegmentSpool::create(directory, name, size).await.unwrap();
+        for _ in 0..mib {
+            let bytes = Bytes::from_static(&[7; 1 << 20]);
+            spool.append(bytes).await.unwrap();
+        }
+        spool
+    }
+
+    fn size() -> WalSegmentSize {
+        WalSegmentSize::new(64 << 20).unwrap()
+    }
+
+    fn begin(desk: &IndexDesk) {
+        desk.begin(IndexPath {
+            history: TimelineHistory::root(TimelineId(1)),
+            server_major: 18,
+            archived: BTreeSet::new(),
+            start: 1,
+        });
+    }
+
+    fn kept(desk: &IndexDesk) -> Vec<SegmentNumber> {
+        let seen = desk.lock();
+        let current = lock(seen.current.as_ref().unwrap());
+        current.spools.keys().copied().collect()
+    }
+
+    #[tokio::test]
+    async fn what_waits_on_disk_is_bounded_in_bytes() {
+        let place = tempfile::tempdir().unwrap();
+        let desk = IndexDesk::default();
+        begin(&desk);
+        for number in 1..=3 {
+            let segment = spool(place.path(), number, 30).await;
+            desk.stored(segment, None, size());
+        }
+        assert_eq!(kept(&desk), [2, 3], "the archive has the first one");
+        let small = spool(place.path(), 4, 1).await;
+        desk.stored(small, None, size());
+        assert_eq!(kept(&desk), [2, 3, 4], "61 MiB");
+        let last = spool(place.path(), 5, 40).await;
+        desk.ended(Some(last));
+        assert_eq!(kept(&desk), [0; 0], "all stored but the last");
+        begin(&desk);
+        desk.ended(Some(spool(place.path(), 6, 40).await));
+        begin(&desk);
+        let ended = desk.lock().ended.len();
+        assert_eq!(ended, 1, "80 MiB");
+    }
 }
