@@ -3,8 +3,6 @@
 //! The repository alone decides, so it is the same answer as a restorer's. Heard news only say when to look; every ten
 //! minutes it is looked at without any.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use bus::Bus;
@@ -12,9 +10,8 @@ use events::event::Event;
 use events::window::Window;
 use events::{Timestamp, subject, topology};
 use futures::StreamExt;
-use pg_format::{Lsn, TimelineId};
-use repository::archive::{self, Archive};
-use repository::{BranchReader, RepositoryError, WalPath};
+use repository::archive;
+use repository::{BranchReader, RepositoryError};
 use tokio_util::sync::CancellationToken;
 
 use crate::session::BranchContext;
@@ -80,45 +77,8 @@ async fn window_of(
     branch: &BranchContext,
 ) -> Result<Window, RepositoryError> {
     let archive = archive::read(reader).await?;
-    let asked = Mutex::new(BTreeMap::new());
-    let window = repository::window(&archive, &|timeline, lsn| {
-        if let Ok(mut asked) = asked.lock() {
-            let _ = asked.insert((timeline, lsn), None);
-        }
-        None
-    });
-    let mut commits = asked.into_inner().unwrap_or_default();
-    if commits.is_empty() {
-        return Ok(window);
-    }
-    for ((timeline, lsn), time) in &mut commits {
-        *time = last_commit(reader, &archive, branch, *timeline, *lsn).await?;
-    }
-    Ok(repository::window(&archive, &|timeline, lsn| {
-        commits.get(&(timeline, lsn)).copied().flatten()
-    }))
-}
-
-async fn last_commit(
-    reader: &BranchReader,
-    archive: &Archive,
-    branch: &BranchContext,
-    timeline: TimelineId,
-    before: Lsn,
-) -> Result<Option<Timestamp>, RepositoryError> {
-    let Some(path) = WalPath::to(archive, timeline) else {
-        return Ok(None);
-    };
-    let stretches = path.stretches();
-    let Some(stretch) = stretches
-        .iter()
-        .find(|wal| wal.start < before && before <= wal.end)
-    else {
-        return Ok(None);
-    };
     let settings = branch.config.index_settings();
-    let commit = reader.last_commit_before(&path, settings, before, stretch.start);
-    Ok(commit.await?.and_then(|commit| moment(commit.time)))
+    reader.restorable_window(&archive, settings).await
 }
 
 /// The latest moment that can be restored now, as far as the archiver knows: the proof moves between two looks.
