@@ -32,6 +32,8 @@ use open::OpenTransactions;
 
 /// Files listed of one transaction.
 const FILES: usize = 20_000;
+/// `INIT_FORKNUM`: what an unlogged relation is made from after a crash.
+const INIT_FORK: u8 = 3;
 
 /// What the index is to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,6 +291,14 @@ impl IndexBuilder {
             Ok(RecordContent::FileCreated { file, fork: 0 }) => {
                 self.unowned_file |= xid == 0;
                 self.open.created(xid, file);
+            }
+            // All that the WAL says of an unlogged relation's file; nothing is ever written to that through the WAL.
+            Ok(RecordContent::FileCreated {
+                file,
+                fork: INIT_FORK,
+            }) => {
+                self.unowned_file |= xid == 0;
+                self.open.created_unlogged(xid, file);
             }
             Ok(RecordContent::HeapTruncate {
                 database,

@@ -221,7 +221,7 @@ pub struct TransactionEvent {
     pub dropped: Vec<RelationFile>,
     /// How many more went away than are listed, as far as known.
     pub dropped_more: u32,
-    /// Files of main forks that it created and left.
+    /// Files of relations that it created and left.
     pub created: Vec<CreatedFile>,
     /// How many more it created than are listed.
     pub created_more: u32,
@@ -271,7 +271,7 @@ pub struct OpenTransaction {
     pub prepared: bool,
     /// Rows changed, by file, the lowest file first; as many tables as the builder's limit allows.
     pub rows: Vec<RowCounts>,
-    /// Files of main forks created, in the order of creation.
+    /// Files of relations created, in the order of creation.
     pub created: Vec<CreatedFile>,
     /// How many more were created.
     pub created_more: u32,

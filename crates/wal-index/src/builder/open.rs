@@ -103,14 +103,19 @@ impl OpenTransactions {
     }
 
     pub(super) fn created(&mut self, xid: u32, file: RelationFile) {
-        let Some(open) = self.of(xid) else { return };
-        if open.created.len() >= FILES {
-            open.created_more = open.created_more.saturating_add(1);
-            return;
-        }
         let filled = false;
-        open.created.push(CreatedFile { file, filled });
-        let _ = self.unfilled.insert(file, xid);
+        if self.of(xid).is_some_and(|open| open.create(file, filled)) {
+            let _ = self.unfilled.insert(file, xid);
+        }
+    }
+
+    /// What is written to it is not logged, so it counts as filled: it is not known to be empty.
+    pub(super) fn created_unlogged(&mut self, xid: u32, file: RelationFile) {
+        if let Some(open) = self.of(xid)
+            && open.created.last().is_none_or(|last| last.file != file)
+        {
+            let _ = open.create(file, true);
+        }
     }
 
     pub(super) fn fill(&mut self, file: RelationFile) {
@@ -247,6 +252,16 @@ impl OpenTransactions {
 }
 
 impl InFlight {
+    /// Whether there was room.
+    fn create(&mut self, file: RelationFile, filled: bool) -> bool {
+        let room = self.created.len() < FILES;
+        match room {
+            true => self.created.push(CreatedFile { file, filled }),
+            false => self.created_more = self.created_more.saturating_add(1),
+        }
+        room
+    }
+
     /// What matters most comes first.
     fn size(&self) -> (usize, usize, u64) {
         (

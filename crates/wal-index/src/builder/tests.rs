@@ -319,6 +319,24 @@ fn what_is_remembered_over_a_border_is_bounded() {
 }
 
 #[test]
+fn an_unlogged_table_that_a_transaction_made_and_dropped_is_no_loss() {
+    let mut wal = Wal::new();
+    // Of an unlogged table the WAL tells the init fork only.
+    let _ = wal.create_fork(100, 50, 3);
+    let _ = wal.create(1100, 51);
+    let _ = wal.commit(100, 1, &[1100], &[50, 51], false);
+    let _ = wal.create_fork(101, 52, 3);
+    let _ = wal.commit(101, 2, &[], &[60], false);
+    let events = events(&build(&wal, 0, Vec::new(), usize::MAX));
+    let told: Vec<_> = events.iter().map(|event| event.commit.xid).collect();
+    assert_eq!(told, [101]);
+    assert_eq!(events[0].dropped, [file(60)]);
+    let created = events[0].created.iter();
+    let created: Vec<_> = created.map(|one| (one.file, one.filled)).collect();
+    assert_eq!(created, [(file(52), true)]);
+}
+
+#[test]
 fn catalog_changes_are_told_once() {
     let mut wal = Wal::new();
     let _ = wal.create(100, 50);

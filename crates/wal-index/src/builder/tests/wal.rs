@@ -146,8 +146,12 @@ impl Wal {
     }
 
     pub(super) fn create(&mut self, xid: u32, number: u32) -> (Lsn, Lsn) {
+        self.create_fork(xid, number, 0)
+    }
+
+    pub(super) fn create_fork(&mut self, xid: u32, number: u32, fork: u32) -> (Lsn, Lsn) {
         let mut main = file_bytes(number);
-        main.extend(0u32.to_le_bytes());
+        main.extend(fork.to_le_bytes());
         self.record(xid, STORAGE, 0x10, &[], &main)
     }
 
