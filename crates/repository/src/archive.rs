@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use events::event::BackupSummary;
+use futures::{StreamExt as _, TryStreamExt as _};
 use pg_format::{TimelineHistory, TimelineId, WalSegmentSize};
 
 use crate::{
@@ -17,6 +18,8 @@ use crate::{
 
 /// A `.partial` may be completed while its object is looked at; so often the listing is made anew.
 const MOST_LISTINGS: u32 = 5;
+/// Objects that are read at the same time; each takes a request's time, and somebody waits for the answer.
+const AT_ONCE: usize = 16;
 
 /// What the repository says of a branch.
 #[derive(Clone, Debug, Default)]
@@ -53,9 +56,10 @@ impl Archive {
 /// The store failed.
 pub async fn read(branch: &BranchReader) -> Result<Archive> {
     let position = position(branch).await?;
+    let (backups, gaps) = futures::try_join!(backups(branch), gaps(branch))?;
     let mut archive = Archive {
-        backups: backups(branch).await?,
-        gaps: gaps(branch).await?,
+        backups,
+        gaps,
         position,
         ..Archive::default()
     };
@@ -67,11 +71,13 @@ pub async fn read(branch: &BranchReader) -> Result<Archive> {
         return Ok(archive);
     };
     (archive.objects, archive.open) = wal(branch, size).await?;
-    let timelines = archive
-        .objects
-        .iter()
-        .filter(|object| object.kind == WalObjectKind::History);
-    archive.histories = histories(branch, timelines.map(|object| object.timeline)).await?;
+    let mut timelines = Vec::new();
+    for object in &archive.objects {
+        if object.kind == WalObjectKind::History {
+            timelines.push(object.timeline);
+        }
+    }
+    archive.histories = histories(branch, timelines).await?;
     Ok(archive)
 }
 
@@ -100,20 +106,29 @@ fn usable<T>(result: Result<T>) -> Result<Option<T>> {
 }
 
 async fn backups(branch: &BranchReader) -> Result<Vec<BackupSummary>> {
-    let mut backups = Vec::new();
-    for id in branch.list_backups().await? {
+    let ids = branch.list_backups().await?;
+    let summary = |id| async move {
         let manifest = usable(branch.manifest(id).await)?;
-        backups.extend(manifest.map(|manifest| manifest.summary));
-    }
-    Ok(backups)
+        Ok(manifest.map(|manifest| manifest.summary))
+    };
+    all(ids, summary).await
 }
 
 async fn gaps(branch: &BranchReader) -> Result<Vec<WalGap>> {
-    let mut gaps = Vec::new();
-    for key in branch.wal_gap_keys().await? {
-        gaps.extend(usable(branch.wal_gap(&key).await)?);
-    }
-    Ok(WalGap::in_order(gaps))
+    let keys = branch.wal_gap_keys().await?;
+    let gap = |key: String| async move { usable(branch.wal_gap(&key).await) };
+    Ok(WalGap::in_order(all(keys, gap).await?))
+}
+
+/// Reads what can be used of some objects, side by side, in their order.
+async fn all<K, T, F>(keys: impl IntoIterator<Item = K>, read: impl Fn(K) -> F) -> Result<Vec<T>>
+where
+    F: Future<Output = Result<Option<T>>>,
+{
+    let read = futures::stream::iter(keys).map(read).buffered(AT_ONCE);
+    read.try_filter_map(|found| std::future::ready(Ok(found)))
+        .try_collect()
+        .await
 }
 
 /// The listing, and how far the `.partial` objects in it go.
@@ -142,13 +157,14 @@ async fn wal(
 
 async fn histories(
     branch: &BranchReader,
-    timelines: impl Iterator<Item = TimelineId>,
+    timelines: Vec<TimelineId>,
 ) -> Result<BTreeMap<TimelineId, TimelineHistory>> {
+    let text = |timeline| async move {
+        let text = usable(branch.get_history(timeline).await)?;
+        Ok(text.map(|text| (timeline, text)))
+    };
     let mut histories = BTreeMap::new();
-    for timeline in timelines {
-        let Some(text) = usable(branch.get_history(timeline).await)? else {
-            continue;
-        };
+    for (timeline, text) in all(timelines, text).await? {
         match TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text)) {
             Ok(history) => drop(histories.insert(timeline, history)),
             // Whoever decides refuses what would lead over it.
@@ -318,6 +334,28 @@ mod tests {
         });
         let (_, writer) = repository(Arc::new(faulty));
         assert!(read(writer.reader()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_hundred_backups_take_a_few_requests_time() {
+        let store = Arc::new(InMemory::new());
+        let (_, writer) = repository(Arc::clone(&store) as Arc<dyn ObjectStore>);
+        for number in 0..100 {
+            back_up(&writer, id(number)).await;
+        }
+        let delay = Duration::from_millis(30);
+        let slow = FaultyStore::new(store, move |operation, path| {
+            let manifest = path.as_ref().ends_with("/manifest");
+            match operation == Operation::Get && manifest {
+                true => Fault::Delay(delay),
+                false => Fault::Pass,
+            }
+        });
+        let (_, slow) = repository(Arc::new(slow));
+        let begin = tokio::time::Instant::now();
+        let archive = read(slow.reader()).await.unwrap();
+        assert_eq!(archive.backups.len(), 100);
+        assert!(begin.elapsed() < 50 * delay, "{:?}", begin.elapsed());
     }
 
     #[tokio::test]

@@ -106,6 +106,19 @@ impl SourceServers {
     }
 }
 
+/// A number of bytes as people read it.
+fn size(bytes: u64) -> String {
+    const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let unit = UNITS.into_iter().find(|(_, bits)| bytes >> bits > 0);
+    match unit {
+        Some((unit, bits)) => {
+            let tenths = (u128::from(bytes) * 10) >> bits;
+            format!("{}.{} {unit}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} bytes"),
+    }
+}
+
 fn libraries(value: &str) -> Vec<String> {
     let named = value
         .split(',')
@@ -128,22 +141,27 @@ pub fn disk(plan: &Plan, free: Option<u64>) -> Result<PlanCheck, Refusal> {
         return Ok(warning("disk", detail));
     };
     if free < needed {
-        let message =
-            format!("the branch needs {needed} bytes and the restorer's disk has {free} left");
+        let message = format!(
+            "the branch needs {} and the restorer's disk has {} left",
+            size(needed),
+            size(free)
+        );
         let hint = "make room in the restorer's compute directory, or delete branches";
         return Err(Refusal::new(RefusalCode::Limit, message, hint));
     }
     let most = needed.saturating_add(plan.wal_bytes());
     Ok(if free < most {
         let detail = format!(
-            "{free} bytes are free; the files need {needed}, and the replay of {} bytes of wal may fill the rest",
-            plan.wal_bytes()
+            "{} are free; the files need {}, and the replay of {} of wal may fill the rest",
+            size(free),
+            size(needed),
+            size(plan.wal_bytes())
         );
         warning("disk", detail)
     } else {
         passed(
             "disk",
-            format!("{free} bytes are free, {needed} are needed"),
+            format!("{} are free, {} are needed", size(free), size(needed)),
         )
     })
 }
@@ -247,7 +265,11 @@ pub fn history_files(plan: &Plan, archived: impl Fn(TimelineId) -> bool) -> Plan
         .map(|timeline| timeline.to_string())
         .collect();
     if missing.is_empty() {
-        return passed(NAME, format!("{} timelines lead there", path.len()));
+        let lead = match path.len() {
+            1 => "1 timeline leads there".to_owned(),
+            more => format!("{more} timelines lead there"),
+        };
+        return passed(NAME, lead);
     }
     let detail = format!(
         "the history of timeline {} is not archived; the one of {} tells the same",
@@ -271,4 +293,18 @@ pub fn half_dropped(plan: &Plan, names: &Names) -> Vec<PlanCheck> {
         warning("dropped_database", detail)
     });
     lost.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_are_for_people() {
+        assert_eq!(size(19_007_836_160), "17.7 GiB");
+        assert_eq!(size(1_101_047_352), "1.0 GiB");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(1023), "1023 bytes");
+        assert!(size(u64::MAX).ends_with("TiB"));
+    }
 }
