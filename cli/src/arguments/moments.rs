@@ -18,7 +18,7 @@ pub(crate) struct MomentsArguments {
     /// Nothing after this [default: its end]
     #[arg(long, value_name = "RFC3339")]
     pub(crate) to: Option<String>,
-    /// Only what took a table, all its rows or a database away: drops and truncates
+    /// Only what took a table, all its rows or a database away: drops (not of an index alone) and truncates
     #[arg(long, value_enum)]
     pub(crate) only: Option<Only>,
     /// At most so many, the latest ones

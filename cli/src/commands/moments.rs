@@ -5,7 +5,7 @@ mod commits;
 
 use std::time::Duration;
 
-use events::moments::{Moment, MomentKind, Moments, MomentsAnswer, MomentsQuestion};
+use events::moments::{Moment, MomentKind, MomentObject, Moments, MomentsAnswer, MomentsQuestion};
 use events::window::Window;
 use events::{BranchName, InstanceName, subject};
 use pg_format::Lsn;
@@ -195,9 +195,15 @@ fn one_day(moments: &[Moment]) -> Option<String> {
 /// What a transaction did, as one would say it.
 fn words(moment: &Moment) -> String {
     let relation = moment.relation.as_deref();
+    let noun = match moment.object {
+        Some(MomentObject::MaterializedView) => "materialized view",
+        Some(MomentObject::Index) => "index",
+        Some(MomentObject::Sequence) => "sequence",
+        Some(MomentObject::Table | MomentObject::Unknown) | None => "table",
+    };
     let table = relation.map_or_else(
         || "a table without a known name".to_owned(),
-        |name| format!("table {name}"),
+        |name| format!("{noun} {name}"),
     );
     let rows = |done: &str| match moment.rows {
         Some(rows) => format!("{rows} rows of {table} {done}"),
@@ -223,12 +229,12 @@ fn words(moment: &Moment) -> String {
 
 /// The latest that took data away; without any, the latest that changed much.
 fn most_likely(moments: &[Moment]) -> Option<&Moment> {
-    let latest = |wanted: &dyn Fn(MomentKind) -> bool| {
+    let latest = |wanted: &dyn Fn(&Moment) -> bool| {
         let mut latest_first = moments.iter().rev();
-        latest_first.find(|moment| wanted(moment.kind))
+        latest_first.find(|moment| wanted(moment))
     };
-    latest(&|kind| kind.is_drop() || kind == MomentKind::Delete)
-        .or_else(|| latest(&|kind| kind == MomentKind::Update))
+    latest(&|moment| moment.took_data() || moment.kind == MomentKind::Delete)
+        .or_else(|| latest(&|moment| moment.kind == MomentKind::Update))
 }
 
 fn advice(question: &MomentsQuestion, moment: &Moment) -> String {

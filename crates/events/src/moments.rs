@@ -19,7 +19,8 @@ pub struct MomentsQuestion {
     pub from: Option<Timestamp>,
     /// Nothing after this; its end when absent.
     pub to: Option<Timestamp>,
-    /// Only what took a table, its rows or a database away as a whole: drops, truncates, dropped databases.
+    /// Only what took a table, its rows or a database away as a whole: drops, truncates, dropped databases; not the
+    /// drop of an index alone.
     #[serde(default)]
     pub only_drops: bool,
     /// At most so many moments, the latest ones; the answerer's own limit when absent.
@@ -72,6 +73,9 @@ pub struct Moment {
     /// The relation, `schema.table` (with `database/` before it where the cluster has several), or the database;
     /// absent when its name cannot be known.
     pub relation: Option<String>,
+    /// What kind of relation that is; absent where it is none, or cannot be known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<MomentObject>,
     /// Rows that were deleted or updated; absent where nothing counts them.
     pub rows: Option<u64>,
     /// What to give to `zektor restore` to come out just before that transaction: a time where the time rule leads
@@ -82,6 +86,33 @@ pub struct Moment {
     /// What is known beyond that, in words: the file numbers of a relation without a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+impl Moment {
+    /// Whether a table, its rows or a database were taken away as a whole; an index takes no data with it.
+    #[must_use]
+    pub fn took_data(&self) -> bool {
+        self.kind.is_drop() && self.object != Some(MomentObject::Index)
+    }
+}
+
+/// What kind of relation a moment is about.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum MomentObject {
+    /// A table.
+    Table,
+    /// A materialized view.
+    MaterializedView,
+    /// An index.
+    Index,
+    /// A sequence.
+    Sequence,
+    /// Another kind, or from a newer version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What a transaction did.

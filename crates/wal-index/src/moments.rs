@@ -17,7 +17,7 @@ use pg_format::wal::RelationFile;
 use pg_format::{Lsn, PgTimestamp};
 
 use crate::model::{SegmentIndex, TransactionEvent, WalEvent};
-use crate::names::{Names, Relation};
+use crate::names::{Names, Relation, RelationKind};
 use before::EndsBefore;
 
 pub use before::Before;
@@ -42,6 +42,8 @@ pub struct Moment {
     pub database: Option<u32>,
     /// `schema.table`, or the database's name, or that of the restore point; `None` if it cannot be known.
     pub relation: Option<String>,
+    /// What kind of relation that is; `None` if it is none, or cannot be known.
+    pub object: Option<RelationKind>,
     /// Rows deleted or updated, where they are counted.
     pub rows: Option<u64>,
     /// To come out before it, nothing from here on may be replayed: the commit record, or the record that removes a
@@ -52,6 +54,19 @@ pub struct Moment {
     pub restore: Option<Before>,
     /// What else is known, in words.
     pub detail: Option<String>,
+}
+
+impl Moment {
+    /// Whether a table, its rows or a database were taken away as a whole. An index that is dropped takes no data with
+    /// it, and `REINDEX CONCURRENTLY` drops one too.
+    #[must_use]
+    pub fn took_data(&self) -> bool {
+        match self.kind {
+            MomentKind::Drop => self.object != Some(RelationKind::Index),
+            MomentKind::Truncate | MomentKind::DropDatabase => true,
+            _ => false,
+        }
+    }
 }
 
 /// What was done.
@@ -116,6 +131,7 @@ fn restore_point(lsn: Lsn, time: PgTimestamp, name: &str) -> Moment {
         kind: MomentKind::RestorePoint,
         database: None,
         relation: Some(name.to_owned()),
+        object: None,
         rows: None,
         before: lsn,
         restore: None,
@@ -161,6 +177,7 @@ impl Looked<'_> {
             kind,
             database,
             relation,
+            object: None,
             rows: None,
             before: commit.lsn,
             restore: None,
@@ -179,6 +196,13 @@ impl Looked<'_> {
             moment
         });
         dropped.collect()
+    }
+
+    /// A moment of a relation with a name.
+    fn named(&self, kind: MomentKind, relation: &Relation) -> Moment {
+        let mut moment = self.moment(kind, Some(relation.database), Some(self.text(relation)));
+        moment.object = Some(relation.kind);
+        moment
     }
 
     /// The name of a relation, as it is shown.

@@ -3,10 +3,12 @@
 
 mod before;
 
-use events::moments::{Bucket, Moment, MomentKind, Moments, MomentsAnswer, MomentsQuestion};
+use events::moments::{
+    Bucket, Moment, MomentKind, MomentObject, Moments, MomentsAnswer, MomentsQuestion,
+};
 use repository::archive::{self, Archive};
 use repository::{BranchReader, IndexSlice, WalPath};
-use wal_index::{Names, SegmentIndex, buckets, moments};
+use wal_index::{Names, RelationKind, SegmentIndex, buckets, moments};
 
 use crate::error::RestoreError;
 use crate::freshness;
@@ -123,7 +125,7 @@ fn tell(index: &IndexSlice, names: &Names, question: &MomentsQuestion) -> Told {
     found.retain(|moment| {
         from.is_none_or(|from| moment.time >= from)
             && to.is_none_or(|to| moment.time <= to)
-            && (!question.only_drops || kind(moment.kind).is_drop())
+            && (!question.only_drops || moment.took_data())
     });
     let limit = question.limit.map_or(MOST_MOMENTS, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
@@ -159,6 +161,7 @@ fn event(moment: wal_index::Moment) -> Moment {
         xid: moment.xid,
         kind: kind(moment.kind),
         relation: moment.relation,
+        object: moment.object.map(object),
         rows: moment.rows,
         restore_to: String::new(),
         restore_lsn: moment.before,
@@ -175,6 +178,16 @@ fn kind(kind: wal_index::MomentKind) -> MomentKind {
         wal_index::MomentKind::Delete => MomentKind::Delete,
         wal_index::MomentKind::Update => MomentKind::Update,
         wal_index::MomentKind::RestorePoint => MomentKind::RestorePoint,
+    }
+}
+
+fn object(kind: RelationKind) -> MomentObject {
+    match kind {
+        RelationKind::Table => MomentObject::Table,
+        RelationKind::MaterializedView => MomentObject::MaterializedView,
+        RelationKind::Index => MomentObject::Index,
+        RelationKind::Sequence => MomentObject::Sequence,
+        RelationKind::Toast | RelationKind::Other => MomentObject::Unknown,
     }
 }
 

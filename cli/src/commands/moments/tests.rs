@@ -1,4 +1,4 @@
-use events::moments::{Moments, MomentsQuestion};
+use events::moments::{MomentObject, Moments, MomentsQuestion};
 use serde_json::json;
 
 use super::{reply, text};
@@ -160,4 +160,23 @@ fn what_cannot_be_restored_has_no_way_back() {
     commits  ▁···█
              90 from 2026-03-01T13:59:00.000000Z on; a bar is 1 min 0 s, the highest 80
     "#);
+}
+
+#[test]
+fn an_index_is_called_one_and_is_not_recommended() {
+    let mut found = found();
+    found.moments[0].object = Some(MomentObject::Table);
+    found.moments[1].object = Some(MomentObject::Index);
+    found.moments[2].object = Some(MomentObject::MaterializedView);
+    found.moments[2].relation = Some("public.daily".to_owned());
+    let said = text(&question(), &found, None);
+    assert!(said.contains("index public.orders dropped"), "{said}");
+    let view = "materialized view public.daily written anew";
+    assert!(said.contains(view), "{said}");
+    assert!(said.contains("--as before-delete-8001"), "{said}");
+    let json = serde_json::to_value(&found.moments[1]).unwrap();
+    assert_eq!(
+        (&json["kind"], &json["object"]),
+        (&json!("drop"), &json!("index"))
+    );
 }

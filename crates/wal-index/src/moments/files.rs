@@ -44,11 +44,7 @@ impl<'a> Looked<'a> {
             }
             if let Some(table) = self.names.relation_at(key.0, key.1, self.event.commit.lsn) {
                 named = true;
-                moments.push(self.moment(
-                    MomentKind::Truncate,
-                    Some(key.0),
-                    Some(self.text(table)),
-                ));
+                moments.push(self.named(MomentKind::Truncate, table));
             }
         }
         // Files without a name are those of the truncated tables, if these could be named otherwise.
@@ -83,8 +79,7 @@ impl<'a> Looked<'a> {
 
     fn table_moment(&self, relation: &Relation) -> Moment {
         let fate = self.fate(relation);
-        let text = self.text(relation);
-        let mut moment = self.moment(fate.kind, Some(relation.database), Some(text));
+        let mut moment = self.named(fate.kind, relation);
         moment.detail = (!fate.certain).then(|| BY_FILES.to_owned());
         moment
     }
@@ -98,8 +93,7 @@ impl<'a> Looked<'a> {
             if !tells || inner || fate.kind != MomentKind::Drop {
                 continue;
             }
-            let text = self.text(part);
-            let mut moment = self.moment(MomentKind::Drop, Some(part.database), Some(text));
+            let mut moment = self.named(MomentKind::Drop, part);
             let table = part.table.and_then(|table| {
                 let lsn = self.event.commit.lsn;
                 self.names.relation_at(part.database, table, lsn)

@@ -17,7 +17,10 @@ impl Looked<'_> {
                     if known || table.is_system() || table.kind == RelationKind::Toast {
                         continue;
                     }
-                    self.rows_of(rows, Some(table.database), Some(self.text(table)))
+                    let text = self.text(table);
+                    let mut moment = self.rows_of(rows, Some(table.database), Some(text));
+                    moment.object = Some(table.kind);
+                    moment
                 }
                 None if rows.file.number < FIRST_NORMAL_NUMBER => continue,
                 None => {

@@ -384,3 +384,24 @@ fn nothing_is_known_from_before_a_hole() {
     let found = moments(&[early, late], &names(None)).remove(0);
     assert_eq!(found.restore, None);
 }
+
+#[test]
+fn an_index_that_is_dropped_alone_takes_no_data() {
+    let gone = |files: Vec<RelationFile>| {
+        let mut dropped = event();
+        dropped.dropped = files;
+        let mut told = moments(&[segment(vec![dropped])], &names(None));
+        let moment = told.pop().unwrap();
+        (moment.kind, moment.object, moment.took_data())
+    };
+    let drop = super::MomentKind::Drop;
+    assert_eq!(
+        gone(vec![file(20_002)]),
+        (drop, Some(RelationKind::Index), false)
+    );
+    assert_eq!(
+        gone(orders_files()),
+        (drop, Some(RelationKind::Table), true)
+    );
+    assert_eq!(gone(vec![file(77_777)]), (drop, None, true));
+}
