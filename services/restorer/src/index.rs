@@ -39,7 +39,12 @@ struct Key {
 #[derive(Clone, Debug, Default)]
 pub struct IndexCache {
     groups: Arc<Mutex<Groups>>,
+    turns: Arc<Mutex<Turns>>,
 }
+
+/// Who reads the index of a branch: one at a time. What is not stored is built from the WAL, which may take long;
+/// whoever asks again meanwhile, because he did not want to wait, finds it kept then. As many as there are branches.
+type Turns = HashMap<(InstanceName, BranchName), Arc<tokio::sync::Mutex<()>>>;
 
 #[derive(Debug, Default)]
 struct Groups {
@@ -113,6 +118,8 @@ impl IndexCache {
         };
         let group_of = |lsn| cut.size.segment_of(lsn) / GROUP_SEGMENTS;
         let groups = group_of(range.start)..=group_of(Lsn(last_byte));
+        let turn = self.turn(reader);
+        let _turn = turn.lock().await;
         let made_at = made_at(reader).await?;
         let slices = futures::stream::iter(groups)
             .map(|group| {
@@ -180,6 +187,12 @@ impl IndexCache {
             self.groups().put(key, segments);
         }
         Ok(slice)
+    }
+
+    fn turn(&self, reader: &BranchReader) -> Arc<tokio::sync::Mutex<()>> {
+        let branch = (reader.instance().clone(), reader.branch().clone());
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(turns.entry(branch).or_default())
     }
 
     fn groups(&self) -> std::sync::MutexGuard<'_, Groups> {

@@ -328,12 +328,18 @@ impl KnownWal {
     /// # Errors
     /// The records of an interval must be read first.
     pub fn end_of(&self, xid: u32, range: &Range<Lsn>) -> Result<Option<TransactionEnd>, Missing> {
-        for interval in self.intervals(range.clone()).rev() {
-            let may_hold = |ends: &wal_index::Ends| (ends.min_xid..=ends.max_xid).contains(&xid);
-            if !interval.ends.as_ref().is_some_and(may_hold) {
+        let may_hold = |ends: &wal_index::Ends| (ends.min_xid..=ends.max_xid).contains(&xid);
+        for segment in self.segments.iter().rev() {
+            let mut intervals = segment.intervals.iter().filter(|one| {
+                let within = one.start < range.end && one.end > range.start;
+                within && one.ends.as_ref().is_some_and(may_hold)
+            });
+            let Some(first) = intervals.next() else {
                 continue;
-            }
-            let ends = self.ends(&(interval.start..interval.end))?;
+            };
+            // A segment is read once, however many of its intervals may hold it.
+            let last = intervals.next_back().unwrap_or(first);
+            let ends = self.ends(&(first.start..last.end))?;
             let wanted = |end: &&TransactionEnd| end.xid == xid && range.contains(&end.lsn);
             if let Some(found) = ends.iter().rev().find(wanted) {
                 return Ok(Some(*found));

@@ -9,9 +9,10 @@ use events::{BackupId, RestoreId, RestoreTarget, Timestamp};
 use pg_format::{Lsn, SegmentName, TimelineHistory, TimelineId};
 use repository::WalObjectKind;
 use uuid::Uuid;
+use wal_index::{Ends, Interval, SegmentIndex, TransactionEnd};
 
 use self::world::{Kind, Record, SIZE, World, backup, into, minute, position, segments, world};
-use super::{Archive, Plan, Stop, StoredPlan};
+use super::{Archive, KnownWal, Missing, Plan, Stop, StoredPlan, Stretch, pg_time};
 
 fn number(plan: &Plan) -> u128 {
     plan.backup.backup_id.0.as_u128()
@@ -270,6 +271,58 @@ fn a_backup_beyond_the_position_can_be_restored_as_the_window_says() {
     assert_eq!(world.ask(RestoreTarget::Latest).unwrap().end_lsn, into(38));
     let beyond = time(minute(38) + TimeDelta::microseconds(1));
     assert!(world.ask(beyond).is_err());
+}
+
+#[test]
+fn a_transaction_is_looked_for_with_one_reading_of_each_segment() {
+    let wide = |segment: u64| {
+        let start = SIZE.start_of(segment).0;
+        let interval = |number: u64| Interval {
+            start: Lsn(start + number * 0x1000),
+            end: Lsn(start + (number + 1) * 0x1000),
+            ends: Some(Ends {
+                count: 1,
+                commits: 1,
+                min_time: pg_time(minute(0)),
+                max_time: pg_time(minute(0)),
+                min_xid: 0,
+                max_xid: u32::MAX,
+                last: end(Lsn(start + number * 0x1000)),
+                last_commit: None,
+            }),
+        };
+        SegmentIndex {
+            segment,
+            start: Lsn(start),
+            end: Lsn(start + 4 * 0x1000),
+            intervals: (0..4).map(interval).collect(),
+            events: Vec::new(),
+            open: Vec::new(),
+            undecoded: 0,
+        }
+    };
+    let mut known = KnownWal::default();
+    let all = Lsn(0)..SIZE.start_of(3);
+    known.add_index(all.clone(), (0..3).map(wide).collect());
+    let mut readings = 0;
+    while let Err(missing) = known.end_of(77, &all) {
+        let Missing::Records { range, at } = missing else {
+            panic!("{missing:?}");
+        };
+        known.add_stretch(Stretch::new(range, at));
+        readings += 1;
+    }
+    assert_eq!(readings, 3);
+}
+
+fn end(lsn: Lsn) -> TransactionEnd {
+    TransactionEnd {
+        lsn,
+        end: after(lsn),
+        time: pg_time(minute(0)),
+        xid: 5,
+        committed: true,
+    }
 }
 
 /// A record a little behind the rollback of segment 25.
