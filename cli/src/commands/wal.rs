@@ -7,9 +7,11 @@ mod examine;
 mod fetch;
 mod file;
 mod push;
+mod standstill;
 
 pub(crate) use fetch::{fetch, in_doubt};
 pub(crate) use push::push;
+pub(crate) use standstill::standstill;
 
 use std::time::Duration;
 
@@ -39,6 +41,8 @@ struct WalDocument {
     last_segment: Option<String>,
     archived_lsn: Option<Lsn>,
     server_lsn: Option<Lsn>,
+    /// Where the server was when it was last heard, if that is not now.
+    last_heard_server_lsn: Option<Lsn>,
     lag_bytes: Option<u64>,
     lag_seconds: Option<f64>,
     gaps: Vec<WalGap>,
@@ -51,6 +55,8 @@ struct WalDocument {
     /// Whether WAL is received now; absent if the archiver does not answer.
     streaming: Option<bool>,
     error: Option<String>,
+    /// That the archive does not follow the server now, since when and why; absent while it does.
+    standstill: Option<String>,
     /// What the WAL that is held back for the archive means for the source's disk; absent while nobody said so.
     slot_risk: Option<SlotRisk>,
 }
@@ -71,7 +77,10 @@ pub(crate) async fn status(session: &Session, of: OfBranch) -> Result<Reply, Fai
     let active = registered
         .as_ref()
         .and_then(|(document, _)| document.branches.get(&branch)?.active());
+    let now = session.setting.clock.now();
+    let standstill = standstill(live.as_ref(), stored.archived_at, now);
     let mut document = merged(stored, live);
+    document.standstill = standstill;
     document.archive_mode = active.map(|active| active.archive_mode);
     let text = text(&document);
     Reply::new(&document, text)
@@ -98,6 +107,11 @@ pub(crate) async fn position(
 fn merged(stored: WalView, live: Option<ArchiverPosition>) -> WalDocument {
     let streaming = live.as_ref().map(|live| live.streaming);
     let live = live.unwrap_or_default();
+    // Of a server that is not heard nobody knows how far it is.
+    let (server_lsn, last_heard_server_lsn) = match live.streaming {
+        true => (live.server_lsn, None),
+        false => (None, live.server_lsn),
+    };
     WalDocument {
         instance: stored.instance,
         branch: stored.branch,
@@ -105,9 +119,10 @@ fn merged(stored: WalView, live: Option<ArchiverPosition>) -> WalDocument {
         first_segment: stored.first_segment,
         last_segment: stored.last_segment,
         archived_lsn: live.archived_lsn.or(stored.archived_lsn),
-        server_lsn: live.server_lsn,
-        lag_bytes: live.lag_bytes,
-        lag_seconds: live.lag_seconds,
+        server_lsn,
+        last_heard_server_lsn,
+        lag_bytes: live.lag_bytes.filter(|_| live.streaming),
+        lag_seconds: live.lag_seconds.filter(|_| live.streaming),
         gaps: stored.gaps,
         stored_bytes: stored.stored_bytes,
         segments: stored.segments,
@@ -115,6 +130,7 @@ fn merged(stored: WalView, live: Option<ArchiverPosition>) -> WalDocument {
         archive_mode: None,
         streaming,
         error: live.error,
+        standstill: None,
         slot_risk: stored.slot_risk,
     }
 }
@@ -147,18 +163,28 @@ fn text(document: &WalDocument) -> String {
             ends.map(|(first, last)| format!("{first} to {last}")),
         ),
         ("archived up to", Some(or_dash(document.archived_lsn))),
-        ("server at", Some(or_dash(document.server_lsn))),
+        ("server at", Some(server_text(document))),
         ("lag", Some(or_dash(lag))),
         ("complete until", document.proven_at.map(exact)),
         ("stored", Some(size(document.stored_bytes))),
         ("gaps", Some(document.gaps.len().to_string())),
         ("slot risk", document.slot_risk.as_ref().map(risk_text)),
     ]);
+    if let Some(standstill) = &document.standstill {
+        text.push_str(&format!("\n{standstill}\n"));
+    }
     if !document.gaps.is_empty() {
         text.push('\n');
         text.push_str(&gaps_text(&document.gaps));
     }
     text
+}
+
+fn server_text(document: &WalDocument) -> String {
+    match document.last_heard_server_lsn {
+        Some(lsn) => format!("unknown; {lsn} when it was last heard"),
+        None => or_dash(document.server_lsn),
+    }
 }
 
 fn risk_text(risk: &SlotRisk) -> String {
@@ -255,6 +281,24 @@ mod tests {
             text.starts_with("state           pushed by the server\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn of_a_server_that_is_not_heard_the_lag_is_unknown() {
+        let live = json!({
+            "timeline": 1, "archived_lsn": "0/5000000", "server_lsn": "0/5000000", "lag_bytes": 0,
+            "lag_seconds": 0.0, "proven_at": "2026-03-01T10:00:05Z", "streaming": false,
+            "error": "connection refused"
+        });
+        let document = merged(stored(), Some(serde_json::from_value(live).unwrap()));
+        let json = serde_json::to_value(&document).unwrap();
+        for unknown in ["server_lsn", "lag_bytes", "lag_seconds"] {
+            assert!(json[unknown].is_null(), "{unknown}");
+        }
+        assert_eq!(json["last_heard_server_lsn"], "0/5000000");
+        let text = text(&document);
+        assert!(text.contains("lag             -\n"), "{text}");
+        assert!(text.contains("unknown; 0/5000000 when"), "{text}");
     }
 
     #[test]

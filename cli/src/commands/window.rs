@@ -13,6 +13,7 @@ use serde::Serialize;
 use wal_index::IndexSettings;
 
 use super::status::nobody_answers;
+use super::wal::{position, standstill};
 use crate::arguments::OfBranch;
 use crate::failure::{Ending, Failure};
 use crate::output::{Reply, exact, note, or_dash, pairs, table};
@@ -28,18 +29,24 @@ struct WindowDocument<'a> {
     branch: &'a BranchName,
     #[serde(flatten)]
     window: &'a Window,
+    /// That `latest` does not move on now, since when and why; absent while it does, or where nobody can tell.
+    standstill: Option<String>,
 }
 
 /// Shows the restorable window of a branch.
 pub(crate) async fn window(setting: &Setting, of: OfBranch) -> Result<Reply, Failure> {
-    let window = match setting.connect().await {
-        Ok(session) => of_branch(&session, &of).await?,
+    let (window, standstill) = match setting.connect().await {
+        Ok(session) => {
+            let window = of_branch(&session, &of).await?;
+            let standstill = standing_still(&session, &of, &window).await;
+            (window, standstill)
+        }
         Err(failure) if failure.ending == Ending::Unreachable => {
             let Some(repository) = setting.named_repository()? else {
                 return Err(failure);
             };
             note("no stack runs here; what follows is read from the repository");
-            from_repository(&repository, &of).await?
+            (from_repository(&repository, &of).await?, None)
         }
         Err(failure) => return Err(failure),
     };
@@ -47,8 +54,23 @@ pub(crate) async fn window(setting: &Setting, of: OfBranch) -> Result<Reply, Fai
         instance: &of.instance,
         branch: &of.branch,
         window: &window,
+        standstill,
     };
-    Reply::new(&document, text(&of, &window))
+    let mut text = text(&of, &window);
+    if let Some(standstill) = &document.standstill {
+        text.push_str(&format!("\n{standstill}\n"));
+    }
+    Reply::new(&document, text)
+}
+
+/// Whether the window does not move on; nothing of a branch that is not protected any more, or has no window yet.
+async fn standing_still(session: &Session, of: &OfBranch, window: &Window) -> Option<String> {
+    let _some = window.earliest?;
+    let (document, _) = session.bus.instances().get(&of.instance).await.ok()??;
+    let _active = document.branches.get(&of.branch)?.active()?;
+    let live = position(session, &of.instance, &of.branch).await.ok()?;
+    let now = session.setting.clock.now();
+    standstill(live.as_ref(), window.latest, now)
 }
 
 /// Where WAL is missing, if nothing after it can be restored: there is no backup behind it yet.
@@ -128,6 +150,12 @@ fn text(of: &OfBranch, window: &Window) -> String {
         ("latest LSN", Some(or_dash(window.latest_lsn))),
         ("complete", Some(complete)),
     ]);
+    if let Some(lsn) = window.latest_lsn {
+        text.push_str(&format!(
+            "\n--time takes a moment once it is 2 minutes old (a setting of the restorer); --lsn {lsn} and --latest work \
+             at once.\n"
+        ));
+    }
     if !window.gaps.is_empty() {
         let rows = window.gaps.iter().map(|gap| {
             let again = gap.restorable_again_at.map(exact);

@@ -38,6 +38,8 @@ fn from_the_first_backup_to_what_is_proven() {
     latest      2026-03-01T11:00:00.000000Z
     latest LSN  0/9000000
     complete    yes, every moment in between can be restored
+
+    --time takes a moment once it is 2 minutes old (a setting of the restorer); --lsn 0/9000000 and --latest work at once.
     "#);
 }
 
@@ -59,6 +61,8 @@ fn what_is_missing_is_told_with_where_it_goes_on() {
     latest LSN  0/9000000
     complete    no, 2 gaps
 
+    --time takes a moment once it is 2 minutes old (a setting of the restorer); --lsn 0/9000000 and --latest work at once.
+
     TIMELINE  WAL MISSING FROM  TO         RESTORABLE UNTIL             AND AGAIN FROM
     1         0/4000000         0/5000000  2026-03-01T10:20:00.000001Z  2026-03-01T10:30:00.000000Z
     1         0/9000000         -          2026-03-01T11:00:00.000000Z  not yet
@@ -75,6 +79,7 @@ fn the_document_has_the_fields_of_the_contract() {
         instance: &of.instance,
         branch: &of.branch,
         window: &window(json!([])),
+        standstill: None,
     };
     let document = serde_json::to_value(&document).unwrap();
     for field in ["earliest", "latest", "latest_lsn", "gaps", "complete"] {
