@@ -1,9 +1,12 @@
 //! `zektor doctor`: everything that protection needs, looked at one by one, each with what to do.
 //!
-//! A check that cannot be made because an earlier one failed is left out: it would only say the same again.
+//! A check that cannot be made because an earlier one failed is left out: it would only say the same again. Nothing is
+//! waited for longer than a few seconds: what hangs is a finding.
 
 mod instances;
 mod storage;
+
+use std::time::Duration;
 
 use events::query;
 use serde::Serialize;
@@ -15,6 +18,8 @@ use crate::output::{Reply, table};
 use crate::session::{Session, Setting};
 use crate::stack::{StackState, look_at};
 
+/// What does not answer by then is said not to.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// A catalog that is further behind shows old news.
 const CATALOG_LAG: u64 = 1000;
 
@@ -95,17 +100,36 @@ pub(crate) async fn doctor(setting: &Setting) -> Result<Reply, Failure> {
     if let Some(stack) = &stack {
         checks.extend(processes(setting, stack).await);
     }
-    match setting.connect().await {
-        Err(failure) => checks.push(Check::of_failure("bus", failure)),
-        Ok(session) => {
+    match tokio::time::timeout(2 * ANSWER_WITHIN, setting.connect()).await {
+        Err(_elapsed) => checks.push(no_answer("bus")),
+        Ok(Err(failure)) => checks.push(Check::of_failure("bus", failure)),
+        Ok(Ok(session)) => {
             checks.push(Check::ok("bus", "connected; its version is 2.12 or newer"));
             checks.push(master_key(&session));
-            checks.push(storage::check(&session).await);
-            checks.push(catalog(&session).await);
-            checks.extend(instances::check(&session).await);
+            let (storage, catalog, instances) = tokio::join!(
+                in_time("repository", storage::check(&session)),
+                in_time("catalog", catalog(&session)),
+                instances::check(&session),
+            );
+            checks.extend([storage, catalog]);
+            checks.extend(instances);
         }
     }
     reply(&checks)
+}
+
+/// A check, or that what it asked does not answer.
+async fn in_time(name: impl Into<String>, check: impl Future<Output = Check>) -> Check {
+    match tokio::time::timeout(ANSWER_WITHIN, check).await {
+        Ok(check) => check,
+        Err(_elapsed) => no_answer(name),
+    }
+}
+
+fn no_answer(name: impl Into<String>) -> Check {
+    let seconds = ANSWER_WITHIN.as_secs();
+    let detail = format!("no answer within {seconds} s; what it asks hangs or is very slow");
+    Check::failed(name, detail, "see `zektor status` and the services' logs")
 }
 
 fn reply(checks: &[Check]) -> Result<Reply, Failure> {
@@ -150,20 +174,22 @@ fn text(checks: &[Check]) -> String {
 
 async fn processes(setting: &Setting, stack: &StackState) -> Vec<Check> {
     let client = reqwest::Client::new();
-    let mut checks = Vec::new();
-    for name in &stack.processes {
-        let process = look_at(&setting.home, &client, name).await;
-        let log = setting.home.log_of(name);
-        checks.push(match process.reason {
-            None => Check::ok(format!("process {name}"), "ready"),
-            Some(reason) => Check::failed(
-                format!("process {name}"),
-                reason,
-                format!("see {}", log.display()),
-            ),
-        });
-    }
-    checks
+    let looks = stack.processes.iter().map(|name| {
+        let client = &client;
+        async move {
+            let check = format!("process {name}");
+            let log = setting.home.log_of(name);
+            let look = look_at(&setting.home, client, name);
+            match tokio::time::timeout(ANSWER_WITHIN, look).await {
+                Err(_elapsed) => no_answer(check),
+                Ok(process) => match process.reason {
+                    None => Check::ok(check, "ready"),
+                    Some(reason) => Check::failed(check, reason, format!("see {}", log.display())),
+                },
+            }
+        }
+    });
+    futures::future::join_all(looks).await
 }
 
 fn master_key(session: &Session) -> Check {
@@ -208,8 +234,16 @@ async fn catalog(session: &Session) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::{Check, reply};
+    use super::{Check, CheckState, in_time, reply};
     use crate::failure::Ending;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_is_a_finding() {
+        let check = in_time("orders/main wal", std::future::pending()).await;
+        assert_eq!(check.state, CheckState::Failed);
+        assert_eq!(check.name, "orders/main wal");
+        assert!(check.detail.contains("no answer within 5 s"), "{check:?}");
+    }
 
     #[test]
     fn what_failed_decides_and_says_what_to_do() {

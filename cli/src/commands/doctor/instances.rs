@@ -5,12 +5,13 @@ use events::document::{ActiveBranch, slot_name};
 use events::position::ArchiverPosition;
 use events::query::{self, BackupStatus};
 use events::{ArchiveMode, BranchName, InstanceName, Timestamp};
+use futures::{StreamExt as _, stream};
 use pg_replication::{ConnectionSettings, PgError, SqlConnection, quote_literal};
 use service::MasterKey;
 use service::run::chain;
 use service::seal::{ExposeSecret, dsn_context};
 
-use super::Check;
+use super::{ANSWER_WITHIN, Check, in_time, no_answer};
 use crate::arguments::OfBranch;
 use crate::commands::wal::position;
 use crate::commands::window::open_gap;
@@ -22,32 +23,57 @@ use crate::session::Session;
 const LAG_SECONDS: f64 = 120.0;
 /// The default schedule is daily; a missed one should be seen.
 const BACKUP_AGE: TimeDelta = TimeDelta::hours(26);
+/// Each is asked four things.
+const BRANCHES_AT_ONCE: usize = 8;
 /// WAL that a slot holds back on the source fills its disk.
 const RETAINED_BYTES: u64 = 4 << 30;
 
 pub(super) async fn check(session: &Session) -> Vec<Check> {
-    let documents = match session.bus.instances().list().await {
-        Ok(documents) => documents,
-        Err(error) => return vec![Check::of_failure("instances", error.into())],
+    let listed = tokio::time::timeout(ANSWER_WITHIN, session.bus.instances().list()).await;
+    let documents = match listed {
+        Ok(Ok(documents)) => documents,
+        Ok(Err(error)) => return vec![Check::of_failure("instances", error.into())],
+        Err(_elapsed) => return vec![no_answer("instances")],
     };
     let key = session.master_key().ok();
-    let mut checks = Vec::new();
-    for document in documents.iter().filter(|document| !document.removing) {
-        for (name, branch) in &document.branches {
-            if let Some(active) = branch.active() {
-                checks.push(archiving(session, &document.instance, name).await);
-                checks.push(last_backup(session, &document.instance, name).await);
-                checks.extend(gap(session, &document.instance, name).await);
-                // Without the key nobody can log in to look; that it is missing was said.
-                if let Some(key) = &key
-                    && active.archive_mode == ArchiveMode::Stream
-                {
-                    checks.push(slot(key, &document.instance, name, active).await);
-                }
-            }
-        }
-    }
-    checks
+    let active = documents
+        .iter()
+        .filter(|document| !document.removing)
+        .flat_map(|document| {
+            let branches = document.branches.iter();
+            branches.filter_map(|(name, branch)| Some((&document.instance, name, branch.active()?)))
+        });
+    // At the same time: what does not answer is waited for once, not once for each branch.
+    let checks = active
+        .map(|(instance, name, active)| of_branch(session, key.as_ref(), instance, name, active));
+    let checks = stream::iter(checks).buffered(BRANCHES_AT_ONCE);
+    checks.collect::<Vec<_>>().await.concat()
+}
+
+async fn of_branch(
+    session: &Session,
+    key: Option<&MasterKey>,
+    instance: &InstanceName,
+    branch: &BranchName,
+    active: &ActiveBranch,
+) -> Vec<Check> {
+    let called = |what| named(instance, branch, what);
+    let slot = async {
+        // Without the key nobody can log in to look; that it is missing was said.
+        let key = key.filter(|_| active.archive_mode == ArchiveMode::Stream)?;
+        Some(in_time(called("slot"), slot(key, instance, branch, active)).await)
+    };
+    let gap = async {
+        let asked = tokio::time::timeout(ANSWER_WITHIN, gap(session, instance, branch)).await;
+        asked.unwrap_or_else(|_elapsed| Some(no_answer(called("window"))))
+    };
+    let (wal, backup, gap, slot) = tokio::join!(
+        in_time(called("wal"), archiving(session, instance, branch)),
+        in_time(called("backup"), last_backup(session, instance, branch)),
+        gap,
+        slot,
+    );
+    [wal, backup].into_iter().chain(gap).chain(slot).collect()
 }
 
 fn named(instance: &InstanceName, branch: &BranchName, what: &str) -> String {
