@@ -87,11 +87,18 @@ fn refuse(refused: &clap::Error, words: &[String], fetching: bool) -> ExitCode {
     if refused.exit_code() == 0 || !wants_json(words) {
         refused.exit();
     }
-    let text = refused.render().to_string();
-    let message = text.lines().next().unwrap_or_default();
-    let message = message.strip_prefix("error: ").unwrap_or(message).trim();
+    let message = one_line(&refused.render().to_string());
     let failure = Failure::usage(message, "see `zektor --help`");
     ExitCode::from(conclude(Err(failure), OutputFormat::Json))
+}
+
+/// What clap says in its first paragraph: the error, and below it the arguments it is about.
+fn one_line(text: &str) -> String {
+    let paragraph = text.lines().take_while(|line| !line.trim().is_empty());
+    let words: Vec<&str> = paragraph.flat_map(str::split_whitespace).collect();
+    let message = words.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    message.to_owned()
 }
 
 async fn run(arguments: Arguments) -> Result<Reply, Failure> {

@@ -80,6 +80,14 @@ fn usage_errors_are_exit_code_2() {
 }
 
 #[test]
+fn what_is_missing_is_named_in_json_too() {
+    let output = zektor("restore orders --latest --output json");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let message = document["error"]["message"].as_str().unwrap();
+    assert!(message.contains("--as <"), "{message}");
+}
+
+#[test]
 fn a_time_without_an_offset_is_shown_in_both_readings() {
     let stderr = check(
         "restore orders --time 2026-03-01T14:30:00 --as b",

@@ -27,7 +27,8 @@ pub(crate) struct RestoreArguments {
     /// nobody can but by the branch's own credentials
     #[arg(long)]
     pub(crate) keep_passwords: bool,
-    /// Show what would be done, and change nothing
+    /// Show what would be done, and change nothing; its stop_lsn is where the last record to replay begins, that of a
+    /// restore that has ended is where that record ends
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

@@ -20,7 +20,7 @@ use pg_format::Lsn;
 use serde::Serialize;
 
 use super::extensions::extensions_text;
-use crate::arguments::RestoreArguments;
+use crate::arguments::{OfBranch, RestoreArguments};
 use crate::failure::{Ending, Failure};
 use crate::outcome::{ACCEPTED_WITHIN, Sent, unless_interrupted};
 use crate::output::{Reply, exact, note, pairs, span};
@@ -42,6 +42,8 @@ struct RestoreDocument {
     source_branch: BranchName,
     connection_uri: Option<String>,
     target: RestoreTarget,
+    /// Of a restore that has ended, where the last record that was replayed ends; of one that is only planned, where the
+    /// last one to replay begins, as `stop_record_lsn` of a dry run.
     stop_lsn: Option<Lsn>,
     last_commit_at: Option<Timestamp>,
     backup_id: Option<BackupId>,
@@ -57,7 +59,17 @@ pub(crate) async fn restore(setting: &Setting, given: &RestoreArguments) -> Resu
     let target = given.target.target()?;
     let session = setting.connect().await?;
     let (instance, source_branch) = (given.instance.clone(), given.from.clone());
-    match &given.branch {
+    let (of, time) = (
+        OfBranch {
+            instance: instance.clone(),
+            branch: source_branch.clone(),
+        },
+        match target {
+            RestoreTarget::Time { at } => Some(at),
+            _ => None,
+        },
+    );
+    let outcome = match &given.branch {
         Some(branch) if !given.dry_run => {
             let wanted = command::RestoreCreate {
                 instance,
@@ -79,6 +91,10 @@ pub(crate) async fn restore(setting: &Setting, given: &RestoreArguments) -> Resu
             };
             plan::dry_run(&session, &question).await
         }
+    };
+    match (outcome, time) {
+        (Err(failure), Some(at)) => Err(plan::with_position(&session, &of, failure, at).await),
+        (outcome, _) => outcome,
     }
 }
 

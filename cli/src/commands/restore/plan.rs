@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use events::event::RestorePlan;
+use chrono::SubsecRound as _;
+use events::event::{RefusalCode, RestorePlan};
 use events::plan::{PlanCheck, RestoreAnswer, RestorePreview, RestoreQuestion};
+use events::window::Window;
 use events::{BranchName, InstanceName, RestoreTarget, Timestamp, subject};
+use pg_format::Lsn;
 use serde::Serialize;
 
 use super::target_text;
+use crate::arguments::OfBranch;
+use crate::commands::window;
 use crate::failure::{Ending, Failure, refusal, word};
 use crate::output::{Reply, exact, pairs, size, span, table};
 use crate::progress::Progress;
@@ -25,6 +30,9 @@ struct PlanDocument<'a> {
     preview: &'a RestorePreview,
     /// As `restore --wait` has it.
     last_commit_at: Option<Timestamp>,
+    /// `stop_lsn` by the name that says which it is: where the last record to replay begins. The `stop_lsn` of a
+    /// restore that has ended is where that record ends.
+    stop_record_lsn: Option<Lsn>,
 }
 
 pub(super) async fn dry_run(
@@ -37,12 +45,55 @@ pub(super) async fn dry_run(
         .await;
     drop(progress);
     match answer? {
-        RestoreAnswer::Possible(preview) => reply(question, &preview),
-        RestoreAnswer::Refused(no) => Err(refusal(no.code, &no.message, &no.hint)),
+        RestoreAnswer::Possible(mut preview) => {
+            // The server's clock, and all times that are shown, have microseconds.
+            preview.latest = preview.latest.map(|latest| latest.trunc_subsecs(6));
+            reply(question, &preview)
+        }
+        RestoreAnswer::Refused(no) => {
+            // A restorer knows branches by their backups; a name that is a slip of the pen has none.
+            if no.code == RefusalCode::NotFound {
+                let (instance, branch) = (&question.instance, &question.source_branch);
+                session.require_branch(instance, branch).await?;
+            }
+            Err(refusal(no.code, &no.message, &no.hint))
+        }
         RestoreAnswer::Unknown { message, hint } => {
             Err(Failure::new(Ending::Failed, "plan_unknown", message, hint))
         }
     }
+}
+
+/// The refusal of a time outside the window, with the latest position: the rule that a time must be some minutes old does
+/// not apply to that.
+pub(super) async fn with_position(
+    session: &Session,
+    of: &OfBranch,
+    failure: Failure,
+    at: Timestamp,
+) -> Failure {
+    if failure.code != word(RefusalCode::OutsideWindow) {
+        return failure;
+    }
+    match window::of_branch(session, of).await {
+        Ok(window) => with_lsn(failure, at, &window),
+        Err(_) => failure,
+    }
+}
+
+fn with_lsn(mut failure: Failure, at: Timestamp, window: &Window) -> Failure {
+    let archived = window.latest.is_some_and(|latest| at <= latest);
+    let inside = window.earliest.is_some_and(|earliest| at > earliest);
+    if let Some(lsn) = window.latest_lsn.filter(|_| archived && inside) {
+        let more = format!(
+            "a position works at once: --lsn {lsn} is the latest, `zektor moments` tells the others"
+        );
+        failure.hint = match failure.hint.as_str() {
+            "" => more,
+            hint => format!("{hint}; {more}"),
+        };
+    }
+    failure
 }
 
 fn reply(question: &RestoreQuestion, preview: &RestorePreview) -> Result<Reply, Failure> {
@@ -51,6 +102,7 @@ fn reply(question: &RestoreQuestion, preview: &RestorePreview) -> Result<Reply, 
         source_branch: &question.source_branch,
         preview,
         last_commit_at: preview.plan.last_commit.map(|commit| commit.at),
+        stop_record_lsn: preview.plan.stop_lsn,
     };
     Reply::new(&document, plan_text(preview))
 }
@@ -115,7 +167,8 @@ mod tests {
     use events::plan::{RestorePreview, RestoreQuestion};
     use serde_json::{Value, json};
 
-    use super::{plan_text, reply};
+    use super::{plan_text, reply, with_lsn};
+    use crate::failure::Failure;
 
     fn preview(target: Value, stop: Value) -> RestorePreview {
         let mut preview = json!({
@@ -171,6 +224,22 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_is_too_young_has_a_position() {
+        let window = serde_json::from_value(json!({
+            "earliest": "2026-03-01T10:00:00Z", "latest": "2026-03-01T10:30:00Z", "latest_lsn": "0/5000000",
+            "gaps": [], "complete": true, "earliest_backup_id": null, "timeline": 1
+        }));
+        let window: events::window::Window = window.unwrap();
+        let hint = |at: &str| {
+            let failure = Failure::usage("too young", "wait");
+            with_lsn(failure, at.parse().unwrap(), &window).hint
+        };
+        assert!(hint("2026-03-01T10:30:00Z").contains("--lsn 0/5000000"));
+        assert_eq!(hint("2026-03-01T10:31:00Z"), "wait");
+        assert_eq!(hint("2026-03-01T09:00:00Z"), "wait");
+    }
+
+    #[test]
     fn the_document_has_the_fields_of_the_contract_at_its_top() {
         let question = json!({
             "instance": "orders", "source_branch": "main", "branch": null,
@@ -185,6 +254,7 @@ mod tests {
             "target",
             "backup_id",
             "stop_lsn",
+            "stop_record_lsn",
             "last_commit_at",
             "checks",
             "estimated_ms",
