@@ -29,8 +29,8 @@ pub(crate) fn standstill(
     let why = match live {
         None => "no archiver answers for this branch: see `zektor status`".to_owned(),
         Some(live) => match &live.error {
-            Some(error) => format!("the archiver does not reach the server: {error}"),
-            None => "the archiver does not reach the server now".to_owned(),
+            Some(error) => format!("the archiver says: {error}"),
+            None => "the archiver receives nothing now".to_owned(),
         },
     };
     Some(format!(
@@ -56,7 +56,7 @@ mod tests {
         assert_eq!(standstill(Some(&live), None, now), None);
         live.streaming = false;
         live.error = Some("connection refused".to_owned());
-        insta::assert_snapshot!(standstill(Some(&live), None, now).unwrap(), @"The archive stands still: the archive was last proven complete at 2026-03-01T10:00:00.000000Z, 12 min 0 s ago; the archiver does not reach the server: connection refused. What was committed since then may not be archived.");
+        insta::assert_snapshot!(standstill(Some(&live), None, now).unwrap(), @"The archive stands still: the archive was last proven complete at 2026-03-01T10:00:00.000000Z, 12 min 0 s ago; the archiver says: connection refused. What was committed since then may not be archived.");
         let silent = standstill(None, Some(at("2026-03-01T10:11:00Z")), now).unwrap();
         insta::assert_snapshot!(silent, @"The archive stands still: nothing is known of the archive after 2026-03-01T10:11:00.000000Z, 1 min 0 s ago; no archiver answers for this branch: see `zektor status`. What was committed since then may not be archived.");
     }

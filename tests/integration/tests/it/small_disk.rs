@@ -87,8 +87,12 @@ async fn while_the_archive_is_down(stack: &Stack, source: &Postgres) -> Result<(
     }
     let used = source.psql("SELECT sum(size) FROM pg_ls_waldir()").await?;
     ensure!(used.parse::<u64>()? < DISK, "{used} bytes in pg_wal");
-    let risk = stack.zektor_ok(&["wal", "status", "shop"]).await?;
-    ensure!(risk["slot_risk"]["level"] == "released", "{risk}");
+    // The catalog hears of it a moment later.
+    wait_until("the release to be told", PATIENCE, async || {
+        let status = stack.zektor(&["wal", "status", "shop"]).await;
+        status.is_ok_and(|status| status.json["slot_risk"]["level"] == "released")
+    })
+    .await?;
     std::fs::remove_dir_all(&here).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),
