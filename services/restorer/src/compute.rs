@@ -192,6 +192,20 @@ pub enum ComputeError {
 }
 
 impl ComputeError {
+    /// Whether a server ended because its port was in use (`StreamServerPort`, PostgreSQL `src/backend/libpq/pqcomm.c`).
+    pub(crate) fn port_was_taken(&self) -> bool {
+        const COMPLAINTS: [&str; 2] = [
+            "could not create any TCP/IP sockets",
+            "could not bind IPv4 address",
+        ];
+        match self {
+            ComputeError::ServerEnded { log, .. } => {
+                COMPLAINTS.iter().any(|complaint| log.contains(complaint))
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn file(
         operation: &'static str,
         path: &Path,
@@ -242,4 +256,21 @@ pub(crate) fn log_bytes(path: &Path) -> Vec<u8> {
         Ok(bytes)
     };
     read().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ComputeError;
+
+    #[test]
+    fn a_taken_port_is_told_from_other_endings() {
+        let ended = |log: &str| ComputeError::ServerEnded {
+            during: "starting",
+            log: log.to_owned(),
+        };
+        let taken = "LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use | \
+                     FATAL:  could not create any TCP/IP sockets";
+        assert!(ended(taken).port_was_taken());
+        assert!(!ended("FATAL:  maximum number of prepared transactions reached").port_was_taken());
+    }
 }

@@ -40,6 +40,7 @@ use crate::voice::Voice;
 const READY: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(500);
 const CONTROL_READS: u32 = 4;
+const PORTS_TRIED: u32 = 3;
 
 /// One branch being built.
 pub(super) struct Build<'a> {
@@ -61,7 +62,21 @@ struct Readied {
 }
 
 impl Build<'_> {
+    /// Builds it. A port that somebody else took before the server had it is no reason to give up: nothing is claimed
+    /// before the server listens, so building begins anew with another one.
     pub(super) async fn run(&self, voice: &mut Voice<'_>) -> Result<FinishedBranch, RestoreError> {
+        for _ in 1..PORTS_TRIED {
+            match self.build(voice).await {
+                Err(RestoreError::Compute(error)) if error.port_was_taken() => {
+                    tracing::warn!(%error, "the port was taken meanwhile; another one is tried");
+                }
+                built_or_failed => return built_or_failed,
+            }
+        }
+        self.build(voice).await
+    }
+
+    async fn build(&self, voice: &mut Voice<'_>) -> Result<FinishedBranch, RestoreError> {
         let begin = Instant::now();
         let mut phases = BTreeMap::new();
         let compute = &*self.restorer.compute;
