@@ -1,7 +1,7 @@
 //! Moments as people write them. One without an offset is refused: it has two readings, and a restore to the
 //! wrong one is a restore to the wrong data.
 
-use chrono::{DateTime, Local, NaiveDateTime, Offset, SecondsFormat, TimeZone};
+use chrono::{DateTime, Local, MappedLocalTime, NaiveDateTime, Offset, SecondsFormat, TimeZone};
 use events::Timestamp;
 
 use crate::failure::Failure;
@@ -24,16 +24,21 @@ fn parse_in<Z: TimeZone>(text: &str, local: &Z) -> Result<Timestamp, Failure> {
     };
     let utc = naive.and_utc().to_rfc3339_opts(SecondsFormat::AutoSi, true);
     // In the hour that a clock is set back there are two, in the one it is set forward there is none.
-    let here = match local.from_local_datetime(&naive).earliest() {
-        Some(here) => {
-            let offset = here.offset().fix();
-            let fixed = here.with_timezone(&offset);
-            format!(
-                "{} in this machine's time zone",
-                fixed.to_rfc3339_opts(SecondsFormat::AutoSi, false)
-            )
+    let written = |here: DateTime<Z>| {
+        let offset = here.offset().fix();
+        let fixed = here.with_timezone(&offset);
+        fixed.to_rfc3339_opts(SecondsFormat::AutoSi, false)
+    };
+    let here = match local.from_local_datetime(&naive) {
+        MappedLocalTime::Single(here) => {
+            format!("{} in this machine's time zone", written(here))
         }
-        None => "no moment at all in this machine's time zone".to_owned(),
+        MappedLocalTime::Ambiguous(first, second) => format!(
+            "{} or {} in this machine's time zone, which has that hour twice",
+            written(first),
+            written(second)
+        ),
+        MappedLocalTime::None => "no moment at all in this machine's time zone".to_owned(),
     };
     Err(Failure::usage(
         format!("{text:?} has no offset; it could be {here}, or {utc} in UTC"),
@@ -72,6 +77,27 @@ mod tests {
             let moment = parse_in(text, &berlin).unwrap();
             assert_eq!(moment.to_rfc3339(), "2026-03-01T13:30:00+00:00", "{text}");
         }
+    }
+
+    #[test]
+    fn the_hours_in_which_a_clock_is_changed_are_told() {
+        let berlin = chrono_tz::Europe::Berlin;
+        let check = |text: &str, readings: &[&str]| {
+            let failure = parse_in(text, &berlin).unwrap_err();
+            for reading in readings {
+                assert!(failure.message.contains(reading), "{failure}");
+            }
+        };
+        let twice = [
+            "2026-10-25T02:30:00+02:00",
+            "2026-10-25T02:30:00+01:00",
+            "2026-10-25T02:30:00Z",
+        ];
+        check("2026-10-25T02:30:00", &twice);
+        let never = ["no moment at all", "2026-03-29T02:30:00Z"];
+        check("2026-03-29T02:30:00", &never);
+        let summer = ["2026-07-01T02:30:00+02:00", "2026-07-01T02:30:00Z"];
+        check("2026-07-01T02:30:00", &summer);
     }
 
     #[test]

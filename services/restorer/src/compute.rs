@@ -194,14 +194,8 @@ pub enum ComputeError {
 impl ComputeError {
     /// Whether a server ended because its port was in use (`StreamServerPort`, PostgreSQL `src/backend/libpq/pqcomm.c`).
     pub(crate) fn port_was_taken(&self) -> bool {
-        const COMPLAINTS: [&str; 2] = [
-            "could not create any TCP/IP sockets",
-            "could not bind IPv4 address",
-        ];
         match self {
-            ComputeError::ServerEnded { log, .. } => {
-                COMPLAINTS.iter().any(|complaint| log.contains(complaint))
-            }
+            ComputeError::ServerEnded { log, .. } => log.contains("Address already in use"),
             _ => false,
         }
     }
@@ -271,6 +265,9 @@ mod tests {
         let taken = "LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use | \
                      FATAL:  could not create any TCP/IP sockets";
         assert!(ended(taken).port_was_taken());
+        let elsewhere = "LOG:  could not bind IPv4 address \"192.0.2.1\": Cannot assign requested \
+                         address | FATAL:  could not create any TCP/IP sockets";
+        assert!(!ended(elsewhere).port_was_taken());
         assert!(!ended("FATAL:  maximum number of prepared transactions reached").port_was_taken());
     }
 }
