@@ -13,6 +13,7 @@ use crate::workspace;
 /// all of [`SHARED`]; the integration tests may use everything.
 const ARROWS: &[(&str, &[&str])] = &[
     ("pg-format", &[]),
+    ("calendar", &[]),
     ("events", &["pg-format"]),
     ("pg-replication", &["pg-format"]),
     ("wal-index", &["pg-format"]),
@@ -27,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// What services and the command are made of.
 const SHARED: &[&str] = &[
     "pg-format",
+    "calendar",
     "events",
     "pg-replication",
     "wal-index",
@@ -47,7 +49,7 @@ const OWNED: &[(&str, &str, bool)] = &[
 ];
 
 /// Crates that do no I/O, and what would be a sign of it.
-const PURE: &[&str] = &["pg-format", "events", "wal-index"];
+const PURE: &[&str] = &["pg-format", "calendar", "events", "wal-index"];
 const NOT_IN_PURE: &[&str] = &["tokio", "reqwest", "async-nats", "object_store", "sqlx"];
 
 #[derive(Deserialize)]
