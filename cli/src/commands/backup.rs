@@ -23,6 +23,7 @@ pub(crate) async fn create(session: &Session, create: BackupCreate) -> Result<Re
         name: create.name,
         backup_type: create.backup_type.into(),
         retention: create.retention,
+        wal: None,
     });
     let mut sent = session.send(command, &["backup"]).await?;
     let id = BackupId(sent.id.0);
@@ -92,6 +93,12 @@ fn view_of(requested: &BackupRequested, completed: Option<&BackupCompleted>) -> 
         trigger: Some(requested.trigger),
         schedule_id: requested.schedule_id,
         expires_at: summary.and_then(|summary| summary.expires_at),
+        wal_until: summary.and_then(|summary| summary.wal_until),
+        hold: None,
+        deletion: None,
+        deleted_at: None,
+        verified_at: None,
+        sound: None,
         error: None,
         hint: None,
         damaged_pages: summary.map_or_else(Vec::new, |summary| summary.damaged_pages.clone()),
@@ -113,7 +120,7 @@ pub(crate) async fn list(session: &Session, list: BackupList) -> Result<Reply, F
         branch: list.branch,
         status: list.status,
         limit: Some(PAGE),
-        offset: 0,
+        ..query::BackupList::default()
     };
     let backups = all(session, question).await?;
     if backups.is_empty() {

@@ -284,6 +284,11 @@ mod tests {
             backups: 3,
             stored_bytes: 5_368_709_120,
             last_backup_at: None,
+            pool: None,
+            proven_at: None,
+            proven_target: None,
+            proven_in_ms: None,
+            alerts: 0,
         };
         insta::assert_snapshot!(list_text(&[instance]), @r#"
         NAME    BRANCHES  BACKUPS  STORED   LAST BACKUP  REGISTERED

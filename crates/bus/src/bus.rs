@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use events::topology;
+use events::topology::{self, ConsumerSpec};
 use tokio::time::Instant;
 
 use crate::memory::MemoryTransport;
@@ -99,6 +99,19 @@ impl Bus {
     /// [`BusError::Drift`] when the server has something that cannot be changed in place.
     pub async fn apply_topology(&self) -> Result<(), BusError> {
         let wanted = wanted();
+        self.patiently(|| self.transport.apply(&wanted)).await
+    }
+
+    /// As [`Self::apply_topology`], for a consumer that exists only where it is wanted.
+    ///
+    /// # Errors
+    /// [`BusError::Drift`] when the server has one of that name that cannot be changed in place.
+    pub async fn apply_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+        let wanted = Topology {
+            streams: Vec::new(),
+            consumers: vec![spec.clone()],
+            buckets: Vec::new(),
+        };
         self.patiently(|| self.transport.apply(&wanted)).await
     }
 

@@ -124,7 +124,7 @@ impl Backup {
 /// A consumer of `backup.requested`.
 pub(crate) fn consumer(ack_wait: Duration, max_deliver: i64) -> ConsumerSpec {
     ConsumerSpec {
-        name: "conformance",
+        name: "conformance".into(),
         stream: EVENTS,
         filters: vec![subject::events_of("backup.requested")],
         ack_wait,

@@ -178,7 +178,7 @@ impl Bus {
                 Err(error) => error,
             };
             tracing::debug!(
-                consumer = spec.name,
+                consumer = &*spec.name,
                 error = &error as &dyn std::error::Error,
                 "pulling is interrupted"
             );

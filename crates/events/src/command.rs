@@ -5,10 +5,11 @@ use pg_format::{Lsn, SystemIdentifier, TimelineId, WalSegmentSize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::document::DrillSettings;
 use crate::message::messages;
 use crate::{
     ArchiveMode, BackupId, BackupType, BranchName, ClusterSize, DiskRiskPolicy, InstanceName,
-    RestoreId, RestoreTarget, Retention, SealedSecret, Timestamp,
+    PoolName, RestoreId, RestoreTarget, Retention, ScheduleId, SealedSecret, Timestamp, WalKeep,
 };
 
 messages! {
@@ -18,8 +19,32 @@ messages! {
         InstanceAdd(InstanceAdd) = "instance.add", at (instance);
         /// To the scheduler: stop protecting it; what is stored stays.
         InstanceRemove(InstanceRemove) = "instance.remove", at (instance);
+        /// To the scheduler: change what is wanted of an instance.
+        InstanceUpdate(InstanceUpdate) = "instance.update", at (instance);
+        /// To the scheduler: back up a branch regularly.
+        ScheduleCreate(ScheduleCreate) = "schedule.create", at (instance);
+        /// To the scheduler: change, pause or resume a schedule.
+        ScheduleUpdate(ScheduleUpdate) = "schedule.update", at (instance);
+        /// To the scheduler: forget a schedule; its backups stay as long as they were to stay.
+        ScheduleDelete(ScheduleDelete) = "schedule.delete", at (instance);
         /// To the scheduler: back this branch up now.
         BackupCreate(BackupCreate) = "backup.create", at (instance);
+        /// To the scheduler: rename a backup, or keep it for another time.
+        BackupUpdate(BackupUpdate) = "backup.update", at (instance);
+        /// To the scheduler: keep a backup whatever its retention.
+        BackupHold(BackupHold) = "backup.hold", at (instance);
+        /// To the scheduler: no longer.
+        BackupRelease(BackupRelease) = "backup.release", at (instance);
+        /// To the scheduler: delete a backup, after the time of grace.
+        BackupDelete(BackupDelete) = "backup.delete", at (instance);
+        /// To the scheduler: keep a backup that was to be deleted.
+        BackupUndelete(BackupUndelete) = "backup.undelete", at (instance);
+        /// To the scheduler: take a backup that failed once more.
+        BackupRetry(BackupRetry) = "backup.retry", at (instance);
+        /// To the backup workers: read a stored backup whole and compare every byte with its digests.
+        BackupVerify(BackupVerify) = "backup.verify", at (instance);
+        /// To the scheduler: rehearse a restore.
+        DrillRun(DrillRun) = "drill.run", at (instance);
         /// To the scheduler: make a new branch from the past.
         RestoreCreate(RestoreCreate) = "restore.create", at (instance);
         /// To the scheduler, from the restorer: this branch is ready.
@@ -73,6 +98,149 @@ pub struct BackupCreate {
     pub backup_type: BackupType,
     /// How long to keep it; until deleted when absent.
     pub retention: Option<Retention>,
+    /// How long WAL is kept because of it; the default rule when absent.
+    #[serde(default)]
+    pub wal: Option<WalKeep>,
+}
+
+/// Change what is wanted of an instance. What is absent stays as it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InstanceUpdate {
+    /// The instance.
+    pub instance: InstanceName,
+    /// The workers that take its backups; [`PoolName::DEFAULT`] for those that serve everyone.
+    #[serde(default)]
+    pub pool: Option<PoolName>,
+    /// When and how restores are rehearsed.
+    #[serde(default)]
+    pub drills: Option<DrillSettings>,
+    /// No drills any more.
+    #[serde(default)]
+    pub no_drills: bool,
+}
+
+/// Back up a branch regularly. The schedule has the command's id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScheduleCreate {
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// A name for people, unique among the instance's schedules; generated when absent.
+    pub name: Option<String>,
+    /// Five-field cron expression, in the time zone below.
+    pub cron: String,
+    /// IANA time zone.
+    pub timezone: String,
+    /// How long its backups are kept.
+    pub retention: Retention,
+    /// How long WAL is kept because of its backups; the default rule when absent.
+    #[serde(default)]
+    pub wal: Option<WalKeep>,
+}
+
+/// Change a schedule. What is absent stays as it is; backups that were made stay as they were made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScheduleUpdate {
+    /// The instance.
+    pub instance: InstanceName,
+    /// The schedule.
+    pub schedule_id: ScheduleId,
+    /// Another name.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Another expression.
+    #[serde(default)]
+    pub cron: Option<String>,
+    /// Another zone.
+    #[serde(default)]
+    pub timezone: Option<String>,
+    /// Another retention, for backups to come.
+    #[serde(default)]
+    pub retention: Option<Retention>,
+    /// Another time for the WAL, for backups to come.
+    #[serde(default)]
+    pub wal: Option<WalKeep>,
+    /// Pause or resume.
+    #[serde(default)]
+    pub paused: Option<bool>,
+}
+
+/// Forget a schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScheduleDelete {
+    /// The instance.
+    pub instance: InstanceName,
+    /// The schedule.
+    pub schedule_id: ScheduleId,
+}
+
+/// Rename a backup, or keep it for another time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupUpdate {
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// The backup.
+    pub backup_id: BackupId,
+    /// Another name.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Another time, counted from the backup's end.
+    #[serde(default)]
+    pub retention: Option<Retention>,
+    /// Until it is deleted by hand.
+    #[serde(default)]
+    pub forever: bool,
+}
+
+macro_rules! about_a_backup {
+    ($($(#[$doc:meta])* $type:ident { $($(#[$field_doc:meta])* $field:ident: $field_type:ty,)* })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+        pub struct $type {
+            /// The instance.
+            pub instance: InstanceName,
+            /// The branch.
+            pub branch: BranchName,
+            /// The backup.
+            pub backup_id: BackupId,
+            $($(#[$field_doc])* pub $field: $field_type,)*
+        }
+    )+};
+}
+
+about_a_backup! {
+    /// Keep a backup whatever its retention.
+    BackupHold {
+        /// Why, for those who wonder later.
+        #[serde(default)]
+        reason: Option<String>,
+    }
+    /// Keep it no longer than its retention says.
+    BackupRelease {}
+    /// Delete a backup, after the time of grace.
+    BackupDelete {}
+    /// Keep a backup that was to be deleted: until it is deleted again, or for a time counted from now.
+    BackupUndelete {
+        /// For so long, counted from now.
+        #[serde(default)]
+        retention: Option<Retention>,
+    }
+    /// Take a backup that failed once more, as it was asked for. The new one has the command's id.
+    BackupRetry {}
+    /// Read a stored backup whole and compare every byte with its digests.
+    BackupVerify {}
+}
+
+/// Rehearse a restore. The drill has the command's id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DrillRun {
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch whose past is restored.
+    pub branch: BranchName,
 }
 
 /// Make a new branch.

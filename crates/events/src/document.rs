@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use pg_format::{SystemIdentifier, TimelineId, WalSegmentSize};
+use pg_format::{Lsn, SystemIdentifier, TimelineId, WalSegmentSize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::command::BranchOrigin;
 use crate::{
-    ArchiveMode, BranchName, ClusterSize, CommandId, DiskRiskPolicy, InstanceName, RestoreId,
-    Retention, ScheduleId, SealedSecret, Timestamp,
+    ArchiveMode, BackupId, BranchName, ClusterSize, CommandId, DiskRiskPolicy, DrillId,
+    InstanceName, PoolName, RestoreId, Retention, ScheduleId, SealedSecret, SweepId, Timestamp,
+    WalKeep,
 };
 
 /// The desired state of one instance.
@@ -33,6 +34,115 @@ pub struct InstanceDocument {
     pub branches: BTreeMap<BranchName, Branch>,
     /// Its schedules.
     pub schedules: Vec<Schedule>,
+    /// Its active manual backups: asked for and not failed, deleted or expired. The limit counts these.
+    #[serde(default)]
+    pub manual_backups: BTreeMap<BackupId, ManualBackup>,
+    /// What is being deleted now, by branch. Whoever restores acts as if it were gone already.
+    #[serde(default)]
+    pub sweeps: BTreeMap<BranchName, Sweep>,
+    /// When and how restores of it are rehearsed; never when absent.
+    #[serde(default)]
+    pub drills: Option<DrillSettings>,
+    /// The drill under way, if there is one. Nothing of the branch it reads is deleted meanwhile.
+    #[serde(default)]
+    pub running_drill: Option<RunningDrill>,
+    /// The workers that take its backups; those of the default pool when absent.
+    #[serde(default)]
+    pub pool: Option<PoolName>,
+}
+
+impl InstanceDocument {
+    /// A document without branches and schedules.
+    #[must_use]
+    pub fn new(instance: InstanceName, registration: CommandId, created_at: Timestamp) -> Self {
+        InstanceDocument {
+            version: 1,
+            instance,
+            registration,
+            created_at,
+            removing: false,
+            branches: BTreeMap::new(),
+            schedules: Vec::new(),
+            manual_backups: BTreeMap::new(),
+            sweeps: BTreeMap::new(),
+            drills: None,
+            running_drill: None,
+            pool: None,
+        }
+    }
+}
+
+/// A manual backup that counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ManualBackup {
+    /// Its branch.
+    pub branch: BranchName,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+}
+
+/// What a worker deletes for good. Everything in it has been without use, and marked, for the time of grace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Sweep {
+    /// The sweep.
+    pub sweep_id: SweepId,
+    /// When it was decided.
+    pub asked_at: Timestamp,
+    /// The backups.
+    pub backups: Vec<BackupId>,
+    /// Stretches of WAL, whole segments each.
+    pub wal: Vec<WalStretch>,
+    /// History files of these timelines.
+    #[serde(default)]
+    pub histories: Vec<TimelineId>,
+}
+
+/// Whole segments of one timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WalStretch {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The first byte of the first segment.
+    pub from_lsn: Lsn,
+    /// The byte after the last segment.
+    pub to_lsn: Lsn,
+}
+
+/// When and how restores of an instance are rehearsed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DrillSettings {
+    /// Five-field cron expression, in the time zone below; only by hand when absent.
+    pub cron: Option<String>,
+    /// IANA time zone.
+    pub timezone: String,
+    /// The branch whose past is restored.
+    pub branch: BranchName,
+    /// What must be true of the restored data.
+    pub checks: Vec<DrillCheck>,
+    /// No fire before this counts.
+    pub created_at: Timestamp,
+}
+
+/// A statement about the restored data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DrillCheck {
+    /// A name for people.
+    pub name: String,
+    /// The database it is asked in; that of the connection URI when absent.
+    pub database: Option<String>,
+    /// One SELECT. Holds when it succeeds and its first column of every row is neither false nor NULL.
+    pub sql: String,
+}
+
+/// A claim on the past of a branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RunningDrill {
+    /// The drill.
+    pub drill_id: DrillId,
+    /// The branch it reads.
+    pub branch: BranchName,
+    /// When it was claimed.
+    pub since: Timestamp,
 }
 
 /// One branch of an instance.
@@ -43,6 +153,9 @@ pub enum Branch {
     Restoring {
         /// The restore that claimed it.
         restore_id: RestoreId,
+        /// The branch it reads: nothing of that is deleted meanwhile. Absent in claims of older versions.
+        #[serde(default)]
+        source: Option<BranchName>,
     },
     /// It runs (or could run) and is archived.
     Active(ActiveBranch),
@@ -105,6 +218,12 @@ pub struct Schedule {
     pub branch: BranchName,
     /// No fire before this counts.
     pub created_at: Timestamp,
+    /// How long WAL is kept because of its backups; the default rule when absent.
+    #[serde(default)]
+    pub wal: Option<WalKeep>,
+    /// It does not fire while this is set.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// The physical replication slot of a branch, on its server.

@@ -69,7 +69,13 @@ impl Family for Event {
     }
 
     fn subject(&self) -> String {
-        subject::event(self.type_name(), &self.address())
+        match self {
+            Event::BackupRequested(request) => {
+                let verb = subject::backup_requested(request.pool.as_ref());
+                subject::event(&verb, &self.address())
+            }
+            _ => subject::event(self.type_name(), &self.address()),
+        }
     }
 
     fn to_json(&self) -> serde_json::Result<Vec<u8>> {

@@ -1,23 +1,34 @@
 //! Events: what has happened. Kept for a year; the catalog is nothing but their projection.
 
+mod alert;
 mod backup;
+mod drill;
 mod instance;
 mod restore;
+mod schedule;
+mod sweep;
 mod wal;
 
+pub use alert::{AlertRaised, AlertResolved, AlertRule, AlertSeverity};
 pub use backup::{
-    BackupCompleted, BackupFailed, BackupPhase, BackupProgressed, BackupRequested, BackupStarted,
-    BackupSummary, DamagedPage,
+    BackupCompleted, BackupFailed, BackupPhase, BackupProgressed, BackupQueued, BackupRequested,
+    BackupSkipped, BackupStarted, BackupSummary, BackupUpdated, BackupVerified, DamagedPage,
+};
+pub use drill::{
+    DrillCheckResult, DrillCompleted, DrillFailed, DrillRequested, DrillSkipped, DrillStarted,
+    DrillStep, DrillSummary,
 };
 pub use instance::{
     BranchDeleted, BranchDeletionRequested, BranchExtensionsReinstalled, BranchRegistered,
     BranchStarted, BranchStopped, BranchWindowChanged, InstanceRegistered, InstanceRemoved,
-    RegisteredBranch,
+    InstanceUpdated, RegisteredBranch,
 };
 pub use restore::{
     ExtensionCheck, ExtensionState, PlannedCommit, RestoreCompleted, RestoreFailed, RestorePhase,
     RestorePlan, RestoreProgressed, RestoreRequested, RestoreStarted, RestoreSummary,
 };
+pub use schedule::{ScheduleCreated, ScheduleDeleted, ScheduleUpdated};
+pub use sweep::{BackupExpired, BranchSweepRequested, BranchSwept, WalPruned};
 pub use wal::{
     GapCause, SlotRiskChanged, SlotRiskLevel, WalGapDetected, WalObjectKind, WalSegmentArchived,
 };
@@ -35,6 +46,8 @@ messages! {
         InstanceRegistered(InstanceRegistered) = "instance.registered", at (instance, branch);
         /// An instance is no longer protected.
         InstanceRemoved(InstanceRemoved) = "instance.removed", at (instance, branch);
+        /// What is wanted of an instance was changed.
+        InstanceUpdated(InstanceUpdated) = "instance.updated", at (instance, branch);
         /// A command about an instance was refused by a rule.
         InstanceRefused(Refused) = "instance.refused", at (instance, branch);
         /// A restored branch is part of its instance.
@@ -51,8 +64,24 @@ messages! {
         BranchWindowChanged(BranchWindowChanged) = "branch.window_changed", at (instance, branch);
         /// A branch's extensions were created anew.
         BranchExtensionsReinstalled(BranchExtensionsReinstalled) = "branch.extensions_reinstalled", at (instance, branch);
+        /// A worker is to delete what nothing needs any more.
+        BranchSweepRequested(BranchSweepRequested) = "branch.sweep_requested", at (instance, branch, sweep_id);
+        /// It is deleted.
+        BranchSwept(BranchSwept) = "branch.swept", at (instance, branch, sweep_id);
         /// A command about a branch was refused by a rule.
         BranchRefused(Refused) = "branch.refused", at (instance, branch);
+        /// A branch is backed up regularly from now on.
+        ScheduleCreated(ScheduleCreated) = "schedule.created", at (instance, branch, schedule_id);
+        /// A schedule was changed, paused or resumed.
+        ScheduleUpdated(ScheduleUpdated) = "schedule.updated", at (instance, branch, schedule_id);
+        /// A schedule is forgotten.
+        ScheduleDeleted(ScheduleDeleted) = "schedule.deleted", at (instance, branch, schedule_id);
+        /// A command about a schedule was refused by a rule.
+        ScheduleRefused(Refused) = "schedule.refused", at (instance, branch, command_id);
+        /// A backup is wanted, after another one of the branch that is being taken.
+        BackupQueued(BackupQueued) = "backup.queued", at (instance, branch, backup_id);
+        /// A scheduled backup was not taken.
+        BackupSkipped(BackupSkipped) = "backup.skipped", at (instance, branch, backup_id);
         /// A backup is wanted; a worker is to take it.
         BackupRequested(BackupRequested) = "backup.requested", at (instance, branch, backup_id);
         /// A worker began an attempt.
@@ -63,6 +92,12 @@ messages! {
         BackupCompleted(BackupCompleted) = "backup.completed", at (instance, branch, backup_id);
         /// The backup was given up.
         BackupFailed(BackupFailed) = "backup.failed", at (instance, branch, backup_id);
+        /// A stored backup was renamed, held, released, marked for deletion or kept for another time.
+        BackupUpdated(BackupUpdated) = "backup.updated", at (instance, branch, backup_id);
+        /// A stored backup was read whole.
+        BackupVerified(BackupVerified) = "backup.verified", at (instance, branch, backup_id);
+        /// A backup is gone from the repository.
+        BackupExpired(BackupExpired) = "backup.expired", at (instance, branch, backup_id);
         /// A backup was refused by a rule.
         BackupRefused(Refused) = "backup.refused", at (instance, branch, command_id);
         /// A restore is wanted; its branch name is claimed.
@@ -77,10 +112,28 @@ messages! {
         RestoreFailed(RestoreFailed) = "restore.failed", at (instance, branch, restore_id);
         /// A restore was refused by a rule, before anything was started.
         RestoreRefused(Refused) = "restore.refused", at (instance, branch, command_id);
+        /// A rehearsal of a restore is wanted.
+        DrillRequested(DrillRequested) = "drill.requested", at (instance, branch, drill_id);
+        /// A restorer began, with this plan.
+        DrillStarted(DrillStarted) = "drill.started", at (instance, branch, drill_id);
+        /// The restore came out as foretold; nothing of it is left.
+        DrillCompleted(DrillCompleted) = "drill.completed", at (instance, branch, drill_id);
+        /// It did not.
+        DrillFailed(DrillFailed) = "drill.failed", at (instance, branch, drill_id);
+        /// A due drill was not begun.
+        DrillSkipped(DrillSkipped) = "drill.skipped", at (instance, branch, drill_id);
+        /// A drill was refused by a rule.
+        DrillRefused(Refused) = "drill.refused", at (instance, branch, command_id);
+        /// Something needs somebody's attention.
+        AlertRaised(AlertRaised) = "alert.raised", at (instance, branch, rule);
+        /// It no longer does.
+        AlertResolved(AlertResolved) = "alert.resolved", at (instance, branch, rule);
         /// A WAL segment or history file is in the repository.
         WalSegmentArchived(WalSegmentArchived) = "wal.segment.archived", at (instance, branch);
         /// WAL is missing and cannot be had any more.
         WalGapDetected(WalGapDetected) = "wal.gap.detected", at (instance, branch);
+        /// WAL that nothing needs any more is gone from the repository.
+        WalPruned(WalPruned) = "wal.pruned", at (instance, branch);
         /// The WAL held back for the archive threatens the source's disk more, or less, than before.
         SlotRiskChanged(SlotRiskChanged) = "wal.slot.risk_changed", at (instance, branch);
     }

@@ -79,8 +79,17 @@ name_type! {
     InstanceName
 }
 name_type! {
+    /// A group of backup workers, by region or class; an instance's backups are taken by the workers of its pool.
+    PoolName
+}
+name_type! {
     /// The name of a branch within its instance; the registered cluster itself is `main`.
     BranchName
+}
+
+impl PoolName {
+    /// The pool of every instance that names none.
+    pub const DEFAULT: &str = "default";
 }
 
 impl BranchName {
@@ -135,6 +144,14 @@ id_type! {
     RestoreId
 }
 id_type! {
+    /// A drill: the id of the command that asked for it, or [`DrillId::scheduled`].
+    DrillId
+}
+id_type! {
+    /// One deletion of what retention lets go of.
+    SweepId
+}
+id_type! {
     /// A schedule of an instance.
     ScheduleId
 }
@@ -147,6 +164,13 @@ impl BackupId {
     #[must_use]
     pub fn scheduled(schedule: ScheduleId, fire_at: Timestamp) -> Self {
         let text = format!("backup/{schedule}/{}", fire_at.timestamp());
+        BackupId(Uuid::new_v5(&ZEKTOR_NAMESPACE, text.as_bytes()))
+    }
+
+    /// The id of the `attempt`th backup (from 1) that is taken because `failed` did not come to be.
+    #[must_use]
+    pub fn again(failed: BackupId, attempt: u32) -> Self {
+        let text = format!("again/{failed}/{attempt}");
         BackupId(Uuid::new_v5(&ZEKTOR_NAMESPACE, text.as_bytes()))
     }
 
@@ -171,6 +195,15 @@ impl BackupId {
     }
 }
 
+impl DrillId {
+    /// The id of the drill that an instance's drill schedule asks for at `fire_at`: the same in every scheduler.
+    #[must_use]
+    pub fn scheduled(instance: &InstanceName, fire_at: Timestamp) -> Self {
+        let text = format!("drill/{instance}/{}", fire_at.timestamp());
+        DrillId(Uuid::new_v5(&ZEKTOR_NAMESPACE, text.as_bytes()))
+    }
+}
+
 impl ScheduleId {
     /// The id of the default schedule of an instance that `registration` made.
     #[must_use]
@@ -183,6 +216,18 @@ impl ScheduleId {
 impl From<CommandId> for BackupId {
     fn from(id: CommandId) -> Self {
         BackupId(id.0)
+    }
+}
+
+impl From<CommandId> for ScheduleId {
+    fn from(id: CommandId) -> Self {
+        ScheduleId(id.0)
+    }
+}
+
+impl From<CommandId> for DrillId {
+    fn from(id: CommandId) -> Self {
+        DrillId(id.0)
     }
 }
 

@@ -3,9 +3,12 @@
 //!
 //! Field names are those of the public contract. Moments are RFC 3339, sizes are bytes, LSNs are text.
 
+mod alert;
 mod backup;
+mod drill;
 mod instance;
 mod restore;
+mod series;
 
 use std::collections::BTreeMap;
 
@@ -13,9 +16,12 @@ use pg_format::{Lsn, TimelineId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use alert::*;
 pub use backup::*;
+pub use drill::*;
 pub use instance::*;
 pub use restore::*;
+pub use series::*;
 
 use crate::event::{GapCause, SlotRiskLevel};
 use crate::{BranchName, InstanceName, Timestamp};
@@ -50,6 +56,10 @@ questions! {
     BackupShow => "backup.show", BackupView;
     RestoreList => "restore.list", Restores;
     RestoreShow => "restore.show", RestoreView;
+    DrillList => "drill.list", Drills;
+    DrillShow => "drill.show", DrillView;
+    AlertList => "alert.list", Alerts;
+    Series => "series", SeriesView;
     WalSummary => "wal.summary", WalView;
     Status => "status", CatalogStatus;
     Rebuild => "rebuild", RebuildAccepted;
@@ -197,7 +207,10 @@ impl std::str::FromStr for BackupStatus {
     type Err = UnknownWord;
 
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        word(text, "requested, in_progress, completed, failed, expired")
+        word(
+            text,
+            "requested, in_progress, completed, failed, expired, skipped",
+        )
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BranchName, InstanceName, Retention, ScheduleId, Timestamp};
+use crate::{BranchName, InstanceName, Retention, ScheduleId, Timestamp, WalKeep};
 
 /// Which instance is asked about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,4 +37,10 @@ pub struct ScheduleAnswer {
     pub next_at: Option<Timestamp>,
     /// The latest fire; absent before the first.
     pub last_at: Option<Timestamp>,
+    /// It does not fire while this is set.
+    #[serde(default)]
+    pub paused: bool,
+    /// How long WAL is kept because of its backups.
+    #[serde(default)]
+    pub wal: WalKeep,
 }

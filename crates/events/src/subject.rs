@@ -3,13 +3,14 @@
 //! ```text
 //! zektor.command.<noun>.<verb>.<instance>
 //! zektor.<noun>.<past tense>.<instance>.<branch>[.<id>]      instance, branch, schedule, backup, restore, drill
+//! zektor.alert.<raised|resolved>.<instance>.<branch>.<rule>
 //! zektor.wal.segment.archived.<instance>.<branch>            and zektor.wal.gap.detected...
 //! zektor.query.<service>.<question>...                       request and reply, never stored
 //! ```
 //!
 //! The verb stands before the identifiers, so that one wildcard names the whole life of one backup.
 
-use crate::{BackupId, BranchName, InstanceName, RestoreId};
+use crate::{BackupId, BranchName, DrillId, InstanceName, PoolName, RestoreId, SweepId};
 
 /// The first token of every subject.
 pub const ROOT: &str = "zektor";
@@ -24,6 +25,28 @@ pub fn backup_fence(instance: &InstanceName, branch: &BranchName, id: BackupId) 
 #[must_use]
 pub fn restore_fence(instance: &InstanceName, branch: &BranchName, id: RestoreId) -> String {
     format!("{ROOT}.restore.*.{instance}.{branch}.{id}")
+}
+
+/// Every event of one drill: its fence.
+#[must_use]
+pub fn drill_fence(instance: &InstanceName, branch: &BranchName, id: DrillId) -> String {
+    format!("{ROOT}.drill.*.{instance}.{branch}.{id}")
+}
+
+/// Every event of one sweep: its fence.
+#[must_use]
+pub fn sweep_fence(instance: &InstanceName, branch: &BranchName, id: SweepId) -> String {
+    format!("{ROOT}.branch.*.{instance}.{branch}.{id}")
+}
+
+/// Noun and verb of a request for a backup. The pool is part of the verb, because consumers choose by token and the
+/// fence takes any verb.
+#[must_use]
+pub fn backup_requested(pool: Option<&PoolName>) -> String {
+    match pool.filter(|pool| pool.as_str() != PoolName::DEFAULT) {
+        None => "backup.requested".to_owned(),
+        Some(pool) => format!("backup.requested-{pool}"),
+    }
 }
 
 /// Commands of these type names, for any instance.
@@ -63,6 +86,18 @@ pub fn archiver_position(instance: &InstanceName, branch: &BranchName) -> String
 #[must_use]
 pub fn scheduler_schedules() -> String {
     format!("{ROOT}.query.scheduler.schedules")
+}
+
+/// "What stays, what goes, when, and why?", to any scheduler.
+#[must_use]
+pub fn scheduler_retention() -> String {
+    format!("{ROOT}.query.scheduler.retention")
+}
+
+/// "Do the notifications arrive?", to any scheduler.
+#[must_use]
+pub fn scheduler_notify_test() -> String {
+    format!("{ROOT}.query.scheduler.notify_test")
 }
 
 /// "What would this restore do?", to any restorer.

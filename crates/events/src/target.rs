@@ -2,7 +2,7 @@
 
 use pg_format::Lsn;
 
-use crate::{BackupId, Timestamp};
+use crate::{BackupId, Retention, Timestamp};
 
 /// How a base backup is taken. Every backup restores on its own, whatever its type.
 #[derive(
@@ -116,6 +116,42 @@ pub enum DiskRiskPolicy {
     /// At the last moment the slot is released, with a recorded gap and a new base backup, rather than that the
     /// source's disk fills up and the database stops.
     Release,
+}
+
+/// How long WAL is kept because of a backup: from its start on, so that every later moment can be restored from it.
+/// Afterwards only the WAL stays that makes the backup itself consistent.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case", tag = "keep", content = "retention")]
+pub enum WalKeep {
+    /// As long as the backup itself.
+    #[default]
+    AsLongAsBackup,
+    /// For so long, counted from the backup's end; never longer than the backup.
+    For(Retention),
+    /// Not at all.
+    Standalone,
+}
+
+impl WalKeep {
+    /// Until when WAL is kept from the start of a backup on that ended at `end`; as long as the backup when absent.
+    #[must_use]
+    pub fn until(self, end: Timestamp) -> Option<Timestamp> {
+        match self {
+            WalKeep::AsLongAsBackup => None,
+            WalKeep::For(retention) => Some(retention.expires_at(end)),
+            WalKeep::Standalone => Some(end),
+        }
+    }
 }
 
 /// The compute tier of a branch; the restorer's configuration says what it means.

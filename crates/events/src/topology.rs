@@ -1,8 +1,10 @@
 //! Streams, consumers and buckets, as data. The bus applies them at start and refuses drift it cannot apply.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::subject::{ROOT, commands, events_of};
+use crate::PoolName;
+use crate::subject::{self, ROOT, commands, events_of};
 
 /// How a stream lets go of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub struct StreamSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerSpec {
     /// Its durable name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The stream it reads.
     pub stream: &'static str,
     /// The subjects it wants.
@@ -66,6 +68,10 @@ pub const WAL: &str = "WAL";
 pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
 /// Bucket of the instance documents.
 pub const INSTANCES: &str = "zektor-instances";
+/// Bucket of what the schedulers agree on while backups run (see [`crate::slot`]).
+pub const SLOTS: &str = "zektor-slots";
+/// Bucket of the state of alerts.
+pub const ALERTS: &str = "zektor-alerts";
 /// Bucket of the archivers' leases on branches.
 pub const LEASES: &str = "zektor-leases";
 
@@ -101,6 +107,7 @@ pub fn streams() -> Vec<StreamSpec> {
         "backup.>",
         "restore.>",
         "drill.>",
+        "alert.>",
     ];
     let mut dead_letters = spec(DEAD_LETTERS, &["dlq.>"], StreamRetention::Limits, 365);
     for advisory in ["MAX_DELIVERIES", "MSG_TERMINATED"] {
@@ -131,12 +138,22 @@ pub fn buckets() -> Vec<BucketSpec> {
             history: 1,
             expiring_keys: true,
         },
+        BucketSpec {
+            name: SLOTS,
+            history: 1,
+            expiring_keys: true,
+        },
+        BucketSpec {
+            name: ALERTS,
+            history: 1,
+            expiring_keys: false,
+        },
     ]
 }
 
 fn consumer(name: &'static str, stream: &'static str, filters: Vec<String>) -> ConsumerSpec {
     ConsumerSpec {
-        name,
+        name: Cow::Borrowed(name),
         stream,
         filters,
         ack_wait: ACK_WAIT,
@@ -158,7 +175,18 @@ pub fn scheduler_commands() -> ConsumerSpec {
     let types = [
         "instance.add",
         "instance.remove",
+        "instance.update",
+        "schedule.create",
+        "schedule.update",
+        "schedule.delete",
         "backup.create",
+        "backup.update",
+        "backup.hold",
+        "backup.release",
+        "backup.delete",
+        "backup.undelete",
+        "backup.retry",
+        "drill.run",
         "restore.create",
         "branch.register",
         "branch.delete",
@@ -169,7 +197,19 @@ pub fn scheduler_commands() -> ConsumerSpec {
 /// What the scheduler must hear of to keep the instance documents true.
 #[must_use]
 pub fn scheduler_events() -> ConsumerSpec {
-    let types = ["restore.failed", "restore.refused", "branch.deleted"];
+    let types = [
+        "restore.failed",
+        "restore.refused",
+        "branch.deleted",
+        "branch.swept",
+        "backup.completed",
+        "backup.failed",
+        "backup.refused",
+        "backup.expired",
+        "drill.completed",
+        "drill.failed",
+        "drill.refused",
+    ];
     without_limit(consumer(
         "scheduler-events",
         EVENTS,
@@ -191,6 +231,86 @@ pub fn scheduler_gaps() -> ConsumerSpec {
 #[must_use]
 pub fn backup_jobs() -> ConsumerSpec {
     consumer("backup-worker", EVENTS, vec![events_of("backup.requested")])
+}
+
+/// The jobs of the workers of one pool.
+#[must_use]
+pub fn backup_jobs_of(pool: &PoolName) -> ConsumerSpec {
+    if pool.as_str() == PoolName::DEFAULT {
+        return backup_jobs();
+    }
+    ConsumerSpec {
+        name: Cow::Owned(format!("backup-worker-{pool}")),
+        filters: vec![events_of(&subject::backup_requested(Some(pool)))],
+        ..backup_jobs()
+    }
+}
+
+/// What the backup workers delete.
+#[must_use]
+pub fn sweep_jobs() -> ConsumerSpec {
+    without_limit(consumer(
+        "backup-worker-sweeps",
+        EVENTS,
+        vec![events_of("branch.sweep_requested")],
+    ))
+}
+
+/// The backup workers' commands.
+#[must_use]
+pub fn worker_commands() -> ConsumerSpec {
+    consumer(
+        "backup-worker-commands",
+        COMMANDS,
+        commands(&["backup.verify"]),
+    )
+}
+
+/// The restorers' drills.
+#[must_use]
+pub fn drill_jobs() -> ConsumerSpec {
+    consumer(
+        "restorer-drills",
+        EVENTS,
+        vec![events_of("drill.requested")],
+    )
+}
+
+/// What the rules of alerts listen to on the events' stream.
+#[must_use]
+pub fn alert_events() -> ConsumerSpec {
+    let types = [
+        "backup.requested",
+        "backup.completed",
+        "backup.failed",
+        "backup.verified",
+        "backup.expired",
+        "branch.window_changed",
+        "branch.deleted",
+        "instance.registered",
+        "instance.removed",
+        "drill.completed",
+        "drill.failed",
+    ];
+    let filters = types.map(events_of).to_vec();
+    without_limit(consumer("scheduler-alerts", EVENTS, filters))
+}
+
+/// What the rules of alerts listen to on the stream of the WAL.
+#[must_use]
+pub fn alert_wal_events() -> ConsumerSpec {
+    let types = ["wal.gap.detected", "wal.slot.risk_changed"];
+    let filters = types.map(events_of).to_vec();
+    without_limit(consumer("scheduler-alerts-wal", WAL, filters))
+}
+
+/// Alerts, for one channel of notification. It exists only where the channel is configured.
+#[must_use]
+pub fn notifications(channel: &str) -> ConsumerSpec {
+    ConsumerSpec {
+        name: Cow::Owned(format!("notify-{channel}")),
+        ..without_limit(consumer("notify", EVENTS, vec![format!("{ROOT}.alert.>")]))
+    }
 }
 
 /// The restorers' jobs.
@@ -222,16 +342,11 @@ pub fn restorer_commands() -> ConsumerSpec {
 /// The jobs that were delivered as often as they may be: the scheduler says that they have failed.
 #[must_use]
 pub fn exhausted() -> ConsumerSpec {
-    let of = |spec: &ConsumerSpec| {
-        let (stream, consumer) = (spec.stream, spec.name);
-        format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.{consumer}")
-    };
-    let jobs = [backup_jobs(), restore_jobs()];
-    without_limit(consumer(
-        "exhausted",
-        DEAD_LETTERS,
-        jobs.iter().map(of).collect(),
-    ))
+    // Consumers of pools have names of their own; those without a limit never end here.
+    let filters = vec![format!(
+        "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{EVENTS}.>"
+    )];
+    without_limit(consumer("exhausted", DEAD_LETTERS, filters))
 }
 
 /// Every consumer that must exist before anything is published, so that nothing is missed.
@@ -242,7 +357,12 @@ pub fn consumers() -> Vec<ConsumerSpec> {
         scheduler_events(),
         scheduler_gaps(),
         backup_jobs(),
+        sweep_jobs(),
+        worker_commands(),
         restore_jobs(),
+        drill_jobs(),
+        alert_events(),
+        alert_wal_events(),
         restorer_deletions(),
         restorer_commands(),
         exhausted(),

@@ -201,6 +201,7 @@ impl Attempt<'_> {
             expires_at: request
                 .retention
                 .map(|retention| retention.expires_at(backed_up_at)),
+            wal_until: request.wal.until(backed_up_at),
             start_lsn: taken.start.start_lsn,
             stop_lsn: taken.copied.end.stop_lsn,
             timeline: taken.start.timeline,

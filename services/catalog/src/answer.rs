@@ -388,6 +388,7 @@ impl Projector {
                 branch: row.branch,
                 created_at: row.created_at,
                 last_at: last_at.map_err(failed)?,
+                paused: false,
             });
         }
         Ok(views)

@@ -149,6 +149,7 @@ async fn back_up(writer: &BranchWriter) -> Result<()> {
         started_at: begin(),
         backed_up_at: begin(),
         expires_at: None,
+        wal_until: None,
         start_lsn: SIZE.start_of(FIRST),
         stop_lsn: Lsn(SIZE.start_of(FIRST).0 + SIZE.bytes() / 32),
         timeline: TimelineId(1),

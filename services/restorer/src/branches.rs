@@ -270,7 +270,7 @@ impl Restorer {
         let branch = document.and_then(|(mut document, _)| document.branches.remove(&site.branch));
         let goes_on = matches!(
             branch,
-            Some(Branch::Restoring { restore_id }) if restore_id == plan.restore_id
+            Some(Branch::Restoring { restore_id, .. }) if restore_id == plan.restore_id
         );
         if !goes_on {
             tracing::info!(site = %site.root().display(), "removing the remains of a restore");

@@ -375,6 +375,7 @@ mod tests {
                 started_at: at,
                 backed_up_at: at,
                 expires_at: None,
+                wal_until: None,
                 start_lsn: Lsn(100),
                 stop_lsn: Lsn(200),
                 timeline: TimelineId(1),

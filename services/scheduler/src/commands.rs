@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bus::{Bus, BusError, Delivery, Handler, Outcome, Outgoing};
-use events::event::Refused;
+use events::event::{RefusalCode, Refused};
 use events::{BranchName, Command, CommandId, Event, InstanceDocument, InstanceName, MessageId};
 use repository::Repository;
 use service::clock::Clock;
@@ -81,11 +81,28 @@ impl Commands {
             Command::RestoreCreate(create) => world.create_restore(given, create).await,
             Command::BranchRegister(register) => world.register_branch(given, register).await,
             Command::BranchDelete(delete) => world.delete_branch(given, delete).await,
-            Command::ExtensionsReinstall(_) | Command::BranchStop(_) | Command::BranchStart(_) => {
-                Err(Unfinished::NotYet(
-                    "this command belongs to the restorer".to_owned(),
-                ))
-            }
+            Command::InstanceUpdate(_)
+            | Command::ScheduleCreate(_)
+            | Command::ScheduleUpdate(_)
+            | Command::ScheduleDelete(_)
+            | Command::BackupUpdate(_)
+            | Command::BackupHold(_)
+            | Command::BackupRelease(_)
+            | Command::BackupDelete(_)
+            | Command::BackupUndelete(_)
+            | Command::BackupRetry(_)
+            | Command::DrillRun(_) => Err(Refusal::new(
+                RefusalCode::Invalid,
+                "this command is not known by this version",
+                "Update the services.",
+            )
+            .into()),
+            Command::ExtensionsReinstall(_)
+            | Command::BranchStop(_)
+            | Command::BranchStart(_)
+            | Command::BackupVerify(_) => Err(Unfinished::NotYet(
+                "this command belongs to another service".to_owned(),
+            )),
         }
     }
 }
@@ -172,13 +189,38 @@ fn named_by(command: &Command) -> (InstanceName, BranchName) {
         Command::ExtensionsReinstall(wanted) => (wanted.instance.clone(), wanted.branch.clone()),
         Command::BranchStop(stop) => (stop.instance.clone(), stop.branch.clone()),
         Command::BranchStart(start) => (start.instance.clone(), start.branch.clone()),
+        Command::InstanceUpdate(update) => (update.instance.clone(), BranchName::main()),
+        Command::ScheduleCreate(create) => (create.instance.clone(), create.branch.clone()),
+        Command::ScheduleUpdate(update) => (update.instance.clone(), BranchName::main()),
+        Command::ScheduleDelete(delete) => (delete.instance.clone(), BranchName::main()),
+        Command::BackupUpdate(update) => (update.instance.clone(), update.branch.clone()),
+        Command::BackupHold(hold) => (hold.instance.clone(), hold.branch.clone()),
+        Command::BackupRelease(release) => (release.instance.clone(), release.branch.clone()),
+        Command::BackupDelete(delete) => (delete.instance.clone(), delete.branch.clone()),
+        Command::BackupUndelete(undelete) => (undelete.instance.clone(), undelete.branch.clone()),
+        Command::BackupRetry(retry) => (retry.instance.clone(), retry.branch.clone()),
+        Command::BackupVerify(verify) => (verify.instance.clone(), verify.branch.clone()),
+        Command::DrillRun(run) => (run.instance.clone(), run.branch.clone()),
     }
 }
 
 fn refusal_event(command: &Command, refused: Refused) -> Event {
     match command {
-        Command::InstanceAdd(_) | Command::InstanceRemove(_) => Event::InstanceRefused(refused),
-        Command::BackupCreate(_) => Event::BackupRefused(refused),
+        Command::InstanceAdd(_) | Command::InstanceRemove(_) | Command::InstanceUpdate(_) => {
+            Event::InstanceRefused(refused)
+        }
+        Command::ScheduleCreate(_) | Command::ScheduleUpdate(_) | Command::ScheduleDelete(_) => {
+            Event::ScheduleRefused(refused)
+        }
+        Command::BackupCreate(_)
+        | Command::BackupUpdate(_)
+        | Command::BackupHold(_)
+        | Command::BackupRelease(_)
+        | Command::BackupDelete(_)
+        | Command::BackupUndelete(_)
+        | Command::BackupRetry(_)
+        | Command::BackupVerify(_) => Event::BackupRefused(refused),
+        Command::DrillRun(_) => Event::DrillRefused(refused),
         Command::RestoreCreate(_) => Event::RestoreRefused(refused),
         Command::BranchRegister(_)
         | Command::BranchDelete(_)

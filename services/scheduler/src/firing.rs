@@ -137,6 +137,8 @@ async fn request(
         trigger: Trigger::Schedule,
         schedule_id: Some(schedule.id),
         retention: Some(schedule.retention),
+        wal: events::WalKeep::AsLongAsBackup,
+        pool: None,
         requested_at: world.clock.now(),
     };
     Ok(world.request_backup(requested, None).await?)

@@ -255,6 +255,8 @@ fn backup_after(
         trigger: Trigger::Schedule,
         schedule_id: None,
         retention: Some(longest.unwrap_or(Retention::SEVEN_DAYS)),
+        wal: events::WalKeep::AsLongAsBackup,
+        pool: None,
         requested_at: now,
     }
 }

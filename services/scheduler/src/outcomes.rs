@@ -19,7 +19,7 @@ impl Handler<Event> for Outcomes {
     async fn handle(&self, delivery: &Delivery<Event>) -> Outcome {
         let correlation = delivery.envelope.correlation.as_deref();
         let of_this_restore = |branch: &Branch| match branch {
-            Branch::Restoring { restore_id } => correlation == Some(&restore_id.to_string()),
+            Branch::Restoring { restore_id, .. } => correlation == Some(&restore_id.to_string()),
             Branch::Active(_) | Branch::Deleting(_) => false,
         };
         let result = match &delivery.envelope.message {

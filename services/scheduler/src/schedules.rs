@@ -56,6 +56,8 @@ fn describe(schedule: &Schedule, now: Timestamp) -> ScheduleAnswer {
         timezone: schedule.timezone.clone(),
         retention: schedule.retention,
         branch: schedule.branch.clone(),
+        paused: schedule.paused,
+        wal: schedule.wal.unwrap_or_default(),
         next_at: fires.as_ref().and_then(|fires| fires.next(now)),
         last_at: fires.as_ref().and_then(|fires| fires.due(now)),
     }

@@ -312,13 +312,13 @@ mod tests {
 
     fn document(name: &str) -> InstanceDocument {
         InstanceDocument {
-            version: 1,
-            instance: name.parse().unwrap(),
-            registration: "0192d6a0-0000-7000-8000-000000000001".parse().unwrap(),
-            created_at: Timestamp::UNIX_EPOCH,
-            removing: false,
             branches: BTreeMap::new(),
             schedules: Vec::new(),
+            ..InstanceDocument::new(
+                name.parse().unwrap(),
+                "0192d6a0-0000-7000-8000-000000000001".parse().unwrap(),
+                Timestamp::UNIX_EPOCH,
+            )
         }
     }
 

@@ -110,7 +110,7 @@ async fn purged(session: &Session, of: &NamedBranch) -> Result<Purged, Failure> 
         branch: Some(branch.clone()),
         status: Some(BackupStatus::Completed),
         limit: Some(PAGE),
-        offset: 0,
+        ..query::BackupList::default()
     };
     let backups = all(session, question).await?;
     let question = query::WalSummary {

@@ -118,7 +118,7 @@ async fn last_backup(session: &Session, instance: &InstanceName, branch: &Branch
         branch: Some(branch.clone()),
         status: Some(BackupStatus::Completed),
         limit: Some(1),
-        offset: 0,
+        ..query::BackupList::default()
     };
     match session.ask(&question).await {
         Ok(answer) => {

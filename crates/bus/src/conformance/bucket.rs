@@ -165,15 +165,11 @@ async fn a_watch_shows_what_is_and_what_comes(bus: Bus) {
 }
 
 fn document() -> InstanceDocument {
-    InstanceDocument {
-        version: 1,
-        instance: example::instance(),
-        registration: events::CommandId(uuid::Uuid::nil()),
-        created_at: example::at(0),
-        removing: false,
-        branches: std::collections::BTreeMap::new(),
-        schedules: Vec::new(),
-    }
+    InstanceDocument::new(
+        example::instance(),
+        events::CommandId(uuid::Uuid::nil()),
+        example::at(0),
+    )
 }
 
 async fn updates_of_a_document_are_never_lost(bus: Bus) {

@@ -53,7 +53,7 @@ async fn what_is_exhausted_is_told_with_its_place(bus: Bus) {
         }
     }));
     let spec = ConsumerSpec {
-        name: "conformance-exhausted",
+        name: "conformance-exhausted".into(),
         stream: DEAD_LETTERS,
         filters: vec!["$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.EVENTS.conformance".to_owned()],
         max_deliver: UNLIMITED,

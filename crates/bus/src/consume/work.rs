@@ -45,7 +45,7 @@ impl<M: Send + Sync + 'static> Work<M> {
     pub(super) async fn run(&self, raw: RawDelivery) {
         let message = &raw.stored.message;
         let span = trace::process_span(
-            self.spec.name,
+            &self.spec.name,
             &message.subject,
             message.header(TRACEPARENT_HEADER),
             message.header(TRACESTATE_HEADER),
@@ -74,7 +74,7 @@ impl<M: Send + Sync + 'static> Work<M> {
         };
         let Some(outcome) = outcome else {
             tracing::error!(
-                consumer = self.spec.name,
+                consumer = &*self.spec.name,
                 sequence = raw.stored.sequence.0,
                 "a message was given up because its handling made no progress; it will be delivered again"
             );
@@ -84,7 +84,7 @@ impl<M: Send + Sync + 'static> Work<M> {
             Outcome::Done => Ack::Done,
             Outcome::Retry { after, reason } => {
                 tracing::warn!(
-                    consumer = self.spec.name,
+                    consumer = &*self.spec.name,
                     sequence = raw.stored.sequence.0,
                     attempt = raw.attempt,
                     reason,
@@ -95,7 +95,7 @@ impl<M: Send + Sync + 'static> Work<M> {
             Outcome::Reject { reason } => self.bury(&raw, &reason).await,
             Outcome::Leave { reason } => {
                 tracing::info!(
-                    consumer = self.spec.name,
+                    consumer = &*self.spec.name,
                     sequence = raw.stored.sequence.0,
                     attempt = raw.attempt,
                     reason,
@@ -107,7 +107,7 @@ impl<M: Send + Sync + 'static> Work<M> {
         let acked = self.bus.patiently(|| raw.acker.ack(ack)).await;
         if let Err(error) = acked {
             tracing::warn!(
-                consumer = self.spec.name,
+                consumer = &*self.spec.name,
                 sequence = raw.stored.sequence.0,
                 error = &error as &dyn std::error::Error,
                 "a message could not be acknowledged and will be delivered again"
@@ -142,7 +142,7 @@ impl<M: Send + Sync + 'static> Work<M> {
             }
             if let Err(error) = acker.ack(Ack::InProgress).await {
                 tracing::warn!(
-                    consumer = self.spec.name,
+                    consumer = &*self.spec.name,
                     error = &error as &dyn std::error::Error,
                     "a heartbeat could not be sent"
                 );
@@ -152,7 +152,7 @@ impl<M: Send + Sync + 'static> Work<M> {
 
     /// Keeps a copy in the dead letters; only then may the message end.
     async fn bury(&self, raw: &RawDelivery, reason: &str) -> Ack {
-        let (consumer, sequence) = (self.spec.name, raw.stored.sequence);
+        let (consumer, sequence) = (&*self.spec.name, raw.stored.sequence);
         tracing::error!(
             consumer,
             sequence = sequence.0,
@@ -191,7 +191,7 @@ fn dead_letter(spec: &ConsumerSpec, raw: &RawDelivery, reason: &str) -> RawMessa
     headers.extend(
         [
             ("zektor-dlq-reason", reason),
-            ("zektor-dlq-consumer", spec.name.to_owned()),
+            ("zektor-dlq-consumer", spec.name.to_string()),
             ("zektor-dlq-stream", spec.stream.to_owned()),
             ("zektor-dlq-sequence", sequence.to_string()),
             ("zektor-dlq-subject", original.subject.clone()),
@@ -204,7 +204,7 @@ fn dead_letter(spec: &ConsumerSpec, raw: &RawDelivery, reason: &str) -> RawMessa
         .map(|(name, value)| (name.to_owned(), value)),
     );
     RawMessage {
-        subject: dead_letter_subject(spec.name),
+        subject: dead_letter_subject(&spec.name),
         headers,
         payload: original.payload.clone(),
     }

@@ -20,7 +20,7 @@ pub(super) struct World {
 pub(super) struct Stream {
     pub(super) store: Store,
     work_queue: bool,
-    consumers: BTreeMap<&'static str, Consumer>,
+    consumers: BTreeMap<String, Consumer>,
 }
 
 impl World {
@@ -38,7 +38,7 @@ impl World {
         for spec in &wanted.consumers {
             let consumers = &mut self.stream_mut(spec.stream)?.consumers;
             consumers
-                .entry(spec.name)
+                .entry(spec.name.to_string())
                 .or_insert_with(|| Consumer::new(spec.clone()))
                 .spec = spec.clone();
         }
@@ -89,8 +89,8 @@ impl World {
         now: Timestamp,
     ) -> Result<Option<(RawStored, u64)>, BusError> {
         let stream = self.stream_mut(spec.stream)?;
-        let consumer = stream.consumers.get_mut(spec.name);
-        let consumer = consumer.ok_or_else(|| not_found(spec.name))?;
+        let consumer = stream.consumers.get_mut(&*spec.name);
+        let consumer = consumer.ok_or_else(|| not_found(&spec.name))?;
         Ok(consumer.deliver(&stream.store, now))
     }
 
@@ -106,7 +106,7 @@ impl World {
         };
         let ended = stream
             .consumers
-            .get_mut(spec.name)
+            .get_mut(&*spec.name)
             .is_some_and(|consumer| consumer.ack(sequence, ack, now));
         if ended && stream.work_queue {
             stream.store.remove(sequence);

@@ -30,7 +30,7 @@ impl NatsTransport {
         spec: &ConsumerSpec,
         wait: Duration,
     ) -> Result<Option<RawDelivery>, BusError> {
-        let mut pull = self.open_pull(spec.stream, spec.name, 1, wait).await?;
+        let mut pull = self.open_pull(spec.stream, &spec.name, 1, wait).await?;
         match pull.next().await? {
             Some(message) => deliver(message).map(Some),
             None => Ok(None),

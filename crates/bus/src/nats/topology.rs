@@ -37,7 +37,7 @@ impl NatsTransport {
     fn stream_config(&self, spec: &StreamSpec) -> stream::Config {
         let facts = spec.retention == StreamRetention::Limits;
         stream::Config {
-            name: spec.name.to_owned(),
+            name: spec.name.to_string(),
             subjects: spec.subjects.clone(),
             retention: match spec.retention {
                 StreamRetention::Limits => RetentionPolicy::Limits,
@@ -121,8 +121,8 @@ impl NatsTransport {
     /// Creates or updates one durable consumer.
     pub(super) async fn apply_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
         let wanted = consumer::Config {
-            durable_name: Some(spec.name.to_owned()),
-            name: Some(spec.name.to_owned()),
+            durable_name: Some(spec.name.to_string()),
+            name: Some(spec.name.to_string()),
             deliver_policy: DeliverPolicy::All,
             ack_policy: AckPolicy::Explicit,
             ack_wait: spec.ack_wait,
@@ -136,7 +136,7 @@ impl NatsTransport {
         let created: Result<consumer::Info, _> = self.api(&call, &request).await;
         let drift = |difference: String| BusError::Drift {
             kind: "consumer",
-            name: spec.name.to_owned(),
+            name: spec.name.to_string(),
             difference,
         };
         let found = match created {

@@ -5,8 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::FailureCause;
+use crate::mark::BackupMark;
 use crate::{
-    BackupId, BackupType, BranchName, InstanceName, Retention, ScheduleId, Timestamp, Trigger,
+    BackupId, BackupType, BranchName, CommandId, InstanceName, PoolName, Retention, ScheduleId,
+    Timestamp, Trigger, WalKeep,
 };
 
 /// A backup is wanted; a worker is to take it.
@@ -29,8 +31,90 @@ pub struct BackupRequested {
     pub schedule_id: Option<ScheduleId>,
     /// How long to keep it, counted from its end; until deleted when absent.
     pub retention: Option<Retention>,
+    /// How long WAL is kept because of it.
+    #[serde(default)]
+    pub wal: WalKeep,
+    /// The workers that are to take it; those of the default pool when absent.
+    #[serde(default)]
+    pub pool: Option<PoolName>,
     /// When it was asked for.
     pub requested_at: Timestamp,
+}
+
+/// A backup is wanted, after another one of the branch that is being taken: `backup.requested` follows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupQueued {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// The backup that is being taken.
+    pub behind: BackupId,
+    /// What will be asked of the workers.
+    pub request: BackupRequested,
+}
+
+/// A scheduled backup was not taken. The next one of the schedule will be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupSkipped {
+    /// The backup that it would have been.
+    pub backup_id: BackupId,
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// The schedule.
+    pub schedule_id: ScheduleId,
+    /// Its name for people.
+    pub name: String,
+    /// When it was due.
+    pub due_at: Timestamp,
+    /// The backup that was being taken.
+    pub running: Option<BackupId>,
+    /// One sentence.
+    pub reason: String,
+}
+
+/// A stored backup is wanted for another time, or under another name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupUpdated {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// Everything that is wanted of it now.
+    pub mark: BackupMark,
+    /// When that was decided.
+    pub updated_at: Timestamp,
+}
+
+/// A stored backup was read whole, and every byte compared with its digests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupVerified {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// The instance.
+    pub instance: InstanceName,
+    /// The branch.
+    pub branch: BranchName,
+    /// The command that asked for it.
+    pub command_id: CommandId,
+    /// Whether it can be restored, with the WAL that makes it consistent.
+    pub sound: bool,
+    /// What is wrong, one sentence each; the first hundred.
+    pub problems: Vec<String>,
+    /// Files read.
+    pub files: u64,
+    /// Bytes of files read.
+    pub bytes: u64,
+    /// When it was done.
+    pub verified_at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
 }
 
 /// A worker began an attempt.
@@ -118,6 +202,9 @@ pub struct BackupSummary {
     pub backed_up_at: Timestamp,
     /// When it expires; never when absent.
     pub expires_at: Option<Timestamp>,
+    /// Until when WAL is kept from its start on; as long as the backup when absent.
+    #[serde(default)]
+    pub wal_until: Option<Timestamp>,
     /// Where replay begins.
     pub start_lsn: Lsn,
     /// Where the copy becomes consistent.

@@ -5,10 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::command::BranchOrigin;
-use crate::document::Schedule;
+use crate::document::{DrillSettings, Schedule};
 use crate::event::ExtensionCheck;
 use crate::window::Window;
-use crate::{BranchName, ClusterSize, InstanceName, Timestamp};
+use crate::{BranchName, ClusterSize, InstanceName, PoolName, Timestamp};
 
 /// What anyone may know of a branch: its document without the credentials.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,6 +41,19 @@ impl From<&crate::document::ActiveBranch> for RegisteredBranch {
             created_at: active.created_at,
         }
     }
+}
+
+/// What is wanted of an instance was changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InstanceUpdated {
+    /// The instance.
+    pub instance: InstanceName,
+    /// `main`.
+    pub branch: BranchName,
+    /// The workers that take its backups; those of the default pool when absent.
+    pub pool: Option<PoolName>,
+    /// When and how restores are rehearsed.
+    pub drills: Option<DrillSettings>,
 }
 
 /// An instance is protected from now on, by these schedules.

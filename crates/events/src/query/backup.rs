@@ -4,6 +4,7 @@ use pg_format::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
 
 use crate::event::DamagedPage;
+use crate::mark::{Deletion, Hold};
 use crate::{BackupId, BackupType, BranchName, InstanceName, ScheduleId, Timestamp, Trigger};
 
 /// Where a backup is in its life.
@@ -18,8 +19,10 @@ pub enum BackupStatus {
     Failed,
     /// It is in the repository and restorable.
     Completed,
-    /// Its retention ended and it was deleted.
+    /// Its retention ended, or somebody deleted it: it is gone, or goes after the time of grace.
     Expired,
+    /// It was due and not taken, because another one of the branch was.
+    Skipped,
 }
 
 /// Backups, newest first; only those that match every filter that is given.
@@ -32,6 +35,16 @@ pub struct BackupList {
     pub branch: Option<BranchName>,
     /// In this state.
     pub status: Option<BackupStatus>,
+    /// Asked for by this schedule.
+    pub schedule_id: Option<ScheduleId>,
+    /// Asked for at or after this moment.
+    pub from: Option<Timestamp>,
+    /// Asked for before this moment.
+    pub to: Option<Timestamp>,
+    /// Whose name contains this, whatever its case.
+    pub name: Option<String>,
+    /// Those too that are gone from the repository, or were skipped; always with such a `status`.
+    pub all: bool,
     /// At most so many; 100 when absent, 1000 at most.
     pub limit: Option<u32>,
     /// After so many.
@@ -89,7 +102,25 @@ pub struct BackupView {
     pub schedule_id: Option<ScheduleId>,
     /// When it expires; never when absent.
     pub expires_at: Option<Timestamp>,
-    /// Why it failed.
+    /// Until when the WAL after it is kept because of it; as long as the backup when absent.
+    #[serde(default)]
+    pub wal_until: Option<Timestamp>,
+    /// Why it stays whatever its retention says.
+    #[serde(default)]
+    pub hold: Option<Hold>,
+    /// It is to go; until `delete_after` it can be kept after all.
+    #[serde(default)]
+    pub deletion: Option<Deletion>,
+    /// When it was gone from the repository.
+    #[serde(default)]
+    pub deleted_at: Option<Timestamp>,
+    /// When it was last read whole.
+    #[serde(default)]
+    pub verified_at: Option<Timestamp>,
+    /// Whether it was found sound then.
+    #[serde(default)]
+    pub sound: Option<bool>,
+    /// Why it failed, or was not taken.
     pub error: Option<String>,
     /// What can be done about it.
     pub hint: Option<String>,

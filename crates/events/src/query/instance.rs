@@ -4,7 +4,8 @@ use pg_format::{Lsn, SystemIdentifier, TimelineId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackupId, BranchName, ClusterSize, InstanceName, RestoreId, Retention, ScheduleId, Timestamp,
+    BackupId, BranchName, ClusterSize, InstanceName, PoolName, RestoreId, Retention, ScheduleId,
+    Timestamp,
 };
 
 /// Which instances are there?
@@ -33,6 +34,21 @@ pub struct InstanceView {
     pub stored_bytes: u64,
     /// The newest of them.
     pub last_backup_at: Option<Timestamp>,
+    /// The workers that take its backups; those of the default pool when absent.
+    #[serde(default)]
+    pub pool: Option<PoolName>,
+    /// When a rehearsed restore last came out as foretold.
+    #[serde(default)]
+    pub proven_at: Option<Timestamp>,
+    /// The moment that it restored.
+    #[serde(default)]
+    pub proven_target: Option<Timestamp>,
+    /// How long that took until the data could be read, in milliseconds.
+    #[serde(default)]
+    pub proven_in_ms: Option<u64>,
+    /// Alerts that stand.
+    #[serde(default)]
+    pub alerts: u64,
 }
 
 /// Everything about one instance.
@@ -179,4 +195,7 @@ pub struct ScheduleView {
     pub created_at: Timestamp,
     /// When it last asked for a backup.
     pub last_at: Option<Timestamp>,
+    /// It does not fire while this is set.
+    #[serde(default)]
+    pub paused: bool,
 }

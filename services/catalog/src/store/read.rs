@@ -343,5 +343,10 @@ fn instance_view(row: &AnyRow) -> sqlx::Result<InstanceView> {
         backups: Column::read(row, "backups")?,
         stored_bytes: Column::read(row, "stored_bytes")?,
         last_backup_at: Column::read(row, "last_backup_at")?,
+        pool: None,
+        proven_at: None,
+        proven_target: None,
+        proven_in_ms: None,
+        alerts: 0,
     })
 }

@@ -50,7 +50,7 @@ fn standing(
         {
             Standing::Registered
         }
-        Some(Branch::Restoring { restore_id }) if *restore_id == restore => Standing::Awaited,
+        Some(Branch::Restoring { restore_id, .. }) if *restore_id == restore => Standing::Awaited,
         Some(Branch::Deleting(_)) => Standing::Lost("the branch was deleted meanwhile"),
         Some(_) => Standing::Lost("the branch's name is another restore's by now"),
         None => Standing::Lost("the branch's name is no longer claimed by this restore"),
@@ -188,20 +188,21 @@ mod tests {
         let branch = BranchName::new("b").unwrap();
         let told = |held: Option<Branch>| {
             let document = InstanceDocument {
-                version: 1,
-                instance: example::instance(),
-                registration: CommandId(Uuid::nil()),
-                created_at: example::at(0),
-                removing: false,
                 branches: held
                     .map(|held| (branch.clone(), held))
                     .into_iter()
                     .collect(),
                 schedules: Vec::new(),
+                ..InstanceDocument::new(example::instance(), CommandId(Uuid::nil()), example::at(0))
             };
             standing(Some(&document), &branch, ours)
         };
-        let restoring = |restore_id| Some(Branch::Restoring { restore_id });
+        let restoring = |restore_id| {
+            Some(Branch::Restoring {
+                restore_id,
+                source: None,
+            })
+        };
         assert_eq!(told(restoring(ours)), Standing::Awaited);
         assert_eq!(
             told(Some(Branch::Active(active(ours)))),

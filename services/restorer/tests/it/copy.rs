@@ -95,6 +95,7 @@ pub(crate) async fn back_up(source: &Postgres, writer: &BranchWriter) -> Result<
         started_at: backed_up_at,
         backed_up_at,
         expires_at: None,
+        wal_until: None,
         start_lsn: label.start_lsn,
         stop_lsn,
         timeline: label.start_timeline,

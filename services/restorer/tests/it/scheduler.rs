@@ -27,7 +27,10 @@ pub(crate) fn play(bus: &Bus, shutdown: &CancellationToken) {
 /// Claims a name, as `restore.create` does.
 pub(crate) async fn claim(bus: &Bus, branch: &BranchName, restore_id: RestoreId) -> Result<()> {
     change(bus, |document| {
-        let claim = Branch::Restoring { restore_id };
+        let claim = Branch::Restoring {
+            restore_id,
+            source: None,
+        };
         let _ = document.branches.entry(branch.clone()).or_insert(claim);
     })
     .await
@@ -102,6 +105,7 @@ impl Scheduler {
         };
         let claim = Branch::Restoring {
             restore_id: register.origin.restore_id,
+            source: None,
         };
         let instances = self.0.instances();
         let updated = instances.update(&register.instance, |before| {

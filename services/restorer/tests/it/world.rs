@@ -169,13 +169,9 @@ impl World {
             disk_risk: events::DiskRiskPolicy::default(),
         };
         let document = InstanceDocument {
-            version: 1,
-            instance: instance(),
-            registration: CommandId(Uuid::now_v7()),
-            created_at: now,
-            removing: false,
             branches: [(BranchName::main(), Branch::Active(main))].into(),
             schedules: Vec::new(),
+            ..InstanceDocument::new(instance(), CommandId(Uuid::now_v7()), now)
         };
         let put = |_: Option<&InstanceDocument>| Decision::Put(Box::new(document.clone()), ());
         Ok(bus.instances().update(&instance(), put).await?)
@@ -255,6 +251,7 @@ impl World {
             let (bus, branch) = (&self.restorer.bus, &request.branch);
             let claim = Some(Branch::Restoring {
                 restore_id: request.restore_id,
+                source: None,
             });
             if scheduler::branch_of(bus, branch).await? == claim {
                 scheduler::forget(bus, branch).await?;

@@ -65,6 +65,8 @@ impl World {
             trigger: Trigger::Manual,
             schedule_id: None,
             retention: create.retention,
+            wal: events::WalKeep::AsLongAsBackup,
+            pool: None,
             requested_at,
         };
         Ok(self.request_backup(requested, Some(given.id)).await?)

@@ -66,6 +66,8 @@ impl World {
             trigger: Trigger::Schedule,
             schedule_id: None,
             retention: None,
+            wal: events::WalKeep::AsLongAsBackup,
+            pool: None,
             requested_at: self.clock.now(),
         };
         Ok(self.request_backup(requested, Some(given.id)).await?)
@@ -150,6 +152,7 @@ fn open(
     }
     let claim = Branch::Restoring {
         restore_id: register.origin.restore_id,
+        source: None,
     };
     match document.branches.get(&register.branch) {
         Some(held) if *held == claim => {
@@ -239,19 +242,25 @@ mod tests {
         let register = register();
         let active = active(&register);
         let document = |removing, held: Option<Branch>| InstanceDocument {
-            version: 1,
-            instance: register.instance.clone(),
-            registration: CommandId(uuid::Uuid::nil()),
-            created_at: example::at(0),
             removing,
             branches: held
                 .map(|held| (register.branch.clone(), held))
                 .into_iter()
                 .collect(),
             schedules: Vec::new(),
+            ..InstanceDocument::new(
+                register.instance.clone(),
+                CommandId(uuid::Uuid::nil()),
+                example::at(0),
+            )
         };
         let restore_id = register.origin.restore_id;
-        let claim = |restore_id| Some(Branch::Restoring { restore_id });
+        let claim = |restore_id| {
+            Some(Branch::Restoring {
+                restore_id,
+                source: None,
+            })
+        };
         let opened = open(document(false, claim(restore_id)), &register, &active).unwrap();
         assert_eq!(open(opened.clone(), &register, &active).unwrap(), opened);
         let other = RestoreId(uuid::Uuid::from_u128(7));

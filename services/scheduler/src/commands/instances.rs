@@ -105,19 +105,17 @@ impl World {
             retention: Retention::SEVEN_DAYS,
             branch: main.clone(),
             created_at,
+            wal: None,
+            paused: false,
         };
         let document = InstanceDocument {
-            version: 1,
-            instance: add.instance.clone(),
-            registration: given.id,
-            created_at,
-            removing: false,
             branches: BTreeMap::from([(main, Branch::Active(active))]),
             schedules: add
                 .default_schedule
                 .then_some(schedule)
                 .into_iter()
                 .collect(),
+            ..InstanceDocument::new(add.instance.clone(), given.id, created_at)
         };
         // Another replica, or another user, may have been faster.
         let standing = self

@@ -34,7 +34,7 @@ impl World {
         self.refuse_used_prefix(&document, create).await?;
         let _claimed = self
             .update_document(&create.instance, |document| {
-                claim(document, &create.branch, restore_id)
+                claim(document, &create.branch, &create.source_branch, restore_id)
             })
             .await?;
         self.mirror(&create.instance).await?;
@@ -88,11 +88,14 @@ impl World {
 fn claim(
     mut document: InstanceDocument,
     branch: &BranchName,
+    source: &BranchName,
     restore_id: RestoreId,
 ) -> Result<InstanceDocument, Refusal> {
-    let claim = Branch::Restoring { restore_id };
     match document.branches.get(branch) {
-        Some(held) if *held != claim => Err(Refusal::new(
+        Some(Branch::Restoring {
+            restore_id: held, ..
+        }) if *held == restore_id => Ok(document),
+        Some(_) => Err(Refusal::new(
             RefusalCode::NameTaken,
             format!(
                 "instance {} already has a branch {branch}",
@@ -100,7 +103,11 @@ fn claim(
             ),
             "Choose another name with --as.",
         )),
-        _ => {
+        None => {
+            let claim = Branch::Restoring {
+                restore_id,
+                source: Some(source.clone()),
+            };
             let _before = document.branches.insert(branch.clone(), claim);
             Ok(document)
         }
@@ -118,19 +125,23 @@ mod tests {
     #[test]
     fn a_name_is_claimed_once() {
         let document = InstanceDocument {
-            version: 1,
-            instance: example::instance(),
-            registration: CommandId(uuid::Uuid::nil()),
-            created_at: example::at(0),
-            removing: false,
             branches: BTreeMap::new(),
             schedules: Vec::new(),
+            ..InstanceDocument::new(
+                example::instance(),
+                CommandId(uuid::Uuid::nil()),
+                example::at(0),
+            )
         };
         let name = BranchName::new("fix").unwrap();
+        let main = BranchName::main();
         let first = RestoreId(uuid::Uuid::from_u128(1));
         let second = RestoreId(uuid::Uuid::from_u128(2));
-        let claimed = claim(document, &name, first).unwrap();
-        assert_eq!(claim(claimed.clone(), &name, first).unwrap(), claimed);
-        assert!(claim(claimed, &name, second).is_err());
+        let claimed = claim(document, &name, &main, first).unwrap();
+        assert_eq!(
+            claim(claimed.clone(), &name, &main, first).unwrap(),
+            claimed
+        );
+        assert!(claim(claimed, &name, &main, second).is_err());
     }
 }

@@ -50,6 +50,7 @@ fn backup(instance: InstanceName) -> Command {
         name: None,
         backup_type: BackupType::Auto,
         retention: None,
+        wal: None,
     })
 }
 
@@ -115,6 +116,7 @@ async fn the_life_of_an_instance_with_every_command_delivered_twice() {
     assert_eq!(place.last_refusal().await.code, RefusalCode::NameTaken);
     let claimed = events::document::Branch::Restoring {
         restore_id: RestoreId(command_id(3).0),
+        source: None,
     };
     let branch = BranchName::new("fix").unwrap();
     place

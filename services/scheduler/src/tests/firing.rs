@@ -23,16 +23,12 @@ pub(super) fn document(created_at: Timestamp) -> InstanceDocument {
         disk_risk: events::DiskRiskPolicy::default(),
     };
     InstanceDocument {
-        version: 1,
-        instance: instance(),
-        registration: command_id(1),
-        created_at,
-        removing: false,
         branches: BTreeMap::from([(BranchName::main(), Branch::Active(main))]),
         schedules: vec![Schedule {
             created_at,
             ..example::schedule()
         }],
+        ..InstanceDocument::new(instance(), command_id(1), created_at)
     }
 }
 

@@ -134,6 +134,8 @@ impl Place {
             trigger: Trigger::Manual,
             schedule_id: None,
             retention: None,
+            wal: events::WalKeep::AsLongAsBackup,
+            pool: None,
             requested_at: self.world.clock.now(),
         };
         self.world.request_backup(requested, None).await.unwrap();

@@ -289,15 +289,15 @@ impl World {
             disk_risk: events::DiskRiskPolicy::default(),
         };
         InstanceDocument {
-            version: 1,
-            instance: instance.clone(),
-            registration: "0192d6a0-0000-7000-8000-000000000001"
-                .parse::<CommandId>()
-                .unwrap(),
-            created_at,
-            removing: false,
             branches: BTreeMap::from([(branch.clone(), Branch::Active(active))]),
             schedules: Vec::new(),
+            ..InstanceDocument::new(
+                instance.clone(),
+                "0192d6a0-0000-7000-8000-000000000001"
+                    .parse::<CommandId>()
+                    .unwrap(),
+                created_at,
+            )
         }
     }
 

@@ -132,13 +132,13 @@ pub(super) async fn store_in(repository: &Repository, backups: [u128; 2]) -> Vec
         disk_risk: events::DiskRiskPolicy::default(),
     };
     let document = InstanceDocument {
-        version: 1,
-        instance: instance.clone(),
-        registration: CommandId(uuid::Uuid::nil()),
-        created_at: registered.created_at,
-        removing: false,
         branches: [(branch.clone(), Branch::Active(active.clone()))].into(),
         schedules: registered.schedules,
+        ..InstanceDocument::new(
+            instance.clone(),
+            CommandId(uuid::Uuid::nil()),
+            registered.created_at,
+        )
     };
     repository.put_instance(&document).await.unwrap();
     let writer = repository.writer(&instance, &branch);

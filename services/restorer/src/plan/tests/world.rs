@@ -84,6 +84,7 @@ pub(super) fn backup(
         started_at: ended - TimeDelta::minutes(1),
         backed_up_at: ended,
         expires_at: None,
+        wal_until: None,
         start_lsn: start,
         stop_lsn: stop,
         timeline: TimelineId(timeline),

@@ -61,6 +61,7 @@ async fn back_up(world: &World, registered: &Registered, server: &Postgres) -> B
         started_at: at,
         backed_up_at: at,
         expires_at: None,
+        wal_until: None,
         start_lsn,
         stop_lsn,
         timeline: TimelineId(1),
