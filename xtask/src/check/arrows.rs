@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("events", &["pg-format"]),
     ("pg-replication", &["pg-format"]),
     ("wal-index", &["pg-format"]),
+    ("retention", &["events", "pg-format"]),
     ("repository", &["events", "pg-format", "wal-index"]),
     ("bus", &["events"]),
     ("service", &["events"]),
@@ -32,6 +33,7 @@ const SHARED: &[&str] = &[
     "events",
     "pg-replication",
     "wal-index",
+    "retention",
     "repository",
     "bus",
     "service",
@@ -49,7 +51,7 @@ const OWNED: &[(&str, &str, bool)] = &[
 ];
 
 /// Crates that do no I/O, and what would be a sign of it.
-const PURE: &[&str] = &["pg-format", "calendar", "events", "wal-index"];
+const PURE: &[&str] = &["pg-format", "calendar", "events", "wal-index", "retention"];
 const NOT_IN_PURE: &[&str] = &["tokio", "reqwest", "async-nats", "object_store", "sqlx"];
 
 #[derive(Deserialize)]

@@ -1,0 +1,311 @@
+//! What becomes of each backup.
+//!
+//! The newest come first, everywhere here: a backup that names another's packs is newer than it, so when the other is
+//! looked at, it is decided already whether its packs are named by anything that stays.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use chrono::TimeDelta;
+use events::{BackupId, Timestamp};
+use pg_format::{Lsn, SegmentNumber, TimelineId};
+
+use crate::plan::{Class, Decision};
+use crate::reason::Reason;
+use crate::segments::Segments;
+use crate::stored::{Backup, Stored};
+use crate::tree::Tree;
+
+/// So many backups are named where a reason names some.
+const MOST_NAMED: usize = 10;
+
+/// Everything of a branch, with what follows from it.
+pub(crate) struct Branch<'a> {
+    pub(crate) stored: &'a Stored,
+    pub(crate) segments: Segments,
+    pub(crate) tree: Tree,
+    /// Newest first.
+    backups: Vec<&'a Backup>,
+    /// The newest that can be restored; of a live branch only.
+    newest: Option<BackupId>,
+    /// The newest that leads to the timeline that is archived now; of a live branch only.
+    leads_here: Option<BackupId>,
+    /// The backups whose own WAL is there.
+    whole: Vec<bool>,
+}
+
+/// One backup, decided.
+#[derive(Debug)]
+pub(crate) struct Judged<'a> {
+    pub(crate) backup: &'a Backup,
+    pub(crate) whole: bool,
+    pub(crate) class: Class,
+    pub(crate) decision: Decision,
+}
+
+impl Judged<'_> {
+    pub(crate) fn stays(&self) -> bool {
+        self.decision != Decision::Delete
+    }
+
+    pub(crate) fn is_pitr(&self) -> bool {
+        matches!(self.class, Class::Pitr { .. })
+    }
+
+    /// When it goes, if nothing changes; `None` when that is not known.
+    pub(crate) fn goes_at(&self, grace: TimeDelta) -> Option<Timestamp> {
+        match &self.decision {
+            Decision::Keep { until, .. } => until.map(|until| later(until, grace)),
+            Decision::Mark { delete_after, .. } => Some(*delete_after),
+            Decision::Grace { until } => Some(*until),
+            Decision::Delete | Decision::Postponed { .. } => None,
+        }
+    }
+}
+
+/// `from` and the time of grace.
+pub(crate) fn later(from: Timestamp, grace: TimeDelta) -> Timestamp {
+    from.checked_add_signed(grace.max(TimeDelta::zero()))
+        .unwrap_or(Timestamp::MAX_UTC)
+}
+
+impl<'a> Branch<'a> {
+    pub(crate) fn of(stored: &'a Stored) -> Self {
+        let segments = Segments::of(&stored.wal, stored.segment_size);
+        let tree = Tree::of(stored, &segments);
+        let mut backups: Vec<&Backup> = stored.backups.iter().collect();
+        backups.sort_unstable_by_key(|backup| Reverse((backup.backed_up_at, backup.id)));
+        let mut branch = Branch {
+            stored,
+            segments,
+            tree,
+            backups,
+            newest: None,
+            leads_here: None,
+            whole: Vec::new(),
+        };
+        let whole = branch.backups.iter().map(|backup| branch.is_whole(backup));
+        branch.whole = whole.collect();
+        if stored.live {
+            let current = branch.tree.current;
+            branch.newest = branch.newest_that(|_| true);
+            branch.leads_here = branch.newest_that(|backup| {
+                current.is_none_or(|current| {
+                    let tree = &branch.tree;
+                    tree.leads_to(backup.timeline, backup.stop_lsn, current)
+                })
+            });
+        }
+        branch
+    }
+
+    fn newest_that(&self, is_meant: impl Fn(&Backup) -> bool) -> Option<BackupId> {
+        let all = self.backups.iter().zip(&self.whole);
+        let mut usable = all.filter(|(backup, whole)| **whole && !backup.damaged);
+        let found = usable.find(|(backup, _)| is_meant(backup));
+        found.map(|(backup, _)| backup.id)
+    }
+
+    pub(crate) fn newest_first(&self) -> impl Iterator<Item = &'a Backup> {
+        self.backups.iter().copied()
+    }
+
+    /// The branch is live and could not be restored at all.
+    pub(crate) fn nothing_restorable(&self) -> bool {
+        self.stored.live && self.newest.is_none()
+    }
+
+    /// The timeline that is archived, if no backup leads to it. Only of a live branch.
+    pub(crate) fn unreached(&self) -> Option<TimelineId> {
+        let unreached = self.stored.live && self.leads_here.is_none();
+        self.tree.current.filter(|_| unreached)
+    }
+
+    /// The segments that make a backup consistent.
+    pub(crate) fn own_wal(
+        &self,
+        backup: &Backup,
+    ) -> Vec<(TimelineId, SegmentNumber, SegmentNumber)> {
+        let size = self.stored.segment_size;
+        let (start, stop) = (backup.start_lsn, backup.stop_lsn.max(backup.start_lsn));
+        let mut parts = Vec::with_capacity(1);
+        for range in self.tree.path(backup.timeline) {
+            let last = range.timeline == backup.timeline;
+            // Its own timeline to the stop, though that should be an ancestor's.
+            let end = match range.end {
+                Some(end) if !last => end.min(stop),
+                _ => stop,
+            };
+            if end > range.start.max(start) || last {
+                let first = size.segment_of(range.start.max(start));
+                let last = size.segment_ending_at(end).max(first);
+                parts.push((range.timeline, first, last));
+            }
+        }
+        let last = size.segment_ending_at(stop);
+        if !self.segments.are_complete(backup.timeline, last, last) {
+            // The first segment of a timeline holds what came before it.
+            let onward = self.tree.onward(backup.timeline, stop);
+            let here = onward.filter(|onward| size.segment_of(onward.from) == last);
+            parts.extend(here.map(|onward| (onward.timeline, last, last)));
+        }
+        parts
+    }
+
+    /// Whether all of a backup's own WAL is there.
+    fn is_whole(&self, backup: &Backup) -> bool {
+        let size = self.stored.segment_size;
+        let (start, stop) = (backup.start_lsn, backup.stop_lsn);
+        let (first, last) = (size.segment_of(start), size.segment_ending_at(stop));
+        if last < first {
+            return false;
+        }
+        let complete = self.segments.are_complete(backup.timeline, first, last);
+        let path = self.tree.path(backup.timeline);
+        let begun = path.last().is_none_or(|own| own.start <= start);
+        if complete && begun {
+            return true;
+        }
+        let parts = self.own_wal(backup);
+        (first..=last).all(|number| {
+            let end = stop.min(size.start_of(number.saturating_add(1)));
+            parts.iter().any(|(timeline, first, last)| {
+                let found = self.segments.end_of(*timeline, number);
+                let left = path.iter().find(|range| range.timeline == *timeline);
+                let left = left.and_then(|range| range.end).unwrap_or(Lsn(u64::MAX));
+                (*first..=*last).contains(&number) && found.is_some_and(|to| to.min(left) >= end)
+            })
+        })
+    }
+
+    /// Why a backup stays whatever its retention, and marks, say; the backups that name its packs aside.
+    pub(crate) fn guards(&self, backup: &Backup) -> Vec<Reason> {
+        let mut guards = Vec::new();
+        if let Some(hold) = &backup.hold {
+            guards.push(Reason::Held {
+                reason: hold.reason.clone(),
+                since: hold.since,
+            });
+        }
+        if self.nothing_restorable() {
+            guards.push(Reason::NothingRestorable);
+        }
+        if self.newest == Some(backup.id) {
+            guards.push(Reason::NewestRestorable);
+        } else if self.leads_here == Some(backup.id) {
+            let current = self.tree.current;
+            guards.extend(current.map(|timeline| Reason::NewestThatLeadsHere { timeline }));
+        }
+        guards
+    }
+
+    /// Every backup, newest first.
+    pub(crate) fn judge(&self) -> Vec<Judged<'a>> {
+        let mut named: BTreeMap<BackupId, (Vec<BackupId>, usize)> = BTreeMap::new();
+        // Of what is not newer than what it names nothing is known yet: it counts as staying.
+        let mut undecided: BTreeMap<BackupId, usize> = BTreeMap::new();
+        let references = |backup: &Backup| backup.refers_to.clone().into_iter();
+        for name in self.backups.iter().flat_map(|backup| references(backup)) {
+            *undecided.entry(name).or_default() += 1;
+        }
+        let mut judged = Vec::with_capacity(self.backups.len());
+        for (backup, whole) in self.backups.iter().zip(&self.whole) {
+            let mut guards = self.guards(backup);
+            let (by, count) = named.get(&backup.id).cloned().unwrap_or_default();
+            let count = count + undecided.get(&backup.id).copied().unwrap_or(0);
+            if count > 0 {
+                let backups = by;
+                guards.push(Reason::NamedByOthers { backups, count });
+            }
+            let decision = self.decide(backup, guards);
+            for name in references(backup) {
+                if let Some(left) = undecided.get_mut(&name) {
+                    *left = left.saturating_sub(1);
+                }
+                if decision != Decision::Delete {
+                    let (by, count) = named.entry(name).or_default();
+                    *count += 1;
+                    if by.len() < MOST_NAMED {
+                        by.push(backup.id);
+                    }
+                }
+            }
+            judged.push(Judged {
+                backup,
+                whole: *whole,
+                class: self.class(backup),
+                decision,
+            });
+        }
+        judged
+    }
+
+    fn decide(&self, backup: &Backup, guards: Vec<Reason>) -> Decision {
+        let now = self.stored.now;
+        let retention = match backup.expires_at {
+            None => Some(Reason::NoRetention),
+            Some(until) if now < until => Some(Reason::RetentionNotOver { until }),
+            Some(_) => None,
+        };
+        match (&backup.deletion, backup.expires_at) {
+            (Some(deletion), _) => {
+                let due = backup.due(deletion);
+                let not_before = due.unwrap_or(deletion.delete_after);
+                let mut why = guards;
+                if deletion.by == events::mark::DeletedBy::Retention {
+                    why.extend(retention);
+                }
+                if why.is_empty() && now < not_before {
+                    return Decision::Grace { until: not_before };
+                }
+                why.extend(self.readers());
+                match why.is_empty() {
+                    true => Decision::Delete,
+                    false => Decision::Postponed { why, not_before },
+                }
+            }
+            (None, Some(expired_at)) if retention.is_none() && guards.is_empty() => {
+                Decision::Mark {
+                    expired_at,
+                    delete_after: later(now, self.stored.grace),
+                }
+            }
+            (None, expires_at) => Decision::Keep {
+                until: expires_at.filter(|_| guards.is_empty()),
+                reasons: retention.into_iter().chain(guards).collect(),
+            },
+        }
+    }
+
+    fn readers(&self) -> impl Iterator<Item = Reason> {
+        let readers = self.stored.readers.iter().take(MOST_NAMED);
+        readers.map(|reader| Reason::Reading {
+            what: reader.what.clone(),
+        })
+    }
+
+    fn class(&self, backup: &Backup) -> Class {
+        let relied_on = [self.newest, self.leads_here].contains(&Some(backup.id));
+        let now = self.stored.now;
+        match backup.wal_until {
+            _ if relied_on => Class::Pitr { until: None },
+            Some(until) if until <= now => Class::Standalone,
+            until => Class::Pitr { until },
+        }
+    }
+
+    /// Why nothing goes at the moment, of WAL or at all.
+    pub(crate) fn in_the_way(&self) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        if self.nothing_restorable() {
+            reasons.push(Reason::NothingRestorable);
+        }
+        let running = self.stored.running.iter().take(MOST_NAMED);
+        let unknown = running.filter(|running| running.start.is_none());
+        reasons.extend(unknown.map(|running| Reason::BackupRunning {
+            backup_id: running.id,
+        }));
+        reasons.extend(self.readers());
+        reasons
+    }
+}
