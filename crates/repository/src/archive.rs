@@ -228,6 +228,7 @@ mod tests {
             started_at: at,
             backed_up_at: at,
             expires_at: None,
+            wal_until: None,
             start_lsn: Lsn(3 * MIB + 40),
             stop_lsn: Lsn(3 * MIB + 80),
             timeline: TimelineId(1),

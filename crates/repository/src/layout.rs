@@ -47,6 +47,11 @@ impl BranchLayout {
         format!("{}/backups/{id}/manifest", self.root)
     }
 
+    /// What is wanted of backup `id`.
+    pub(crate) fn mark(&self, id: BackupId) -> String {
+        format!("{}/backups/{id}/mark", self.root)
+    }
+
     /// The data of all backups.
     pub(crate) fn all_packs(&self) -> String {
         format!("{}/packs", self.root)
@@ -134,6 +139,20 @@ impl BranchLayout {
         let file = timeline.history_file_name();
         format!("{}/wal/{}/{file}", self.root, timeline.to_hex())
     }
+}
+
+/// The backup that has a manifest at this key.
+pub(crate) fn committed(key: &str) -> Option<BackupId> {
+    backup_of(key.strip_suffix("/manifest")?)
+}
+
+/// The backup that has a mark at this key.
+pub(crate) fn marked(key: &str) -> Option<BackupId> {
+    backup_of(key.strip_suffix("/mark")?)
+}
+
+fn backup_of(directory: &str) -> Option<BackupId> {
+    directory.rsplit('/').next()?.parse().ok()
 }
 
 /// An attempt's name becomes part of a key: 1 to 64 of `[A-Za-z0-9_-]`.

@@ -110,6 +110,7 @@ fn summary(
         started_at: DateTime::UNIX_EPOCH,
         backed_up_at: DateTime::UNIX_EPOCH,
         expires_at: None,
+        wal_until: None,
         start_lsn: Lsn(start.0 + 40),
         stop_lsn: Lsn(start.0 + 312),
         timeline: TimelineId(1),

@@ -188,16 +188,8 @@ impl BranchReader {
     /// The store failed.
     pub async fn list_backups(&self) -> Result<Vec<BackupId>> {
         let listed = self.store.list(&self.layout.backups()).await?;
-        let mut backups: Vec<BackupId> = listed
-            .iter()
-            .filter_map(|(key, _)| {
-                key.strip_suffix("/manifest")?
-                    .rsplit('/')
-                    .next()?
-                    .parse()
-                    .ok()
-            })
-            .collect();
+        let committed = listed.iter().filter_map(|(key, _)| layout::committed(key));
+        let mut backups: Vec<BackupId> = committed.collect();
         backups.sort();
         Ok(backups)
     }

@@ -178,6 +178,11 @@ impl PackWriter {
         Ok(chunk)
     }
 
+    /// Bytes that were put into packs so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.sealed.iter().map(|pack| pack.bytes).sum::<u64>() + self.open.len() as u64
+    }
+
     async fn seal(&mut self) -> Result<()> {
         if self.open.is_empty() {
             return Ok(());

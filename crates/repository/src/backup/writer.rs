@@ -188,6 +188,12 @@ impl BackupWriter {
         self.totals.logical_bytes + self.open.as_ref().map_or(0, |(_, written)| *written)
     }
 
+    /// Bytes of packs made so far: for limits.
+    #[must_use]
+    pub fn packed_bytes(&self) -> u64 {
+        self.packs.bytes()
+    }
+
     /// Stores what is left and waits until everything is in the store.
     ///
     /// # Errors

@@ -106,15 +106,8 @@ async fn branches(repository: &Repository) {
 }
 
 async fn instances(repository: &Repository) {
-    let document = InstanceDocument {
-        version: 1,
-        instance: instance(),
-        registration: events::CommandId(uuid::Uuid::from_u128(1)),
-        created_at: DateTime::UNIX_EPOCH,
-        removing: false,
-        branches: BTreeMap::new(),
-        schedules: Vec::new(),
-    };
+    let registration = events::CommandId(uuid::Uuid::from_u128(1));
+    let document = InstanceDocument::new(instance(), registration, DateTime::UNIX_EPOCH);
     assert!(
         repository
             .instance(&instance())

@@ -53,6 +53,7 @@ pub(crate) fn backup(timeline: u32, start: u64, stop: u64) -> BackupSummary {
         started_at: at(0),
         backed_up_at: at(stop * 10 + 1),
         expires_at: None,
+        wal_until: None,
         start_lsn: lsn(start),
         stop_lsn: lsn(stop),
         timeline: TimelineId(timeline),
