@@ -76,6 +76,9 @@ pub struct DrillCheckResult {
     pub name: String,
     /// Whether it holds.
     pub passed: bool,
+    /// It was not looked at, and the drill did not fail for that; `passed` is false.
+    #[serde(default)]
+    pub skipped: bool,
     /// One sentence.
     pub detail: String,
     /// How long it took, in milliseconds.

@@ -109,6 +109,7 @@ pub fn drill_summary() -> DrillSummary {
         checks: vec![DrillCheckResult {
             name: "pg_amcheck".to_owned(),
             passed: true,
+            skipped: false,
             detail: "no corruption was found".to_owned(),
             duration_ms: 900,
         }],
