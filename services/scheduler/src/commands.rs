@@ -18,6 +18,7 @@ use repository::Repository;
 use service::clock::Clock;
 use service::seal::MasterKey;
 
+use crate::config::SchedulerConfig;
 use crate::refusal::{Refusal, Unfinished, outcome_of};
 
 /// What deciding needs of the world.
@@ -27,6 +28,7 @@ pub(crate) struct World {
     pub(crate) repository: Repository,
     pub(crate) master_key: Arc<MasterKey>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: Arc<SchedulerConfig>,
 }
 
 /// The consumer of the scheduler's commands.

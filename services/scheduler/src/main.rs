@@ -2,6 +2,7 @@
 //! and turns due schedules into requested backups. Any number of replicas may run.
 
 mod commands;
+mod config;
 mod exhausted;
 mod fires;
 mod firing;
@@ -20,10 +21,10 @@ use std::sync::Arc;
 use bus::{Bus, BusConfig};
 use events::topology;
 use repository::{Repository, RetryPolicy};
-use service::config::NoSettings;
 use service::{Context, MasterKey, ServiceInfo};
 
 use crate::commands::{Commands, World};
+use crate::config::SchedulerConfig;
 use crate::gaps::Gaps;
 use crate::outcomes::Outcomes;
 
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     service::run(info, work)
 }
 
-async fn work(context: Context<NoSettings>) -> anyhow::Result<()> {
+async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
     let common = &context.common;
     let repository = Repository::open(&common.repository_url, RetryPolicy::default())?;
     let master_key = Arc::new(MasterKey::load(&common.master_key_file)?);
@@ -57,6 +58,7 @@ async fn work(context: Context<NoSettings>) -> anyhow::Result<()> {
         repository,
         master_key,
         clock: Arc::clone(&context.clock),
+        config: Arc::new(context.config.clone()),
     };
     let commands = Arc::new(Commands {
         world: world.clone(),

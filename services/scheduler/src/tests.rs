@@ -27,6 +27,7 @@ impl Place {
             repository: Repository::open("memory://", RetryPolicy::default()).unwrap(),
             master_key: Arc::new(MasterKey::from_bytes(&[7; 32])),
             clock: Arc::<ManualClock>::clone(&clock),
+            config: Arc::default(),
         };
         Place { world, clock }
     }

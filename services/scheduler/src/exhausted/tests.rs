@@ -29,6 +29,7 @@ fn world() -> World {
         repository: Repository::open("memory://", RetryPolicy::default()).unwrap(),
         master_key: Arc::new(MasterKey::from_bytes(&[7; 32])),
         clock: Arc::new(ManualClock::new(example::at(0))),
+        config: Arc::default(),
     }
 }
 
