@@ -259,11 +259,11 @@ pub fn sweep_jobs() -> ConsumerSpec {
 /// The backup workers' commands.
 #[must_use]
 pub fn worker_commands() -> ConsumerSpec {
-    consumer(
+    without_limit(consumer(
         "backup-worker-commands",
         COMMANDS,
         commands(&["backup.verify"]),
-    )
+    ))
 }
 
 /// The restorers' drills.

@@ -20,6 +20,7 @@ use service::seal::{MasterKey, dsn_context};
 use crate::config::WorkerConfig;
 use crate::copy::{Copied, Copy};
 use crate::failure::AttemptError;
+use crate::rate::Rates;
 use crate::voice::Voice;
 use crate::wal_wait::{self, NeededWal};
 
@@ -36,6 +37,7 @@ pub(crate) struct World {
     pub(crate) master_key: Arc<MasterKey>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: WorkerConfig,
+    pub(crate) rates: Rates,
     /// This worker's name in events.
     pub(crate) worker: String,
 }
@@ -71,25 +73,15 @@ impl Attempt<'_> {
         self.voice
             .enter(BackupPhase::WaitingForWal, bytes, bytes)
             .await?;
-        let committed = self.storing(taken.stored.commit(summary)).await?;
+        let committed = storing(&mut self.voice, taken.stored.commit(summary)).await?;
         if let CommitOutcome::AlreadyCommitted(other) = &committed {
             let attempt = &other.summary.attempt;
             tracing::info!(attempt, "another attempt was first; its backup stands");
         }
         let summary = committed.manifest().summary.clone();
-        let cleaned = self.clean_up(&summary);
+        let cleaned = clean_up(self.world, &summary);
         let _cleaned = self.voice.beating(LONGEST_STORING, cleaned).await;
         Ok(summary)
-    }
-
-    /// Waits for the store, which has its own retries.
-    async fn storing<T>(
-        &self,
-        stored: impl Future<Output = Result<T, RepositoryError>>,
-    ) -> Result<T, AttemptError> {
-        let after = LONGEST_STORING;
-        let stored = self.voice.beating(after, stored).await;
-        Ok(stored.ok_or(AttemptError::StoreStalled { after })??)
     }
 
     /// Copies the cluster. The slot is made first: from then on the server keeps the WAL that the backup
@@ -118,7 +110,7 @@ impl Attempt<'_> {
             ..BaseBackupOptions::new(format!("zektor {}", request.backup_id))
         };
         let begun = connection.base_backup(asked);
-        let begun = self.voice.beating(LONGEST_CHECKPOINT, begun).await;
+        let begun = self.voice.beating(LONGEST_CHECKPOINT, begun).await?;
         let mut stream = begun.ok_or(AttemptError::Stalled {
             after: LONGEST_CHECKPOINT,
         })??;
@@ -133,7 +125,8 @@ impl Attempt<'_> {
             .repository
             .writer(&request.instance, &request.branch);
         let mut pieces = writer.begin_backup(request.backup_id, &self.name, options)?;
-        let copy = Copy::new(&mut pieces, &mut self.voice, total_bytes);
+        let rates = &self.world.rates;
+        let copy = Copy::new(&mut pieces, &mut self.voice, rates, total_bytes);
         let copied = match copy.run(&mut stream).await {
             Ok(copied) => copied,
             Err(error) => return Err(unless_promoted(dsn, timeline, error).await),
@@ -148,7 +141,7 @@ impl Attempt<'_> {
             });
         }
         let backed_up_at = server_clock(dsn).await?;
-        let stored = self.storing(pieces.finish()).await?;
+        let stored = storing(&mut self.voice, pieces.finish()).await?;
         Ok(Taken {
             start,
             copied,
@@ -181,7 +174,11 @@ impl Attempt<'_> {
             .await;
         let reader = world.repository.reader(&request.instance, &request.branch);
         let timeout = world.config.backup_wal_timeout;
-        wal_wait::wait(&reader, needed, timeout, || self.voice.beat()).await
+        let waited = wal_wait::wait(&reader, needed, timeout);
+        // The wait has its own limit, which comes first.
+        let longest = timeout + LONGEST_STORING;
+        let waited = self.voice.beating(longest, waited).await?;
+        waited.ok_or(AttemptError::StoreStalled { after: longest })?
     }
 
     fn summarise(&self, branch: &ActiveBranch, taken: &Taken) -> BackupSummary {
@@ -232,19 +229,26 @@ impl Attempt<'_> {
             .with_application_name("zektor-backup-worker");
         Ok((active.clone(), dsn))
     }
+}
 
-    /// What killed attempts left behind is of no use to anyone; not being able to remove it now does no harm.
-    async fn clean_up(&self, summary: &BackupSummary) {
-        let writer = self
-            .world
-            .repository
-            .writer(&summary.instance, &summary.branch);
-        if let Err(error) = writer
-            .delete_attempts_except(summary.backup_id, &summary.attempt)
-            .await
-        {
-            tracing::warn!(error = %error, "objects of other attempts were not removed");
-        }
+/// Waits for the store, which has its own retries.
+async fn storing<T>(
+    voice: &mut Voice<'_>,
+    stored: impl Future<Output = Result<T, RepositoryError>>,
+) -> Result<T, AttemptError> {
+    let after = LONGEST_STORING;
+    let stored = voice.beating(after, stored).await?;
+    Ok(stored.ok_or(AttemptError::StoreStalled { after })??)
+}
+
+/// What killed attempts left behind is of no use to anyone; not being able to remove it now does no harm.
+async fn clean_up(world: &World, summary: &BackupSummary) {
+    let writer = world.repository.writer(&summary.instance, &summary.branch);
+    if let Err(error) = writer
+        .delete_attempts_except(summary.backup_id, &summary.attempt)
+        .await
+    {
+        tracing::warn!(error = %error, "objects of other attempts were not removed");
     }
 }
 

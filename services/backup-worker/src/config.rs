@@ -2,18 +2,31 @@
 
 use std::time::Duration;
 
+use events::{InvalidName, PoolName};
 use serde::{Deserialize, Serialize};
 
 /// The worker's own settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct WorkerConfig {
-    /// Backups taken at once. Each needs up to about 120 MiB.
+    /// Backups taken at once, of each pool that is served. Each needs up to about 120 MiB.
     pub(crate) backup_concurrency: usize,
+    /// The pools whose instances this worker serves, separated by commas. Instances that name no pool are in
+    /// `default`.
+    pub(crate) worker_pools: String,
+    /// Backups taken at once by all workers of a pool together; 0 for as many as the workers can. It protects the
+    /// store and the network that they share; every worker of the pool must have the same.
+    pub(crate) backups_at_once: u32,
+    /// KiB/s that this worker reads for all its backups together; 0 for no limit.
+    pub(crate) worker_max_rate_kib: u32,
+    /// KiB/s that this worker stores for all its backups together; 0 for no limit.
+    pub(crate) store_max_rate_kib: u32,
+    /// Stored backups that are verified at once.
+    pub(crate) verify_concurrency: usize,
     /// zstd level of stored chunks.
     pub(crate) backup_compression_level: i32,
     /// True: checkpoint at once when a backup begins. False: spread, gentle on the server, minutes late.
     pub(crate) backup_fast_checkpoint: bool,
-    /// KiB/s the server may send; 0 for no limit.
+    /// KiB/s the server may send for one backup; 0 for no limit.
     pub(crate) backup_max_rate_kib: u32,
     /// How often progress is published.
     #[serde(with = "humantime_serde")]
@@ -27,11 +40,30 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         WorkerConfig {
             backup_concurrency: 1,
+            worker_pools: PoolName::DEFAULT.to_owned(),
+            backups_at_once: 0,
+            worker_max_rate_kib: 0,
+            store_max_rate_kib: 0,
+            verify_concurrency: 1,
             backup_compression_level: 1,
             backup_fast_checkpoint: true,
             backup_max_rate_kib: 0,
             backup_progress_interval: Duration::from_secs(2),
             backup_wal_timeout: Duration::from_secs(600),
         }
+    }
+}
+
+impl WorkerConfig {
+    /// [`Self::worker_pools`], each once.
+    pub(crate) fn pools(&self) -> Result<Vec<PoolName>, InvalidName> {
+        let mut pools = Vec::new();
+        for name in self.worker_pools.split(',').map(str::trim) {
+            let pool = PoolName::new(name)?;
+            if !pools.contains(&pool) {
+                pools.push(pool);
+            }
+        }
+        Ok(pools)
     }
 }

@@ -9,6 +9,7 @@ use repository::{BackupWriter, EntryKind, EntryPath, FileHeader};
 
 use crate::damage::{damaged_page, unnamed_damage};
 use crate::failure::AttemptError;
+use crate::rate::Rates;
 use crate::tar_entries::{Entry, Kind, Piece, TarEntries};
 use crate::voice::Voice;
 
@@ -18,6 +19,9 @@ const MAX_DAMAGED_PAGES: usize = 1000;
 const MAX_MANIFEST_BYTES: usize = 512 << 20;
 /// The server sends something all the time while it copies; a checkpoint may take longer, and comes before.
 const STALLED_AFTER: Duration = Duration::from_secs(300);
+
+/// A limit that is so low that one message takes longer is passed over.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// What came of the copy.
 #[derive(Debug)]
@@ -41,6 +45,8 @@ enum Arriving {
 pub(crate) struct Copy<'a, 'w> {
     writer: &'a mut BackupWriter,
     voice: &'a mut Voice<'w>,
+    rates: &'a Rates,
+    packed_bytes: u64,
     total_bytes: u64,
     arriving: Arriving,
     damaged_pages: Vec<DamagedPage>,
@@ -50,12 +56,15 @@ impl<'a, 'w> Copy<'a, 'w> {
     pub(crate) fn new(
         writer: &'a mut BackupWriter,
         voice: &'a mut Voice<'w>,
+        rates: &'a Rates,
         total_bytes: u64,
     ) -> Self {
         let arriving = Arriving::Nothing;
         Copy {
             writer,
             voice,
+            rates,
+            packed_bytes: 0,
             total_bytes,
             arriving,
             damaged_pages: Vec::new(),
@@ -80,7 +89,11 @@ impl<'a, 'w> Copy<'a, 'w> {
                     self.end_archive().await?;
                     self.arriving = Arriving::Manifest(BytesMut::new());
                 }
-                BackupMessage::Data(bytes) => self.accept(bytes).await?,
+                BackupMessage::Data(bytes) => {
+                    let read = bytes.len() as u64;
+                    self.accept(bytes).await?;
+                    self.keep_to_the_rates(read).await?;
+                }
                 BackupMessage::Progress(_) => {}
                 BackupMessage::Warning(warning) => self.note(&warning),
                 BackupMessage::End(end) => {
@@ -97,6 +110,20 @@ impl<'a, 'w> Copy<'a, 'w> {
                 }
             }
         }
+    }
+
+    /// Slows down by not reading on: the server waits, holding nothing but its connection.
+    async fn keep_to_the_rates(&mut self, read: u64) -> Result<(), AttemptError> {
+        let packed = self.writer.packed_bytes();
+        let stored = packed - self.packed_bytes;
+        self.packed_bytes = packed;
+        let rates = self.rates;
+        let waited = async {
+            rates.read(read).await;
+            rates.store(stored).await;
+        };
+        let _ = self.voice.beating(LONGEST_PAUSE, waited).await?;
+        Ok(())
     }
 
     async fn link_tablespaces(&mut self, start: &BackupStart) -> Result<(), AttemptError> {

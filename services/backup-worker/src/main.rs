@@ -6,21 +6,31 @@ mod copy;
 mod damage;
 mod failure;
 mod jobs;
+mod rate;
 mod takeover;
 mod tar_entries;
+mod verify;
 mod voice;
 mod wal_wait;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bus::{Bus, BusConfig};
+use bus::{Bus, BusConfig, BusError};
+use events::{PoolName, topology};
 use repository::{Repository, RetryPolicy};
 use service::{Context, MasterKey, ServiceInfo};
+use tokio_util::sync::CancellationToken;
 
 use crate::attempt::World;
 use crate::config::WorkerConfig;
 use crate::jobs::Jobs;
+use crate::rate::Rates;
+use crate::verify::Verifications;
+
+/// How long the limit of a pool may be forgotten.
+const LIMIT_APPLIED_EVERY: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let info = ServiceInfo {
@@ -49,11 +59,55 @@ async fn work(context: Context<WorkerConfig>) -> anyhow::Result<()> {
         clock: Arc::clone(&context.clock),
         worker: common.worker_name.clone(),
         config: context.config.clone(),
+        rates: Rates::of(&context.config),
     };
+    let verifications = Arc::new(Verifications {
+        world: world.clone(),
+    });
     let jobs = Arc::new(Jobs { world });
-    let concurrency = context.config.backup_concurrency.max(1);
-    let spec = events::topology::backup_jobs();
-    bus.consume(&spec, concurrency, jobs, context.shutdown.clone())
-        .await?;
+    let shutdown = &context.shutdown;
+    let pools = context.config.pools()?;
+    let taking = pools
+        .iter()
+        .map(|pool| serve(&bus, pool, &context.config, &jobs, shutdown));
+    let commands = topology::worker_commands();
+    let (_, ()) = tokio::try_join!(
+        futures::future::try_join_all(taking),
+        bus.consume(
+            &commands,
+            context.config.verify_concurrency.max(1),
+            verifications,
+            shutdown.clone()
+        ),
+    )?;
     Ok(())
+}
+
+/// Takes the backups of one pool.
+async fn serve(
+    bus: &Bus,
+    pool: &PoolName,
+    config: &WorkerConfig,
+    jobs: &Arc<Jobs>,
+    shutdown: &CancellationToken,
+) -> Result<(), BusError> {
+    let mut spec = topology::backup_jobs_of(pool);
+    if config.backups_at_once > 0 {
+        spec.max_ack_pending = i64::from(config.backups_at_once);
+    }
+    // Services that start apply what the topology has, which is without this limit.
+    let kept = async {
+        loop {
+            if let Err(error) = bus.apply_consumer(&spec).await {
+                tracing::warn!(%pool, error = %error, "the limit of backups at once is not applied");
+            }
+            tokio::time::sleep(LIMIT_APPLIED_EVERY).await;
+        }
+    };
+    let concurrency = config.backup_concurrency.max(1);
+    let jobs = Arc::clone(jobs);
+    tokio::select! {
+        done = bus.consume(&spec, concurrency, jobs, shutdown.clone()) => done,
+        () = kept => Ok(()),
+    }
 }

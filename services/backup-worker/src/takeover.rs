@@ -24,10 +24,15 @@ pub(crate) fn decide(last: Option<(Sequence, &Event)>) -> Takeover {
         None => Takeover::Attempt {
             last: Sequence::NONE,
         },
-        Some((_, Event::BackupCompleted(_) | Event::BackupFailed(_) | Event::BackupRefused(_))) => {
-            Takeover::Ended
-        }
-        Some((sequence, _)) => Takeover::Attempt { last: sequence },
+        Some((
+            sequence,
+            Event::BackupQueued(_)
+            | Event::BackupRequested(_)
+            | Event::BackupStarted(_)
+            | Event::BackupProgressed(_),
+        )) => Takeover::Attempt { last: sequence },
+        // It has ended, or was even held, marked or deleted since.
+        Some(_) => Takeover::Ended,
     }
 }
 

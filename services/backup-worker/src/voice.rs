@@ -1,5 +1,8 @@
 //! What an attempt says while it works: progress events, each through the fence, and the heartbeat.
 //!
+//! Whatever it waits for, it publishes something at least every [`SIGN_OF_LIFE`]: the scheduler's watchdog
+//! ends a backup of which nothing is heard for long.
+//!
 //! A bus that is away delays an attempt but does not end it: progress that nobody hears is passed over, and
 //! only the ending must be heard.
 
@@ -15,6 +18,8 @@ use crate::attempt::World;
 
 /// Much shorter than the time without progress after which a delivery is given up.
 const BEAT_EVERY: Duration = Duration::from_secs(10);
+/// Far below the silence after which the scheduler gives a backup up.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 
 /// Speaks for one attempt. Once the fence is lost, it cannot say anything more.
 pub(crate) struct Voice<'a> {
@@ -24,6 +29,9 @@ pub(crate) struct Voice<'a> {
     fence: Fence,
     heartbeat: Progress,
     last_said: Instant,
+    phase: BackupPhase,
+    done_bytes: u64,
+    total_bytes: u64,
 }
 
 impl<'a> Voice<'a> {
@@ -41,6 +49,9 @@ impl<'a> Voice<'a> {
             fence,
             heartbeat,
             last_said: Instant::now(),
+            phase: BackupPhase::Checkpoint,
+            done_bytes: 0,
+            total_bytes: 0,
         }
     }
 
@@ -50,26 +61,31 @@ impl<'a> Voice<'a> {
     }
 
     /// Waits for something that takes long without a sign of life, such as a checkpoint of the server, and
-    /// counts as progress meanwhile; `None` when it took longer than `limit`.
+    /// counts as progress meanwhile; `None` when it took longer than `limit`. Fails only as [`Self::enter`].
     pub(crate) async fn beating<T>(
-        &self,
+        &mut self,
         limit: Duration,
         work: impl Future<Output = T>,
-    ) -> Option<T> {
+    ) -> Result<Option<T>, FenceError> {
         let beats = async {
             loop {
                 self.beat();
+                if self.last_said.elapsed() >= SIGN_OF_LIFE {
+                    let (phase, done, total) = (self.phase, self.done_bytes, self.total_bytes);
+                    if let Err(error) = self.enter(phase, done, total).await {
+                        return error;
+                    }
+                }
                 tokio::time::sleep(BEAT_EVERY).await;
             }
         };
-        tokio::select! {
+        let done = tokio::select! {
             biased;
-            done = tokio::time::timeout(limit, work) => {
-                self.beat();
-                done.ok()
-            }
-            () = beats => None,
-        }
+            done = tokio::time::timeout(limit, work) => Ok(done.ok()),
+            lost = beats => Err(lost),
+        };
+        self.beat();
+        done
     }
 
     /// Bytes were copied: published now and then.
@@ -90,6 +106,7 @@ impl<'a> Voice<'a> {
         total_bytes: u64,
     ) -> Result<(), FenceError> {
         self.last_said = Instant::now();
+        (self.phase, self.done_bytes, self.total_bytes) = (phase, done_bytes, total_bytes);
         let event = Event::BackupProgressed(BackupProgressed {
             backup_id: self.request.backup_id,
             instance: self.request.instance.clone(),

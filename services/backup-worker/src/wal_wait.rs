@@ -37,7 +37,6 @@ pub(crate) async fn wait(
     branch: &BranchReader,
     needed: NeededWal,
     timeout: Duration,
-    beat: impl Fn() + Send,
 ) -> Result<(), AttemptError> {
     let mut seen = Seen::UpTo(Lsn::INVALID);
     let arrived = async {
@@ -55,7 +54,6 @@ pub(crate) async fn wait(
                     pause = LIST_AGAIN;
                 }
             }
-            beat();
             tokio::time::sleep(pause).await;
         }
     };
@@ -153,8 +151,7 @@ mod tests {
             put(&branch, 2).await;
             archive_is_at(&branch, 2, Lsn(4 << 20)).await;
         };
-        let beat = || {};
-        let (waited, ()) = tokio::join!(wait(&branch, needed(), TIMEOUT, beat), later);
+        let (waited, ()) = tokio::join!(wait(&branch, needed(), TIMEOUT), later);
         waited.unwrap();
     }
 
@@ -166,8 +163,7 @@ mod tests {
             tokio::time::sleep(TIMEOUT / 2).await;
             put(&branch, 2).await;
         };
-        let beat = || {};
-        let (waited, ()) = tokio::join!(wait(&branch, needed(), TIMEOUT, beat), later);
+        let (waited, ()) = tokio::join!(wait(&branch, needed(), TIMEOUT), later);
         waited.unwrap();
     }
 
@@ -176,7 +172,7 @@ mod tests {
         let branch = branch();
         put(&branch, 1).await;
         archive_is_at(&branch, 2, Lsn(4 << 20)).await;
-        let error = wait(&branch, needed(), TIMEOUT, || {}).await.unwrap_err();
+        let error = wait(&branch, needed(), TIMEOUT).await.unwrap_err();
         assert_eq!(error.verdict(), Verdict::GiveUp);
         let AttemptError::WalMissing { segment: named, .. } = error else {
             panic!("{error:?}");

@@ -28,6 +28,7 @@ impl Place {
             master_key: Arc::new(MasterKey::from_bytes(&[7; 32])),
             clock: Arc::new(ManualClock::new(example::at(0))),
             config: WorkerConfig::default(),
+            rates: crate::rate::Rates::default(),
             worker: "test".to_owned(),
         };
         let request = example::events().into_iter().find_map(|event| match event {
@@ -101,6 +102,14 @@ impl Place {
             stored_bytes: 0,
             ..example::backup_summary()
         }
+    }
+
+    /// How often progress was published.
+    pub(crate) async fn progress_said(&self) -> usize {
+        let bus = &self.jobs.world.bus;
+        let filter = vec![subject::events_of("backup.progressed")];
+        let said = bus.history(filter, Sequence::NONE, events::topology::EVENTS);
+        futures::StreamExt::count(said.await.unwrap()).await
     }
 
     pub(crate) async fn last_said(&self) -> Event {

@@ -27,7 +27,7 @@ impl Handler<Event> for Slow {
         let Attempt { mut voice, .. } = self.place.attempt("slow").await;
         voice.heartbeat = delivery.progress.clone();
         let waited = voice.beating(60 * MINUTE, tokio::time::sleep(40 * MINUTE));
-        let waited = waited.await;
+        let waited = waited.await.unwrap();
         self.handled.send((delivery.attempt, waited)).await.unwrap();
         Outcome::Done
     }
@@ -59,9 +59,38 @@ async fn a_long_checkpoint_is_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn a_wait_has_its_own_limit() {
     let place = Place::on(Bus::in_memory());
-    let voice = place.attempt("one").await.voice;
+    let mut voice = place.attempt("one").await.voice;
     let waited = voice.beating(60 * MINUTE, std::future::pending::<()>());
-    assert_eq!(waited.await, None);
+    assert_eq!(waited.await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_wait_is_heard_of_all_the_time() {
+    let place = Place::on(Bus::in_memory());
+    let mut voice = place.attempt("one").await.voice;
+    voice.enter(BackupPhase::WaitingForWal, 7, 9).await.unwrap();
+    let before = place.progress_said().await;
+    let waited = voice.beating(60 * MINUTE, tokio::time::sleep(10 * MINUTE));
+    assert_eq!(waited.await.unwrap(), Some(()));
+    let said = place.progress_said().await - before;
+    assert!((10..=20).contains(&said), "{said} times in ten minutes");
+    let Event::BackupProgressed(last) = place.last_said().await else {
+        panic!("progress was said last");
+    };
+    assert_eq!(
+        (last.phase, last.done_bytes),
+        (BackupPhase::WaitingForWal, 7)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_loses_the_fence_stops_waiting() {
+    let place = Place::on(Bus::in_memory());
+    let mut first = place.attempt("first").await.voice;
+    let _second = place.attempt("second").await;
+    let waited = first.beating(60 * MINUTE, std::future::pending::<()>());
+    let lost = waited.await;
+    assert!(matches!(lost, Err(FenceError::Lost { .. })), "{lost:?}");
 }
 
 #[tokio::test]
