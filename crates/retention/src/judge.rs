@@ -115,9 +115,9 @@ impl<'a> Branch<'a> {
         self.stored.live && self.newest.is_none()
     }
 
-    /// The timeline that is archived, if no backup leads to it. Only of a live branch.
+    /// The timeline that is archived, if backups can be restored and none leads to it. Only of a live branch.
     pub(crate) fn unreached(&self) -> Option<TimelineId> {
-        let unreached = self.stored.live && self.leads_here.is_none();
+        let unreached = self.newest.is_some() && self.leads_here.is_none();
         self.tree.current.filter(|_| unreached)
     }
 
