@@ -8,7 +8,16 @@ use crate::say::{complain, say};
 
 /// Every server.
 pub(crate) fn run() -> Result<()> {
-    install(&Tool::ALL)
+    install(&Tool::ALL)?;
+    let library =
+        provision::install_fake_clock(&mut |step| say(&format!("  libfaketime: {step}")))?;
+    say(&format!(
+        "  {:<14} {:<8} {}",
+        "libfaketime",
+        "",
+        library.display()
+    ));
+    Ok(())
 }
 
 /// These servers, one line for each, and one for each step that was needed. One that cannot be installed

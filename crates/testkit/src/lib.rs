@@ -15,6 +15,7 @@
 )]
 
 mod child;
+mod fake_clock;
 pub mod http;
 pub mod nats;
 pub mod otlp;
@@ -26,5 +27,6 @@ pub mod s3;
 mod tools;
 mod wait;
 
+pub use fake_clock::FakeClock;
 pub use tools::{temporary_directory, tool};
 pub use wait::{START_TIMEOUT, wait_until};

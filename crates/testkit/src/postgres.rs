@@ -100,6 +100,7 @@ pub struct Postgres {
     port: Port,
     password: String,
     certificate: Option<String>,
+    environment: Vec<(String, String)>,
     running: Option<Running>,
 }
 
@@ -264,7 +265,8 @@ impl Postgres {
             .arg(&self.data)
             .args(["-p", &self.port.number().to_string()])
             .args(["-c", "listen_addresses=127.0.0.1", "-k"])
-            .arg(self.place.path());
+            .arg(self.place.path())
+            .envs(self.environment.iter().cloned());
         let name = format!("PostgreSQL {}", self.version);
         let mut running = Running::spawn(&name, &mut command, &self.log_file())?;
         running

@@ -39,6 +39,7 @@ pub struct Builder {
     durable: bool,
     checksums: bool,
     primary: Option<Primary>,
+    environment: Vec<(String, String)>,
 }
 
 /// What a standby needs of its primary.
@@ -58,6 +59,7 @@ impl Default for Builder {
             durable: false,
             checksums: true,
             primary: None,
+            environment: Vec::new(),
         }
     }
 }
@@ -95,6 +97,13 @@ impl Builder {
     #[must_use]
     pub fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
+        self
+    }
+
+    /// Variables of the server's environment.
+    #[must_use]
+    pub fn envs(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.environment.extend(variables);
         self
     }
 
@@ -143,6 +152,7 @@ impl Builder {
             port: Port::reserve()?,
             password: password.to_owned(),
             certificate: None,
+            environment: self.environment.clone(),
             running: None,
             place,
         };
