@@ -183,13 +183,13 @@ mod tests {
         let of_backups = |event: &Event| event.type_name().starts_with("backup.");
         let order = ["requested", "started", "progressed", "failed", "completed"];
         let mut events: Vec<Event> = example::events().into_iter().filter(of_backups).collect();
-        // A refused backup never was one.
-        events.retain(|event| !matches!(event, Event::BackupRefused(_)));
-        events.sort_by_key(|event| {
+        let place = |event: &Event| {
             order
                 .iter()
-                .position(|word| event.type_name().ends_with(word))
-        });
+                .position(|word| event.type_name() == format!("backup.{word}"))
+        };
+        events.retain(|event| place(event).is_some());
+        events.sort_by_key(place);
         events
     }
 
