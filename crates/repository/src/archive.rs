@@ -5,15 +5,17 @@
 //! passed over with a warning, as if it were not there. A store that cannot be asked is an error: nothing is concluded
 //! from its silence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use events::BackupId;
+use events::document::Sweep;
 use events::event::BackupSummary;
 use futures::{StreamExt as _, TryStreamExt as _};
 use pg_format::{TimelineHistory, TimelineId, WalSegmentSize};
 
 use crate::{
-    BranchReader, OpenSegment, RepositoryError, Result, WalGap, WalObject, WalObjectKind,
-    WalPosition,
+    BranchReader, Marks, OpenSegment, RepositoryError, Result, WalGap, WalObject, WalObjectKind,
+    WalPosition, expire, mark,
 };
 
 /// A `.partial` may be completed while its object is looked at; so often the listing is made anew.
@@ -24,8 +26,14 @@ const AT_ONCE: usize = 16;
 /// What the repository says of a branch.
 #[derive(Clone, Debug, Default)]
 pub struct Archive {
-    /// The completed backups, in any order.
+    /// The completed backups, in any order, as their marks have them.
     pub backups: Vec<BackupSummary>,
+    /// What is wanted of them since they were made.
+    pub marks: Marks,
+    /// The other backups whose packs they name.
+    pub refers_to: BTreeMap<BackupId, Vec<BackupId>>,
+    /// Backups that are there and whose manifest cannot be read.
+    pub unreadable: Vec<BackupId>,
     /// How far WAL is proven complete; absent before anything was archived. Read before the listing.
     pub position: Option<WalPosition>,
     /// The listing of its WAL; empty while there is no backup.
@@ -48,6 +56,35 @@ impl Archive {
             None => (timeline == TimelineId(1)).then(|| TimelineHistory::root(timeline)),
         }
     }
+
+    /// What is left when a sweep is done. Whoever restores acts as if it were.
+    #[must_use]
+    pub fn without(mut self, sweep: &Sweep) -> Self {
+        let Some(size) = self.backups.first().map(|backup| backup.wal_segment_size) else {
+            return self;
+        };
+        let swept = |object: &WalObject| match object.kind {
+            WalObjectKind::History => sweep.histories.contains(&object.timeline),
+            _ => sweep
+                .wal
+                .iter()
+                .any(|stretch| expire::holds(stretch, object, size)),
+        };
+        let gone: Vec<WalObjectKind> = self
+            .objects
+            .iter()
+            .filter(|object| swept(object))
+            .map(|object| object.kind)
+            .collect();
+        self.open
+            .retain(|open| !gone.contains(&WalObjectKind::Partial(open.name)));
+        self.objects.retain(|object| !swept(object));
+        self.histories
+            .retain(|timeline, _| !sweep.histories.contains(timeline));
+        self.backups
+            .retain(|backup| !sweep.backups.contains(&backup.backup_id));
+        self
+    }
 }
 
 /// Reads it. The position is read first: what it proves is in the later listing.
@@ -56,12 +93,11 @@ impl Archive {
 /// The store failed.
 pub async fn read(branch: &BranchReader) -> Result<Archive> {
     let position = position(branch).await?;
-    let (backups, gaps) = futures::try_join!(backups(branch), gaps(branch))?;
+    let (stored, gaps) = futures::try_join!(stored(branch), gaps(branch))?;
     let mut archive = Archive {
-        backups,
         gaps,
         position,
-        ..Archive::default()
+        ..stored
     };
     let Some(size) = archive
         .backups
@@ -105,13 +141,41 @@ fn usable<T>(result: Result<T>) -> Result<Option<T>> {
     }
 }
 
-async fn backups(branch: &BranchReader) -> Result<Vec<BackupSummary>> {
-    let ids = branch.list_backups().await?;
-    let summary = |id| async move {
-        let manifest = usable(branch.manifest(id).await)?;
-        Ok(manifest.map(|manifest| manifest.summary))
+/// The backups and their marks.
+async fn stored(branch: &BranchReader) -> Result<Archive> {
+    let (ids, marked) = branch.list_backups_and_marks().await?;
+    let manifests = async {
+        let read = |id| async move { Ok((id, usable(branch.manifest(id).await)?)) };
+        let read = futures::stream::iter(ids.clone())
+            .map(read)
+            .buffered(AT_ONCE);
+        read.try_collect::<Vec<_>>().await
     };
-    all(ids, summary).await
+    let (manifests, marks) = futures::try_join!(manifests, branch.marks_in(marked))?;
+    let mut archive = Archive {
+        marks,
+        ..Archive::default()
+    };
+    let mut unread = Vec::new();
+    for (id, manifest) in manifests {
+        let Some(manifest) = manifest else {
+            unread.push(id);
+            continue;
+        };
+        let others: BTreeSet<BackupId> = manifest.packs.iter().map(|pack| pack.backup).collect();
+        let others: Vec<_> = others.into_iter().filter(|other| *other != id).collect();
+        if !others.is_empty() {
+            let _ = archive.refers_to.insert(id, others);
+        }
+        let summary = mark::effective(manifest.summary, &archive.marks.of(id));
+        archive.backups.push(summary);
+    }
+    if !unread.is_empty() {
+        // One that was deleted since the listing is no backup any more.
+        let (still, _) = branch.list_backups_and_marks().await?;
+        archive.unreadable = unread.into_iter().filter(|id| still.contains(id)).collect();
+    }
+    Ok(archive)
 }
 
 async fn gaps(branch: &BranchReader) -> Result<Vec<WalGap>> {

@@ -10,6 +10,8 @@ mod stored;
 mod tests;
 mod walk;
 
+pub(crate) use relations::parse as parse_relation_map;
+
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -113,6 +115,20 @@ fn merge(mut stored: Vec<SegmentIndex>, added: &[SegmentIndex]) -> Vec<SegmentIn
         }
     }
     stored
+}
+
+/// The segments of a group.
+pub(crate) fn group_range(group: u64) -> Range<SegmentNumber> {
+    let first = group.saturating_mul(GROUP_SEGMENTS);
+    first..first.saturating_add(GROUP_SEGMENTS)
+}
+
+/// `.../<timeline>/<group>`
+pub(crate) fn parse_group(key: &str) -> Option<(TimelineId, u64)> {
+    let (directory, group) = key.rsplit_once('/')?;
+    let timeline = TimelineId::from_hex(directory.rsplit('/').next()?).ok()?;
+    let group = (group.len() == 16).then(|| u64::from_str_radix(group, 16).ok())??;
+    Some((timeline, group))
 }
 
 fn group_of(number: SegmentNumber) -> u64 {

@@ -43,6 +43,11 @@ impl BranchLayout {
         format!("{}/backups", self.root)
     }
 
+    /// The manifest of backup `id` and what stands beside it.
+    pub(crate) fn backup(&self, id: BackupId) -> String {
+        format!("{}/backups/{id}", self.root)
+    }
+
     pub(crate) fn manifest(&self, id: BackupId) -> String {
         format!("{}/backups/{id}/manifest", self.root)
     }
@@ -93,6 +98,11 @@ impl BranchLayout {
             timeline.to_hex(),
             from.0
         )
+    }
+
+    /// Everything of the commit-time index.
+    pub(crate) fn wal_index(&self) -> String {
+        format!("{}/wal-index", self.root)
     }
 
     /// The commit-time index of 64 segments.

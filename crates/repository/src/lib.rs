@@ -20,6 +20,7 @@ mod branch;
 mod digest;
 mod document;
 mod error;
+mod expire;
 #[cfg(any(test, feature = "faulty"))]
 pub mod faulty;
 mod frame;
@@ -46,6 +47,7 @@ pub use backup::{
 pub use branch::{BranchRecord, ClaimOutcome, ParentBranch};
 pub use digest::Digest;
 pub use error::{ErrorClass, RepositoryError};
+pub use expire::{Advanced, Deleted, NamedPacks};
 pub use index::IndexSlice;
 pub use mark::{Marks, PutMark, ReadMark, effective};
 pub use materialise::{Owner, Progress, Restored, Target};

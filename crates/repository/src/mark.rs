@@ -13,7 +13,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::UpdateVersion;
 
 use crate::store::{Created, Replaced};
-use crate::{BranchReader, BranchWriter, RepositoryError, Result, document, layout};
+use crate::{BranchReader, BranchWriter, Digest, RepositoryError, Result, document, layout};
 
 const FORMAT: &str = "zektor-backup-mark";
 /// Names, reasons and dates; anything longer is no mark.
@@ -101,9 +101,32 @@ impl BranchReader {
     /// # Errors
     /// The store failed.
     pub async fn marks(&self) -> Result<Marks> {
+        let (_, marked) = self.list_backups_and_marks().await?;
+        self.marks_in(marked).await
+    }
+
+    /// The ids of the branch's backups, and of those with a mark, by one listing.
+    pub(crate) async fn list_backups_and_marks(&self) -> Result<(Vec<BackupId>, Vec<BackupId>)> {
         let listed = self.store.list(&self.layout.backups()).await?;
-        let keys = listed.iter().map(|(key, _)| key.as_str());
-        self.marks_in(keys.filter_map(layout::marked)).await
+        let keys = || listed.iter().map(|(key, _)| key.as_str());
+        Ok((
+            keys().filter_map(layout::committed).collect(),
+            keys().filter_map(layout::marked).collect(),
+        ))
+    }
+
+    /// A digest of the backups, marks and their versions, by one listing: as long as it is the same, so is what is
+    /// stored and wanted of the branch's backups.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn backups_digest(&self) -> Result<Digest> {
+        let mut text = String::new();
+        for (key, meta) in self.store.list(&self.layout.backups()).await? {
+            let (tag, changed) = (meta.e_tag.unwrap_or_default(), meta.last_modified);
+            text.push_str(&format!("{key} {} {tag} {changed}\n", meta.size));
+        }
+        Ok(Digest::of(text.as_bytes()))
     }
 
     /// The marks of these backups.

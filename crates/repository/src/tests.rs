@@ -2,6 +2,7 @@
 
 mod conformance;
 mod damage;
+mod expire;
 mod faults;
 mod golden;
 mod single_files;

@@ -137,7 +137,7 @@ fn wanted(
 }
 
 /// `.../<timeline>-<position>`
-fn parse(key: &str) -> Option<(TimelineId, Lsn)> {
+pub(crate) fn parse(key: &str) -> Option<(TimelineId, Lsn)> {
     let (timeline, lsn) = key.rsplit('/').next()?.split_once('-')?;
     let timeline = TimelineId::from_hex(timeline).ok()?;
     let lsn = (lsn.len() == 16)

@@ -313,6 +313,15 @@ async fn long_listing(repository: &Repository) {
     assert!(listed.iter().enumerate().all(|(n, object)| {
         object.kind == WalObjectKind::Partial(segment(n as u64)) && object.stored_bytes == stored[0]
     }));
+    let stretch = events::document::WalStretch {
+        timeline: TimelineId(1),
+        from_lsn: segment(0).start(segment_size()),
+        to_lsn: segment(1040).start(segment_size()),
+    };
+    let pruned = branch.prune_wal(&[stretch], segment_size(), &|| {}).await;
+    assert_eq!(pruned.unwrap()[0].objects, 1040);
+    let left = branch.list_wal(segment_size()).await.unwrap();
+    assert_eq!(left, listed[1040..]);
 }
 
 async fn backups(repository: &Repository) {

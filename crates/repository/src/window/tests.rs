@@ -118,6 +118,7 @@ fn archive(
         histories,
         open: partial.iter().map(open).collect(),
         gaps: Vec::new(),
+        ..Archive::default()
     }
 }
 
