@@ -13,6 +13,7 @@ enum Deed {
     Write { hours: u64, quarters: u64 },
     Backup(Kind),
     Promote { lost: u64 },
+    Tear { quarters: u64 },
     Lose { back: u64 },
     Hold(usize),
     Release(usize),
@@ -58,6 +59,7 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         6 => (1..40_u64, 0..14_u64).prop_map(|(hours, quarters)| Deed::Write { hours, quarters }),
         5 => kind.prop_map(Deed::Backup),
         2 => (0..9_u64).prop_map(|lost| Deed::Promote { lost }),
+        1 => (4..9_u64).prop_map(|quarters| Deed::Tear { quarters }),
         1 => (1..4_u64).prop_map(|back| Deed::Lose { back }),
         1 => (0..9_usize).prop_map(Deed::Hold),
         1 => (0..9_usize).prop_map(Deed::Release),
@@ -90,6 +92,7 @@ fn act(world: &mut World, deed: Deed) {
         }
         Deed::Backup(kind) => back_up(world, kind),
         Deed::Promote { lost } => world.promote(lost),
+        Deed::Tear { quarters } => world.tear(quarters),
         Deed::Lose { back } => world.lose(back),
         Deed::Hold(number) => {
             if let Some(id) = pick(world, number) {

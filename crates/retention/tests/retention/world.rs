@@ -121,6 +121,15 @@ impl World {
         let _ = self.ever.remove(&(self.current, number));
     }
 
+    /// A promotion after which the open segment of the old timeline is nowhere but in the first of the new one.
+    pub(crate) fn tear(&mut self, quarters: u64) {
+        let open = (self.current, self.position() / 4);
+        self.promote(0);
+        self.write(quarters);
+        let _ = self.files.remove(&open);
+        let _ = self.ever.remove(&open);
+    }
+
     /// The newest `lost` quarters were not on the standby.
     pub(crate) fn promote(&mut self, lost: u64) {
         let line = self.lines[&self.current];
