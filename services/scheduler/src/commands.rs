@@ -6,14 +6,25 @@
 mod backups;
 mod branches;
 mod instances;
+mod manual;
+mod marks;
+mod names;
 mod restores;
+mod schedules;
+mod settings;
+
+pub(crate) use backups::default_wal_keep;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bus::{Bus, BusError, Delivery, Handler, Outcome, Outgoing};
+use bus::{Bus, BusError, Delivery, Handler, Outcome, Outgoing, Sequence};
 use events::event::{RefusalCode, Refused};
-use events::{BranchName, Command, CommandId, Event, InstanceDocument, InstanceName, MessageId};
+use events::{
+    BranchName, Command, CommandId, Event, InstanceDocument, InstanceName, MessageId, subject,
+    topology,
+};
+use futures::StreamExt as _;
 use repository::Repository;
 use service::clock::Clock;
 use service::seal::MasterKey;
@@ -83,17 +94,17 @@ impl Commands {
             Command::RestoreCreate(create) => world.create_restore(given, create).await,
             Command::BranchRegister(register) => world.register_branch(given, register).await,
             Command::BranchDelete(delete) => world.delete_branch(given, delete).await,
-            Command::InstanceUpdate(_)
-            | Command::ScheduleCreate(_)
-            | Command::ScheduleUpdate(_)
-            | Command::ScheduleDelete(_)
-            | Command::BackupUpdate(_)
-            | Command::BackupHold(_)
-            | Command::BackupRelease(_)
-            | Command::BackupDelete(_)
-            | Command::BackupUndelete(_)
-            | Command::BackupRetry(_)
-            | Command::DrillRun(_) => Err(Refusal::new(
+            Command::InstanceUpdate(update) => world.update_instance(given, update).await,
+            Command::ScheduleCreate(create) => world.create_schedule(given, create).await,
+            Command::ScheduleUpdate(update) => world.update_schedule(given, update).await,
+            Command::ScheduleDelete(delete) => world.delete_schedule(given, delete).await,
+            Command::BackupUpdate(update) => world.update_backup(given, update).await,
+            Command::BackupHold(hold) => world.hold_backup(given, hold).await,
+            Command::BackupRelease(release) => world.release_backup(given, release).await,
+            Command::BackupDelete(delete) => world.delete_backup(given, delete).await,
+            Command::BackupUndelete(undelete) => world.undelete_backup(given, undelete).await,
+            Command::BackupRetry(retry) => world.retry_backup(given, retry).await,
+            Command::DrillRun(_) => Err(Refusal::new(
                 RefusalCode::Invalid,
                 "this command is not known by this version",
                 "Update the services.",
@@ -129,6 +140,31 @@ impl World {
             mirrored = Some(revision);
         }
         Ok(())
+    }
+
+    /// Whether an earlier delivery of this command has told its outcome: on `fence`, or as a refusal. A command that
+    /// comes again late must not undo what was decided after it.
+    async fn has_told(&self, given: &Given, fence: String) -> Result<bool, Unfinished> {
+        if given.attempt == 1 {
+            return Ok(false);
+        }
+        let refused = format!("{}.*.refused.*.*.{}", subject::ROOT, given.id);
+        let history = self
+            .bus
+            .history(vec![fence, refused], Sequence::NONE, topology::EVENTS);
+        let mut history = history.await?;
+        let cause = given.id.to_string();
+        while let Some(stored) = history.next().await {
+            match stored {
+                Ok(stored) if stored.envelope.causation.as_ref() == Some(&cause) => {
+                    return Ok(true);
+                }
+                // Of a newer version; not an outcome that this one could have told.
+                Ok(_) | Err(BusError::Undecodable { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
     }
 
     /// Publishes an event about `correlation` (a backup, a restore), caused by the command. `id` makes it

@@ -1,10 +1,10 @@
 //! Events that change what is wanted: a restore that came to nothing frees its name, a deleted branch is
-//! forgotten.
+//! forgotten, a manual backup that failed or is gone no longer counts.
 
 use async_trait::async_trait;
 use bus::{Delivery, Handler, Outcome};
-use events::Event;
 use events::document::Branch;
+use events::{BackupId, Event};
 
 use crate::commands::World;
 use crate::refusal::outcome_of;
@@ -39,6 +39,24 @@ impl Handler<Event> for Outcomes {
                 let deleting = |branch: &Branch| matches!(branch, Branch::Deleting(_));
                 self.world
                     .forget_branch(&deleted.instance, &deleted.branch, deleting)
+                    .await
+            }
+            Event::BackupFailed(failed) => {
+                let world = &self.world;
+                world
+                    .give_manual_place_back(&failed.instance, failed.backup_id)
+                    .await
+            }
+            Event::BackupExpired(expired) => {
+                let world = &self.world;
+                world
+                    .give_manual_place_back(&expired.instance, expired.backup_id)
+                    .await
+            }
+            Event::BackupRefused(refused) => {
+                let never_taken = BackupId::from(refused.command_id);
+                self.world
+                    .give_manual_place_back(&refused.instance, never_taken)
                     .await
             }
             _ => Ok(()),

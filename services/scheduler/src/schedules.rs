@@ -3,10 +3,10 @@
 use bus::{BusError, QueryError};
 use events::document::Schedule;
 use events::schedules::{ScheduleAnswer, SchedulesAnswer, SchedulesQuestion};
-use events::{Timestamp, subject};
+use events::{InstanceDocument, Timestamp, subject};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::World;
+use crate::commands::{World, default_wal_keep};
 use crate::fires::Fires;
 
 /// Serves the question until shutdown.
@@ -42,13 +42,15 @@ async fn answer(world: &World, question: SchedulesQuestion) -> Result<SchedulesA
     let schedules = document
         .schedules
         .iter()
-        .map(|schedule| describe(schedule, now))
+        .map(|schedule| describe(&document, schedule, now))
         .collect();
     Ok(SchedulesAnswer { schedules })
 }
 
-fn describe(schedule: &Schedule, now: Timestamp) -> ScheduleAnswer {
-    let fires = Fires::of(schedule).ok();
+fn describe(document: &InstanceDocument, schedule: &Schedule, now: Timestamp) -> ScheduleAnswer {
+    // What would be due while it is paused is no fire.
+    let fires = Fires::of(schedule).ok().filter(|_| !schedule.paused);
+    let default_wal = || default_wal_keep(document, &schedule.branch, Some(schedule.retention));
     ScheduleAnswer {
         id: schedule.id,
         name: schedule.name.clone(),
@@ -57,7 +59,7 @@ fn describe(schedule: &Schedule, now: Timestamp) -> ScheduleAnswer {
         retention: schedule.retention,
         branch: schedule.branch.clone(),
         paused: schedule.paused,
-        wal: schedule.wal.unwrap_or_default(),
+        wal: schedule.wal.unwrap_or_else(default_wal),
         next_at: fires.as_ref().and_then(|fires| fires.next(now)),
         last_at: fires.as_ref().and_then(|fires| fires.due(now)),
     }

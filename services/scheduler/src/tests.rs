@@ -3,6 +3,8 @@
 mod commands;
 mod firing;
 mod gaps;
+mod schedules;
+mod settings;
 
 use std::sync::Arc;
 

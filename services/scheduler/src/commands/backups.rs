@@ -1,17 +1,20 @@
-//! Manual backups.
+//! Backups by hand: a new one, and a failed one once more.
 
 use bus::{BusError, Outgoing, Sequence};
-use events::command::BackupCreate;
+use events::command::{BackupCreate, BackupRetry};
 use events::document::Branch;
 use events::envelope::rfc3339;
 use events::event::{BackupRequested, RefusalCode};
-use events::{BackupId, BackupType, CommandId, Event, MessageId, Trigger, subject};
+use events::{
+    BackupId, BackupType, BranchName, CommandId, Event, InstanceDocument, InstanceName, MessageId,
+    Retention, Trigger, WalKeep, subject, topology,
+};
+use futures::TryStreamExt as _;
 
-use super::{Given, World};
+use super::manual::is_under_way;
+use super::schedules::keeps_no_longer;
+use super::{Given, World, names};
 use crate::refusal::{Refusal, Unfinished, published_once};
-
-/// It stands in tables.
-const LONGEST_NAME: usize = 100;
 
 impl World {
     /// The backup has the command's id: delivered twice, it is requested once.
@@ -27,14 +30,7 @@ impl World {
             return Ok(());
         }
         let document = self.document(&create.instance).await?;
-        if document
-            .branches
-            .get(&create.branch)
-            .and_then(Branch::active)
-            .is_none()
-        {
-            return Err(Refusal::no_such_branch(&create.instance, &create.branch).into());
-        }
+        refuse_unless_active(&document, &create.branch)?;
         if create.backup_type == BackupType::Incremental {
             return Err(Refusal::new(
                 RefusalCode::Invalid,
@@ -43,33 +39,96 @@ impl World {
             )
             .into());
         }
+        let name = names::given(create.name.as_deref(), "name of a backup")?;
+        keeps_no_longer(create.retention, create.wal)?;
         let requested_at = self.clock.now();
-        let name = match create.name.as_deref().map(str::trim) {
-            None | Some("") => format!("manual {}", rfc3339(requested_at)),
-            Some(name) if name.len() > LONGEST_NAME || name.contains(char::is_control) => {
-                return Err(Refusal::new(
-                    RefusalCode::Invalid,
-                    "this cannot be the name of a backup",
-                    format!("Use at most {LONGEST_NAME} bytes, on one line."),
-                )
-                .into());
-            }
-            Some(name) => name.to_owned(),
-        };
+        let default_wal = || default_wal_keep(&document, &create.branch, create.retention);
         let requested = BackupRequested {
             backup_id,
             instance: create.instance.clone(),
             branch: create.branch.clone(),
-            name,
+            name: name.unwrap_or_else(|| format!("manual {}", rfc3339(requested_at))),
             backup_type: create.backup_type,
             trigger: Trigger::Manual,
             schedule_id: None,
             retention: create.retention,
-            wal: events::WalKeep::AsLongAsBackup,
-            pool: None,
+            wal: create.wal.unwrap_or_else(default_wal),
+            pool: document.pool.clone(),
             requested_at,
         };
+        self.take_manual_place(&create.instance, backup_id, &create.branch)
+            .await?;
         Ok(self.request_backup(requested, Some(given.id)).await?)
+    }
+
+    /// The new backup has the command's id, and everything else of the one that failed.
+    pub(super) async fn retry_backup(
+        &self,
+        given: &Given,
+        retry: &BackupRetry,
+    ) -> Result<(), Unfinished> {
+        let (instance, branch) = (&retry.instance, &retry.branch);
+        let backup_id = BackupId::from(given.id);
+        let fence = subject::backup_fence(instance, branch, backup_id);
+        if self.bus.last_on(&fence).await?.is_some() {
+            return Ok(());
+        }
+        let document = self.document(instance).await?;
+        refuse_unless_active(&document, branch)?;
+        let failed = self.failed(instance, branch, retry.backup_id).await?;
+        if failed.trigger == Trigger::Manual {
+            self.take_manual_place(instance, backup_id, branch).await?;
+        }
+        let requested = BackupRequested {
+            backup_id,
+            requested_at: self.clock.now(),
+            ..failed
+        };
+        Ok(self.request_backup(requested, Some(given.id)).await?)
+    }
+
+    /// What was asked when the backup was that failed; refuses any other.
+    async fn failed(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        id: BackupId,
+    ) -> Result<BackupRequested, Unfinished> {
+        let fence = subject::backup_fence(instance, branch, id);
+        let history = self
+            .bus
+            .history(vec![fence], Sequence::NONE, topology::EVENTS);
+        let events: Vec<_> = history.await?.try_collect().await?;
+        let events = events.into_iter().map(|stored| stored.envelope.message);
+        let (mut asked, mut last) = (None, None);
+        for event in events {
+            match &event {
+                Event::BackupRequested(requested) => asked = Some(requested.clone()),
+                Event::BackupQueued(queued) => asked = Some(queued.request.clone()),
+                _ => {}
+            }
+            last = Some(event);
+        }
+        let anew = format!("Take a new one: `zektor backup create {instance} --branch {branch}`.");
+        let refuse = |message: String| Refusal::new(RefusalCode::Invalid, message, anew.clone());
+        match (asked, last) {
+            (Some(asked), Some(Event::BackupFailed(_))) => Ok(asked),
+            (_, Some(last)) if is_under_way(&last) => Err(Refusal::new(
+                RefusalCode::Invalid,
+                format!("backup {id} has not failed; it waits or is being taken"),
+                format!("Follow it: `zektor backup show {instance} {id}`."),
+            )
+            .into()),
+            (_, Some(Event::BackupFailed(_) | Event::BackupRefused(_))) => Err(refuse(format!(
+                "it is no longer known how backup {id} was asked for"
+            ))
+            .into()),
+            (_, Some(_)) => Err(refuse(format!(
+                "backup {id} has not failed; only a failed one can be tried again"
+            ))
+            .into()),
+            (_, None) => Err(no_such_backup(instance, branch, id).into()),
+        }
     }
 
     /// Requests a backup that a command, or nothing but the time, led to.
@@ -100,4 +159,33 @@ impl World {
         let published = self.bus.publish_expecting(outgoing, &fence, Sequence::NONE);
         published_once(published.await)
     }
+}
+
+fn refuse_unless_active(document: &InstanceDocument, branch: &BranchName) -> Result<(), Refusal> {
+    match document.branches.get(branch).and_then(Branch::active) {
+        Some(_) => Ok(()),
+        None => Err(Refusal::no_such_branch(&document.instance, branch)),
+    }
+}
+
+pub(super) fn no_such_backup(
+    instance: &InstanceName,
+    branch: &BranchName,
+    id: BackupId,
+) -> Refusal {
+    Refusal::new(
+        RefusalCode::NotFound,
+        format!("branch {branch} of instance {instance} has no backup {id}"),
+        format!("See `zektor backup list {instance}`."),
+    )
+}
+
+/// How long WAL is kept because of a backup of the branch, unless somebody says otherwise.
+pub(crate) fn default_wal_keep(
+    document: &InstanceDocument,
+    branch: &BranchName,
+    retention: Option<Retention>,
+) -> WalKeep {
+    let of_branch = document.schedules.iter().filter(|s| s.branch == *branch);
+    retention::default_wal_keep(retention, of_branch.map(|schedule| schedule.retention))
 }

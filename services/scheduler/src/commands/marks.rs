@@ -1,0 +1,457 @@
+//! What is wanted of a stored backup: its name, its end, that it is held, that it is to go.
+//!
+//! All of that is in the backup's mark, beside its manifest; the events only tell of it. What must stay true:
+//!
+//! - What is said to be kept is kept. A mark that keeps a backup is written first, and then it is looked whether a
+//!   sweep has the backup already; the sweep does it the other way round, so one of the two sees the other.
+//! - The last `backup.updated` tells the mark as it is: each is published over the event that was last before the mark
+//!   was read.
+
+use bus::FenceError;
+use bus::Sequence;
+use chrono::TimeDelta;
+use events::command::{BackupDelete, BackupHold, BackupRelease, BackupUndelete, BackupUpdate};
+use events::document::ManualBackup;
+use events::event::{BackupUpdated, RefusalCode};
+use events::mark::{BackupMark, DeletedBy, Deletion, Expiry, Hold};
+use events::{
+    BackupId, BackupSummary, BranchName, Event, InstanceName, MessageId, Trigger, subject,
+};
+use repository::{PutMark, RepositoryError, effective};
+
+use super::backups::no_such_backup;
+use super::manual::is_under_way;
+use super::{Given, World, names};
+use crate::refusal::{Refusal, Unfinished};
+
+/// Others may change the same mark meanwhile; so often it is decided anew.
+const MOST_ATTEMPTS: u32 = 16;
+
+/// The backup that a command is about.
+#[derive(Clone, Copy)]
+struct Of<'a> {
+    instance: &'a InstanceName,
+    branch: &'a BranchName,
+    id: BackupId,
+}
+
+impl World {
+    pub(super) async fn update_backup(
+        &self,
+        given: &Given,
+        update: &BackupUpdate,
+    ) -> Result<(), Unfinished> {
+        let of = Of {
+            instance: &update.instance,
+            branch: &update.branch,
+            id: update.backup_id,
+        };
+        let name = names::given(update.name.as_deref(), "name of a backup")?;
+        let Some(summary) = self.stored(given, of).await? else {
+            return Ok(());
+        };
+        let _before = self
+            .change_mark(of, |mark| updated(of, &summary, mark, update, name.clone()))
+            .await?;
+        self.tell_mark(given, of).await
+    }
+
+    pub(super) async fn hold_backup(
+        &self,
+        given: &Given,
+        hold: &BackupHold,
+    ) -> Result<(), Unfinished> {
+        let of = Of {
+            instance: &hold.instance,
+            branch: &hold.branch,
+            id: hold.backup_id,
+        };
+        let reason = names::given(hold.reason.as_deref(), "reason of a hold")?;
+        let now = self.clock.now();
+        let Some(_summary) = self.stored(given, of).await? else {
+            return Ok(());
+        };
+        let before = self
+            .change_mark(of, |mark| {
+                // After its release retention decides anew, with all of the grace.
+                refuse_to_go(of, mark, DeletedBy::User)?;
+                let since = mark.hold.as_ref().map_or(now, |hold| hold.since);
+                let hold = Hold {
+                    reason: reason.clone(),
+                    since,
+                };
+                Ok(BackupMark {
+                    hold: Some(hold),
+                    deletion: None,
+                    ..mark.clone()
+                })
+            })
+            .await?;
+        self.refuse_if_swept(of, &before).await?;
+        self.tell_mark(given, of).await
+    }
+
+    pub(super) async fn release_backup(
+        &self,
+        given: &Given,
+        release: &BackupRelease,
+    ) -> Result<(), Unfinished> {
+        let of = Of {
+            instance: &release.instance,
+            branch: &release.branch,
+            id: release.backup_id,
+        };
+        let Some(_summary) = self.stored(given, of).await? else {
+            return Ok(());
+        };
+        let _before = self
+            .change_mark(of, |mark| {
+                // Not at the first delivery: an earlier one may have written the mark and told nobody.
+                if mark.hold.is_none() && given.attempt == 1 {
+                    return Err(invalid(
+                        format!("backup {} is not held", of.id),
+                        "There is nothing to release.",
+                    ));
+                }
+                Ok(BackupMark {
+                    hold: None,
+                    ..mark.clone()
+                })
+            })
+            .await?;
+        self.tell_mark(given, of).await
+    }
+
+    pub(super) async fn delete_backup(
+        &self,
+        given: &Given,
+        delete: &BackupDelete,
+    ) -> Result<(), Unfinished> {
+        let of = Of {
+            instance: &delete.instance,
+            branch: &delete.branch,
+            id: delete.backup_id,
+        };
+        let Some(summary) = self.stored(given, of).await? else {
+            return Ok(());
+        };
+        let now = self.clock.now();
+        let grace = TimeDelta::from_std(self.config.retention_grace).unwrap_or(TimeDelta::MAX);
+        let delete_after = now.checked_add_signed(grace);
+        let deletion = Deletion {
+            by: DeletedBy::User,
+            asked_at: now,
+            delete_after: delete_after.unwrap_or(events::Timestamp::MAX_UTC),
+        };
+        let _before = self
+            .change_mark(of, |mark| {
+                if mark.hold.is_some() {
+                    return Err(held(of));
+                }
+                Ok(BackupMark {
+                    deletion: Some(mark.deletion.unwrap_or(deletion)),
+                    ..mark.clone()
+                })
+            })
+            .await?;
+        if summary.trigger == Trigger::Manual {
+            self.give_manual_place_back(of.instance, of.id).await?;
+            self.keep_place_of_undeleted(of, &summary).await?;
+        }
+        self.tell_mark(given, of).await
+    }
+
+    pub(super) async fn undelete_backup(
+        &self,
+        given: &Given,
+        undelete: &BackupUndelete,
+    ) -> Result<(), Unfinished> {
+        let of = Of {
+            instance: &undelete.instance,
+            branch: &undelete.branch,
+            id: undelete.backup_id,
+        };
+        let Some(summary) = self.stored(given, of).await? else {
+            return Ok(());
+        };
+        let now = self.clock.now();
+        let marked = self.read_mark(of).await?.deletion.is_some();
+        if !marked && given.attempt == 1 {
+            return Err(invalid(
+                format!("backup {} is not marked for deletion", of.id),
+                "It is kept as it is; see `zektor backup show`.",
+            )
+            .into());
+        }
+        let manual = summary.trigger == Trigger::Manual;
+        if manual {
+            self.take_manual_place(of.instance, of.id, of.branch)
+                .await?;
+        }
+        let kept = self
+            .change_mark(of, |mark| {
+                let expires_at = effective(summary.clone(), mark).expires_at;
+                let expiry = match undelete.retention {
+                    Some(retention) => Some(Some(retention.expires_at(now))),
+                    None => expires_at.is_some_and(|end| end <= now).then_some(None),
+                };
+                Ok(BackupMark {
+                    deletion: None,
+                    expiry: expiry
+                        .map(|expires_at| Expiry { expires_at })
+                        .or(mark.expiry),
+                    ..mark.clone()
+                })
+            })
+            .await;
+        let kept = match kept {
+            Ok(before) => self.refuse_if_swept(of, &before).await,
+            Err(error) => Err(error),
+        };
+        match kept {
+            Ok(()) => self.tell_mark(given, of).await,
+            Err(error) => {
+                if manual && matches!(error, Unfinished::Refused(_)) {
+                    self.give_manual_place_back(of.instance, of.id).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What the manifest says of the backup; nothing if this command's outcome was told already. Refuses what is not
+    /// stored.
+    async fn stored(&self, given: &Given, of: Of<'_>) -> Result<Option<BackupSummary>, Unfinished> {
+        let fence = subject::backup_fence(of.instance, of.branch, of.id);
+        if self.has_told(given, fence).await? {
+            return Ok(None);
+        }
+        let _document = self.document(of.instance).await?;
+        match self.manifest(of).await? {
+            Some(summary) => Ok(Some(summary)),
+            None => Err(self.not_stored(of).await?.into()),
+        }
+    }
+
+    async fn manifest(&self, of: Of<'_>) -> Result<Option<BackupSummary>, Unfinished> {
+        let reader = self.repository.reader(of.instance, of.branch);
+        let manifest = RepositoryError::absent_as_none(reader.manifest(of.id).await)?;
+        Ok(manifest.map(|manifest| manifest.summary))
+    }
+
+    /// Why there is no manifest, and what to do then.
+    async fn not_stored(&self, of: Of<'_>) -> Result<Refusal, Unfinished> {
+        let Of {
+            instance,
+            branch,
+            id,
+        } = of;
+        let fence = subject::backup_fence(instance, branch, id);
+        let last = self.bus.last_on(&fence).await?;
+        let last = last.map(|last| last.envelope.message);
+        Ok(match &last {
+            Some(last) if is_under_way(last) => invalid(
+                format!("backup {id} is not completed yet"),
+                format!("Wait until it has ended: `zektor backup show {instance} {id}`."),
+            ),
+            Some(Event::BackupFailed(_)) => invalid(
+                format!("backup {id} has failed; nothing is stored that could be kept or deleted"),
+                format!("Take it once more: `zektor backup retry {instance} {id}`."),
+            ),
+            Some(Event::BackupSkipped(_)) => invalid(
+                format!("backup {id} was never taken"),
+                "Nothing is stored that could be kept or deleted.",
+            ),
+            Some(Event::BackupExpired(_)) => Refusal::new(
+                RefusalCode::NotFound,
+                format!("backup {id} is gone from the repository"),
+                format!("See what is there: `zektor backup list {instance}`."),
+            ),
+            _ => no_such_backup(instance, branch, id),
+        })
+    }
+
+    async fn read_mark(&self, of: Of<'_>) -> Result<BackupMark, Unfinished> {
+        let reader = self.repository.reader(of.instance, of.branch);
+        Ok(reader.mark(of.id).await?.mark)
+    }
+
+    /// Writes what `change` makes of the mark over the mark that it saw, and gives that back.
+    async fn change_mark(
+        &self,
+        of: Of<'_>,
+        change: impl Fn(&BackupMark) -> Result<BackupMark, Refusal>,
+    ) -> Result<BackupMark, Unfinished> {
+        let writer = self.repository.writer(of.instance, of.branch);
+        let mut read = writer.mark(of.id).await?;
+        for _ in 0..MOST_ATTEMPTS {
+            let wanted = change(&read.mark)?;
+            if wanted == read.mark {
+                return Ok(read.mark);
+            }
+            match writer.put_mark(of.id, &wanted, &read).await? {
+                PutMark::Written(_) => return Ok(read.mark),
+                PutMark::Changed(now) => read = now,
+            }
+        }
+        Err(busy(of))
+    }
+
+    /// A backup that a sweep has is lost, whatever its mark says: what was changed is taken back.
+    async fn refuse_if_swept(&self, of: Of<'_>, before: &BackupMark) -> Result<(), Unfinished> {
+        // In this order: a sweep that is over has left the document, and the manifest is gone.
+        let document = self.document(of.instance).await?;
+        let sweep = document.sweeps.get(of.branch);
+        let swept = sweep.is_some_and(|sweep| sweep.backups.contains(&of.id));
+        if !swept && self.manifest(of).await?.is_some() {
+            return Ok(());
+        }
+        let _ours = self
+            .change_mark(of, |mark| {
+                Ok(BackupMark {
+                    hold: before.hold.clone(),
+                    deletion: before.deletion,
+                    expiry: before.expiry,
+                    ..mark.clone()
+                })
+            })
+            .await?;
+        Err(Refusal::new(
+            RefusalCode::NotFound,
+            format!(
+                "backup {} is being deleted and cannot be kept any more",
+                of.id
+            ),
+            format!(
+                "Take a new one: `zektor backup create {} --branch {}`.",
+                of.instance, of.branch
+            ),
+        )
+        .into())
+    }
+
+    /// One that was undeleted while it was being deleted counts.
+    async fn keep_place_of_undeleted(
+        &self,
+        of: Of<'_>,
+        summary: &BackupSummary,
+    ) -> Result<(), Unfinished> {
+        if self.read_mark(of).await?.deletion.is_some() {
+            return Ok(());
+        }
+        let place = ManualBackup {
+            branch: of.branch.clone(),
+            requested_at: summary.requested_at,
+        };
+        let _document = self
+            .update_document(of.instance, |mut document| {
+                let _none = document.manual_backups.insert(of.id, place.clone());
+                Ok(document)
+            })
+            .await?;
+        self.mirror(of.instance).await
+    }
+
+    /// Publishes the mark as it is.
+    async fn tell_mark(&self, given: &Given, of: Of<'_>) -> Result<(), Unfinished> {
+        let fence = subject::backup_fence(of.instance, of.branch, of.id);
+        let cause = given.id.to_string();
+        for _ in 0..MOST_ATTEMPTS {
+            // First where the mark is told, then what: see the module.
+            let head = self.bus.last_on(&fence).await?;
+            if let Some(head) = &head
+                && head.envelope.causation.as_ref() == Some(&cause)
+            {
+                return Ok(());
+            }
+            let head = head.map_or(Sequence::NONE, |head| head.sequence);
+            let event = Event::BackupUpdated(BackupUpdated {
+                backup_id: of.id,
+                instance: of.instance.clone(),
+                branch: of.branch.clone(),
+                mark: self.read_mark(of).await?,
+                updated_at: self.clock.now(),
+            });
+            let id = MessageId::new(format!("backup.updated:{cause}"));
+            let outgoing = self.outgoing(given, id, Some(of.id.to_string()), event);
+            match self.bus.publish_expecting(outgoing, &fence, head).await {
+                Ok(_sequence) => return Ok(()),
+                Err(FenceError::Lost { .. }) => {}
+                Err(FenceError::Bus(error)) => return Err(error.into()),
+            }
+        }
+        Err(busy(of))
+    }
+}
+
+fn updated(
+    of: Of<'_>,
+    summary: &BackupSummary,
+    mark: &BackupMark,
+    update: &BackupUpdate,
+    name: Option<String>,
+) -> Result<BackupMark, Refusal> {
+    let expires_at = match (update.retention, update.forever) {
+        (Some(_), true) => {
+            return Err(invalid(
+                "a backup cannot be kept for a time and for ever",
+                "Give either a retention or --forever.",
+            ));
+        }
+        (Some(retention), false) => Some(Some(retention.expires_at(summary.backed_up_at))),
+        (None, true) => Some(None),
+        (None, false) => None,
+    };
+    if expires_at.is_some() {
+        refuse_to_go(of, mark, DeletedBy::User)?;
+        refuse_to_go(of, mark, DeletedBy::Retention)?;
+    }
+    if expires_at.is_none() && name.is_none() {
+        return Err(invalid(
+            "nothing is to be changed",
+            "Give another name, a retention, or --forever.",
+        ));
+    }
+    Ok(BackupMark {
+        name: name.or_else(|| mark.name.clone()),
+        expiry: expires_at
+            .map(|expires_at| Expiry { expires_at })
+            .or(mark.expiry),
+        ..mark.clone()
+    })
+}
+
+/// Refuses to keep what is to go, if it is to go by this wish.
+fn refuse_to_go(of: Of<'_>, mark: &BackupMark, by: DeletedBy) -> Result<(), Refusal> {
+    if mark.deletion.is_none_or(|deletion| deletion.by != by) {
+        return Ok(());
+    }
+    Err(invalid(
+        format!("backup {} is marked for deletion", of.id),
+        format!(
+            "Keep it after all, and then say so again: `zektor backup undelete {} {}`.",
+            of.instance, of.id
+        ),
+    ))
+}
+
+fn held(of: Of<'_>) -> Refusal {
+    invalid(
+        format!("backup {} is held", of.id),
+        format!(
+            "Release it first: `zektor backup release {} {}`.",
+            of.instance, of.id
+        ),
+    )
+}
+
+fn busy(of: Of<'_>) -> Unfinished {
+    Unfinished::NotYet(format!(
+        "backup {} is changed by others all the time",
+        of.id
+    ))
+}
+
+fn invalid(message: impl Into<String>, hint: impl Into<String>) -> Refusal {
+    Refusal::new(RefusalCode::Invalid, message, hint)
+}
