@@ -84,7 +84,7 @@ impl Bucket {
         value: impl Into<Bytes> + Send,
         revision: Revision,
     ) -> Result<Revision, CasError> {
-        self.write(key, value.into(), revision, None).await
+        self.write(key, value.into(), revision, &[]).await
     }
 
     /// Removes a key that is at `revision`.
@@ -92,8 +92,24 @@ impl Bucket {
     /// # Errors
     /// [`CasError::Conflict`] if it is not.
     pub async fn delete(&self, key: &str, revision: Revision) -> Result<(), CasError> {
-        let deletion = Some((KV_OPERATION, "DEL".to_owned()));
-        let _ = self.write(key, Bytes::new(), revision, deletion).await?;
+        let deletion = [(KV_OPERATION, "DEL".to_owned())];
+        let _ = self.write(key, Bytes::new(), revision, &deletion).await?;
+        Ok(())
+    }
+
+    /// As [`Self::delete`], of a key that will hardly be used again: the server forgets `after` the deletion that there
+    /// was such a key. Only where keys may expire; whole seconds, rounded up, at least one.
+    ///
+    /// # Errors
+    /// [`CasError::Conflict`] if it is not at `revision`.
+    pub async fn forget(
+        &self,
+        key: &str,
+        revision: Revision,
+        after: Duration,
+    ) -> Result<(), CasError> {
+        let deletion = [(KV_OPERATION, "DEL".to_owned()), (TTL, ttl_text(after))];
+        let _ = self.write(key, Bytes::new(), revision, &deletion).await?;
         Ok(())
     }
 
@@ -121,7 +137,7 @@ impl Bucket {
         revision: Revision,
         ttl: Duration,
     ) -> Result<Revision, CasError> {
-        self.write(key, value.into(), revision, Some((TTL, ttl_text(ttl))))
+        self.write(key, value.into(), revision, &[(TTL, ttl_text(ttl))])
             .await
     }
 
@@ -142,10 +158,30 @@ impl Bucket {
         Ok(present.into_iter().map(|change| change.key).collect())
     }
 
+    /// The keys below `prefix` (a key that lacks its last tokens) that exist, with their values.
+    ///
+    /// # Errors
+    /// As any call; [`BusError::InvalidKey`] for a prefix that begins no key.
+    pub async fn under(&self, prefix: &str) -> Result<Vec<Change>, BusError> {
+        let below = format!("{}.>", self.subject(prefix)?);
+        let stream = self.stream();
+        let last = || self.bus.transport.last_on(&stream, &below);
+        // A reader costs more than a look, and most often there never was any such key.
+        if self.bus.patiently(last).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        let start = Start::LastPerSubject;
+        self.present_in(Follower::new(&self.bus, &stream, vec![below], start))
+            .await
+    }
+
     /// Every key that exists, with its value.
     pub(crate) async fn present(&self) -> Result<Vec<Change>, BusError> {
+        self.present_in(self.follower()).await
+    }
+
+    async fn present_in(&self, mut follower: Follower) -> Result<Vec<Change>, BusError> {
         let mut present = std::collections::BTreeMap::new();
-        let mut follower = self.follower();
         while let Some(stored) = follower.next_until(Sequence(u64::MAX)).await? {
             let Some(change) = self.change(stored) else {
                 continue;
@@ -235,19 +271,18 @@ impl Bucket {
         value: Bytes,
         ttl: Option<Duration>,
     ) -> Result<Revision, CasError> {
-        let ttl = ttl.map(|ttl| (TTL, ttl_text(ttl)));
-        let fresh = self
-            .write(key, value.clone(), Revision(0), ttl.clone())
-            .await;
+        let ttl: Vec<_> = ttl.map(|ttl| (TTL, ttl_text(ttl))).into_iter().collect();
+        let fresh = self.write(key, value.clone(), Revision(0), &ttl).await;
         if !matches!(fresh, Err(CasError::Conflict { .. })) {
             return fresh;
         }
         match self.last(key).await? {
             // Something is there, but it only says that the key is gone.
             Some(last) if !is_value(&last) => {
-                self.write(key, value, Revision(last.sequence.0), ttl).await
+                self.write(key, value, Revision(last.sequence.0), &ttl)
+                    .await
             }
-            None => self.write(key, value, Revision(0), ttl).await,
+            None => self.write(key, value, Revision(0), &ttl).await,
             Some(_) => fresh,
         }
     }
@@ -257,7 +292,7 @@ impl Bucket {
         key: &str,
         payload: Bytes,
         expected: Revision,
-        extra: Option<(&str, String)>,
+        extra: &[(&str, String)],
     ) -> Result<Revision, CasError> {
         let subject = self.subject(key)?;
         let attempt = Uuid::now_v7().to_string();
@@ -268,7 +303,11 @@ impl Bucket {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
-        headers.extend(extra.map(|(name, value)| (name.to_owned(), value)));
+        headers.extend(
+            extra
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone())),
+        );
         let message = RawMessage {
             subject,
             headers,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use events::topology::{INSTANCES, LEASES};
+use events::topology::{INSTANCES, LEASES, SLOTS};
 use events::{InstanceDocument, example};
 use futures::StreamExt as _;
 use tokio::time::Instant;
@@ -21,6 +21,8 @@ scenarios!(
     a_watch_shows_what_is_and_what_comes,
     updates_of_a_document_are_never_lost,
     invalid_keys_are_refused,
+    keys_are_listed_below_a_prefix,
+    a_forgotten_key_leaves_nothing,
 );
 
 async fn a_race_has_one_winner(bus: Bus) {
@@ -219,4 +221,39 @@ async fn invalid_keys_are_refused(bus: Bus) {
             Err(CasError::Bus(crate::BusError::InvalidKey { .. }))
         ));
     }
+}
+
+async fn keys_are_listed_below_a_prefix(bus: Bus) {
+    let bucket = bus.bucket(SLOTS);
+    assert_eq!(bucket.under("queue.a").await.unwrap(), []);
+    for key in ["queue.a.1", "queue.a.2", "queue.ab.1", "queue.a"] {
+        let _ = bucket.create(key, key).await.unwrap();
+    }
+    let gone = bucket.create("queue.a.3", "3").await.unwrap();
+    bucket.delete("queue.a.3", gone).await.unwrap();
+    let listed = bucket.under("queue.a").await.unwrap();
+    let keys: Vec<_> = listed.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(keys, ["queue.a.1", "queue.a.2"]);
+    assert_eq!(listed[0].value.as_deref(), Some(&b"queue.a.1"[..]));
+}
+
+async fn a_forgotten_key_leaves_nothing(bus: Bus) {
+    let bucket = bus.bucket(SLOTS);
+    let first = bucket.create("retry.a.1", "1").await.unwrap();
+    let second = Duration::from_secs(1);
+    let stale = bucket
+        .forget("retry.a.1", Revision(first.0 + 1), second)
+        .await;
+    assert!(matches!(stale, Err(CasError::Conflict { .. })));
+    bucket.forget("retry.a.1", first, second).await.unwrap();
+    assert_eq!(bucket.get("retry.a.1").await.unwrap(), None);
+    let again = bucket.create("retry.a.1", "2").await.unwrap();
+    // What was written since does not go with the mark.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let kept = bucket.get("retry.a.1").await.unwrap();
+    assert_eq!(kept, Some((b"2".to_vec(), again)));
+    bucket.forget("retry.a.1", again, second).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(bucket.get("retry.a.1").await.unwrap(), None);
+    let _ = bucket.create("retry.a.1", "3").await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! The messages of one stream: de-duplication, expectations, history, expiry.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use events::Timestamp;
@@ -8,8 +8,8 @@ use events::envelope::MESSAGE_ID_HEADER;
 
 use crate::subjects::covers;
 use crate::transport::{
-    EXPECTED_LAST, EXPECTED_LAST_SUBJECT, MARKER_REASON, PublishError, RawMessage, RawStored,
-    Receipt, Start, TTL,
+    EXPECTED_LAST, EXPECTED_LAST_SUBJECT, KV_OPERATION, MARKER_REASON, PublishError, RawMessage,
+    RawStored, Receipt, Start, TTL,
 };
 use crate::{Sequence, StreamState};
 
@@ -22,7 +22,14 @@ pub(super) struct Store {
     created: Timestamp,
     last: Sequence,
     messages: BTreeMap<Sequence, Held>,
-    ids: HashMap<String, (Sequence, Timestamp)>,
+    /// Where each subject's messages are.
+    places: HashMap<String, BTreeSet<Sequence>>,
+    /// The same by the last token of the subject: what is asked for by a wildcard mostly ends in an id.
+    places_by_end: HashMap<String, BTreeSet<Sequence>>,
+    expiries: BTreeSet<(Timestamp, Sequence)>,
+    ids: HashMap<String, Sequence>,
+    /// The same, oldest first.
+    ids_by_age: VecDeque<(Timestamp, String)>,
 }
 
 #[derive(Debug)]
@@ -40,7 +47,11 @@ impl Store {
             created,
             last: Sequence::NONE,
             messages: BTreeMap::new(),
+            places: HashMap::new(),
+            places_by_end: HashMap::new(),
+            expiries: BTreeSet::new(),
             ids: HashMap::new(),
+            ids_by_age: VecDeque::new(),
         }
     }
 
@@ -55,8 +66,10 @@ impl Store {
     ) -> Result<Receipt, PublishError> {
         let id = message.header(MESSAGE_ID_HEADER).map(str::to_owned);
         let window = self.duplicate_window;
-        self.ids.retain(|_, (_, at)| *at + window > now);
-        if let Some((sequence, _)) = id.as_ref().and_then(|id| self.ids.get(id)) {
+        while let Some((_, old)) = self.ids_by_age.pop_front_if(|(at, _)| *at + window <= now) {
+            let _ = self.ids.remove(&old);
+        }
+        if let Some(sequence) = id.as_ref().and_then(|id| self.ids.get(id)) {
             return Ok(Receipt {
                 sequence: *sequence,
                 duplicate: true,
@@ -79,7 +92,8 @@ impl Store {
             .map(|seconds| now + Duration::from_secs(seconds));
         let sequence = self.append(message.clone(), expires, now);
         if let Some(id) = id {
-            let _ = self.ids.insert(id, (sequence, now));
+            self.ids_by_age.push_back((now, id.clone()));
+            let _ = self.ids.insert(id, sequence);
         }
         Ok(Receipt {
             sequence,
@@ -102,15 +116,17 @@ impl Store {
             message,
         };
         let _ = self.messages.insert(self.last, Held { stored, expires });
+        let end = last_token(&subject).to_owned();
+        let _ = self.places_by_end.entry(end).or_default().insert(self.last);
+        if let Some(at) = expires {
+            let _ = self.expiries.insert((at, self.last));
+        }
+        let places = self.places.entry(subject).or_default();
+        let _ = places.insert(self.last);
         if let Some(history) = self.history {
-            let kept: Vec<_> = self
-                .messages
-                .iter()
-                .filter(|(_, held)| held.stored.message.subject == subject)
-                .map(|(sequence, _)| *sequence)
-                .collect();
-            for sequence in kept.iter().rev().skip(history) {
-                self.remove(*sequence);
+            let old: Vec<_> = places.iter().rev().skip(history).copied().collect();
+            for sequence in old {
+                self.remove(sequence);
             }
         }
         self.last
@@ -118,16 +134,19 @@ impl Store {
 
     /// Lets go of what has expired; a subject that is empty then gets a marker. Whether there was any.
     pub(super) fn expire(&mut self, now: Timestamp) -> bool {
-        let expired: Vec<_> = self
-            .messages
-            .iter()
-            .filter(|(_, held)| held.expires.is_some_and(|at| at <= now))
-            .map(|(sequence, held)| (*sequence, held.stored.message.subject.clone()))
+        let due = self.expiries.iter().take_while(|(at, _)| *at <= now);
+        let expired: Vec<_> = due
+            .filter_map(|(_, sequence)| {
+                let held = self.messages.get(sequence)?;
+                Some((*sequence, held.stored.message.clone()))
+            })
             .collect();
         let any = !expired.is_empty();
-        for (sequence, subject) in expired {
+        for (sequence, message) in expired {
             self.remove(sequence);
-            if self.last_on(&subject).is_none() {
+            let subject = message.subject.clone();
+            // The mark of a deletion leaves no mark of its own.
+            if message.header(KV_OPERATION).is_none() && self.last_on(&subject).is_none() {
                 let headers = [(MARKER_REASON.to_owned(), "MaxAge".to_owned())].into();
                 let marker = RawMessage {
                     subject,
@@ -141,11 +160,19 @@ impl Store {
     }
 
     pub(super) fn next_expiry(&self) -> Option<Timestamp> {
-        self.messages.values().filter_map(|held| held.expires).min()
+        self.expiries.first().map(|(at, _)| *at)
     }
 
     pub(super) fn remove(&mut self, sequence: Sequence) {
-        drop(self.messages.remove(&sequence));
+        let Some(Held { stored, expires }) = self.messages.remove(&sequence) else {
+            return;
+        };
+        let subject = stored.message.subject.as_str();
+        take_from(&mut self.places, subject, sequence);
+        take_from(&mut self.places_by_end, last_token(subject), sequence);
+        if let Some(at) = expires {
+            let _ = self.expiries.remove(&(at, sequence));
+        }
     }
 
     pub(super) fn get(&self, sequence: Sequence) -> Option<&RawStored> {
@@ -153,6 +180,17 @@ impl Store {
     }
 
     pub(super) fn last_on(&self, filter: &str) -> Option<&RawStored> {
+        let wild = filter.split('.').any(|token| token == "*" || token == ">");
+        let end = last_token(filter);
+        if !wild {
+            return self.get(*self.places.get(filter)?.last()?);
+        }
+        if end != "*" && end != ">" {
+            let places = self.places_by_end.get(end)?.iter().rev();
+            return places
+                .filter_map(|sequence| self.get(*sequence))
+                .find(|stored| covers(filter, &stored.message.subject));
+        }
         self.messages
             .values()
             .rev()
@@ -205,6 +243,19 @@ impl Store {
                 .unwrap_or(self.last.next()),
             last: self.last,
             messages: self.messages.len() as u64,
+        }
+    }
+}
+
+fn last_token(subject: &str) -> &str {
+    subject.rsplit('.').next().unwrap_or(subject)
+}
+
+fn take_from(places: &mut HashMap<String, BTreeSet<Sequence>>, key: &str, sequence: Sequence) {
+    if let Some(there) = places.get_mut(key) {
+        let _ = there.remove(&sequence);
+        if there.is_empty() {
+            let _ = places.remove(key);
         }
     }
 }
