@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pg-replication", &["pg-format"]),
     ("wal-index", &["pg-format"]),
     ("retention", &["events", "pg-format"]),
+    ("alerts", &["events", "pg-format"]),
     ("repository", &["events", "pg-format", "wal-index"]),
     ("bus", &["events"]),
     ("service", &["events"]),
@@ -34,6 +35,7 @@ const SHARED: &[&str] = &[
     "pg-replication",
     "wal-index",
     "retention",
+    "alerts",
     "repository",
     "bus",
     "service",
@@ -51,7 +53,7 @@ const OWNED: &[(&str, &str, bool)] = &[
 ];
 
 /// Crates that do no I/O, and what would be a sign of it.
-const PURE: &[&str] = &["pg-format", "calendar", "events", "wal-index", "retention"];
+const PURE: &[&str] = &["pg-format", "calendar", "events", "wal-index", "retention", "alerts"];
 const NOT_IN_PURE: &[&str] = &["tokio", "reqwest", "async-nats", "object_store", "sqlx"];
 
 #[derive(Deserialize)]

@@ -1,0 +1,115 @@
+//! What may be heard of a branch.
+
+use chrono::TimeDelta;
+use events::event::{DrillStep, FailureCause, GapCause, SlotRiskLevel};
+use events::{BackupId, BackupType, DrillId, Timestamp};
+use pg_format::{Lsn, TimelineId};
+use serde::{Deserialize, Serialize};
+
+/// A fact about a branch. When it became true is told beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// A backup is in the repository.
+    BackupCompleted(Completed),
+    /// A backup was given up.
+    BackupFailed {
+        /// The backup.
+        backup_id: BackupId,
+        /// The likely cause.
+        cause: FailureCause,
+        /// One sentence.
+        message: String,
+        /// What can be done.
+        hint: String,
+    },
+    /// A stored backup was read whole.
+    BackupVerified {
+        /// The backup.
+        backup_id: BackupId,
+        /// What is wrong; sound when absent.
+        problem: Option<String>,
+    },
+    /// Retention lets go, or has let go, of backups and WAL.
+    LetGo {
+        /// The backups; none when only WAL goes.
+        backups: Vec<BackupId>,
+    },
+    /// What can be restored has changed its shape.
+    WindowChanged {
+        /// Its beginning; absent when nothing can be restored.
+        earliest: Option<Timestamp>,
+        /// The backup it begins with.
+        backup: Option<BackupId>,
+    },
+    /// WAL is missing for good.
+    GapDetected(Gap),
+    /// The WAL held back for the archive threatens the source's disk more, or less.
+    SlotRisk {
+        /// How much.
+        level: SlotRiskLevel,
+        /// Why, and what can be done.
+        message: String,
+    },
+    /// A rehearsed restore ended.
+    DrillEnded {
+        /// The drill.
+        drill_id: DrillId,
+        /// How it failed; well when absent.
+        failed: Option<FailedDrill>,
+    },
+    /// How far the archive was behind its server.
+    LagSeen {
+        /// The age of what is safe.
+        lag: TimeDelta,
+        /// What the archiver says is in the way.
+        error: Option<String>,
+    },
+    /// The longest time between two backups that the schedules in force promise; absent when there are none.
+    Promised(Option<TimeDelta>),
+}
+
+/// A completed backup, as far as the rules want to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Completed {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// How it was taken.
+    #[serde(rename = "type")]
+    pub backup_type: BackupType,
+    /// What it added to the repository, in bytes.
+    pub stored_bytes: u64,
+    /// Where replay begins.
+    pub start_lsn: Lsn,
+    /// The timeline of that.
+    pub timeline: TimelineId,
+    /// How long it took, in seconds.
+    pub took_secs: i64,
+    /// Pages with a wrong checksum on the source.
+    pub damaged_pages: u64,
+}
+
+/// WAL that is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// First missing byte.
+    pub from_lsn: Lsn,
+    /// First byte that is there again.
+    pub to_lsn: Lsn,
+    /// Why.
+    pub cause: GapCause,
+}
+
+/// A drill that did not come out as foretold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedDrill {
+    /// Where.
+    pub step: DrillStep,
+    /// The likely cause.
+    pub cause: FailureCause,
+    /// One sentence.
+    pub message: String,
+    /// What can be done.
+    pub hint: String,
+}

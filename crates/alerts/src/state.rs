@@ -1,0 +1,266 @@
+//! The state of a branch's alerts: what stands, and what is still to be announced.
+
+use std::collections::BTreeMap;
+
+use chrono::TimeDelta;
+use events::event::{AlertRaised, AlertResolved, AlertRule, AlertSeverity};
+use events::{BranchName, Event, InstanceName, MessageId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::facts::Facts;
+use crate::rules::{self, Finding, Judgement};
+use crate::scrub::scrub;
+use crate::{Fact, Settings};
+
+/// What was wrong longer ago than this, when a branch is first heard of, is not news: a new installation of the rules
+/// reads a year of events.
+const NEWS: TimeDelta = TimeDelta::days(1);
+
+/// Everything that is kept of a branch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BranchState {
+    /// When it began to be kept. With the serial it orders everything that is announced of the branch.
+    born: Timestamp,
+    serial: u64,
+    facts: Facts,
+    standing: BTreeMap<AlertRule, Standing>,
+    outbox: Vec<Announcement>,
+    #[serde(default)]
+    closed: bool,
+}
+
+/// An alert that stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// How soon somebody should look.
+    pub severity: AlertSeverity,
+    /// Since when it is so.
+    pub since: Timestamp,
+}
+
+/// A change that is to be said, and has perhaps been said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Counts the changes of the branch.
+    pub serial: u64,
+    /// What is watched.
+    pub rule: AlertRule,
+    /// The change.
+    pub change: Change,
+}
+
+/// An alert begins or ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// It begins.
+    Raise {
+        /// How soon somebody should look.
+        severity: AlertSeverity,
+        /// One sentence, with the likely cause.
+        message: String,
+        /// What can be done.
+        hint: String,
+        /// Since when it is so.
+        since: Timestamp,
+    },
+    /// It ends.
+    Resolve {
+        /// One sentence.
+        message: String,
+        /// Since when it had been so.
+        since: Timestamp,
+        /// When it was over.
+        resolved_at: Timestamp,
+    },
+}
+
+impl BranchState {
+    /// A branch of which nothing was heard yet.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
+        BranchState {
+            born: now,
+            serial: 0,
+            facts: Facts::new(now - NEWS),
+            standing: BTreeMap::new(),
+            outbox: Vec::new(),
+            closed: false,
+        }
+    }
+
+    /// Takes a fact that became true at `at`, and looks. The changes are to be announced too ([`Self::outbox`]).
+    pub fn observe(
+        &mut self,
+        at: Timestamp,
+        fact: Fact,
+        now: Timestamp,
+        settings: &Settings,
+    ) -> Vec<Announcement> {
+        self.facts.take(at, fact);
+        self.look(now, settings)
+    }
+
+    /// Looks what time has changed.
+    pub fn look(&mut self, now: Timestamp, settings: &Settings) -> Vec<Announcement> {
+        let before = self.outbox.len();
+        if !self.closed {
+            for rule in rules::RULES {
+                match rules::judge(rule, &self.facts, now, settings) {
+                    Judgement::Bad(finding) => self.bad(rule, finding, now),
+                    Judgement::Good(message) => self.good(rule, message, now),
+                    Judgement::Unsettled => {}
+                }
+            }
+        }
+        self.outbox[before..].to_vec()
+    }
+
+    /// The branch is no longer protected: nothing of it stands any more, and nothing will be raised.
+    pub fn close(&mut self, now: Timestamp) -> Vec<Announcement> {
+        let before = self.outbox.len();
+        self.closed = true;
+        for rule in rules::RULES {
+            self.good(rule, "the branch is no longer protected", now);
+        }
+        self.outbox[before..].to_vec()
+    }
+
+    /// Whether the branch was closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// What is known.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// What stands.
+    #[must_use]
+    pub fn standing(&self) -> &BTreeMap<AlertRule, Standing> {
+        &self.standing
+    }
+
+    /// What is to be announced, in this order.
+    #[must_use]
+    pub fn outbox(&self) -> &[Announcement] {
+        &self.outbox
+    }
+
+    /// Forgets what was announced, up to this serial.
+    pub fn announced(&mut self, serial: u64) {
+        self.outbox
+            .retain(|announcement| announcement.serial > serial);
+    }
+
+    fn bad(&mut self, rule: AlertRule, finding: Finding, now: Timestamp) {
+        match self.standing.get(&rule) {
+            Some(standing) if standing.severity >= finding.severity => return,
+            Some(_) => self.good(rule, "it has become worse, and is raised anew", now),
+            None => {}
+        }
+        let Finding {
+            severity,
+            message,
+            hint,
+            since,
+        } = finding;
+        let _ = self.standing.insert(rule, Standing { severity, since });
+        let raise = Change::Raise {
+            severity,
+            message: scrub(&message),
+            hint: scrub(&hint),
+            since,
+        };
+        self.say(rule, raise);
+    }
+
+    fn good(&mut self, rule: AlertRule, message: &str, now: Timestamp) {
+        if let Some(standing) = self.standing.remove(&rule) {
+            let resolve = Change::Resolve {
+                message: message.to_owned(),
+                since: standing.since,
+                resolved_at: now,
+            };
+            self.say(rule, resolve);
+        }
+    }
+
+    fn say(&mut self, rule: AlertRule, change: Change) {
+        self.serial += 1;
+        self.outbox.push(Announcement {
+            serial: self.serial,
+            rule,
+            change,
+        });
+    }
+
+    /// The message's id: the same whoever publishes it, and whenever.
+    #[must_use]
+    pub fn message_id(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        said: &Announcement,
+    ) -> MessageId {
+        let (rule, born, serial) = (said.rule, self.born.timestamp_micros(), said.serial);
+        MessageId::new(format!("alert:{instance}/{branch}/{rule}:{born}:{serial}"))
+    }
+
+    /// Whether `published`, the id of the last message about the same rule, is this announcement or came after it.
+    #[must_use]
+    pub fn is_said(&self, said: &Announcement, published: &MessageId) -> bool {
+        let mut parts = published.as_str().rsplit(':');
+        let mut number = || parts.next()?.parse::<i64>().ok();
+        let (Some(serial), Some(born)) = (number(), number()) else {
+            return false;
+        };
+        let own = (
+            self.born.timestamp_micros(),
+            i64::try_from(said.serial).unwrap_or(i64::MAX),
+        );
+        (born, serial) >= own
+    }
+}
+
+impl Announcement {
+    /// The event that says it.
+    #[must_use]
+    pub fn event(&self, instance: &InstanceName, branch: &BranchName) -> Event {
+        let (instance, branch, rule) = (instance.clone(), branch.clone(), self.rule);
+        match self.change.clone() {
+            Change::Raise {
+                severity,
+                message,
+                hint,
+                since,
+            } => Event::AlertRaised(AlertRaised {
+                instance,
+                branch,
+                rule,
+                severity,
+                message,
+                hint,
+                since,
+            }),
+            Change::Resolve {
+                message,
+                since,
+                resolved_at,
+            } => Event::AlertResolved(AlertResolved {
+                instance,
+                branch,
+                rule,
+                message,
+                since,
+                resolved_at,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,369 @@
+//! The rules as tables: what is heard, hour by hour, and what is said.
+
+mod archive;
+mod properties;
+
+use events::event::{DrillStep, FailureCause, GapCause, SlotRiskLevel};
+use events::{BackupId, BackupType, DrillId};
+use pg_format::{Lsn, TimelineId};
+
+use super::*;
+use crate::fact::{Completed, FailedDrill, Gap};
+
+const GIB: u64 = 1 << 30;
+
+/// Minutes after the beginning.
+pub(super) fn at(minutes: i64) -> Timestamp {
+    Timestamp::from_timestamp(1_800_000_000 + minutes * 60, 0).unwrap()
+}
+
+pub(super) fn backup(number: u128) -> BackupId {
+    format!("00000000-0000-7000-8000-{number:012}")
+        .parse()
+        .unwrap()
+}
+
+pub(super) fn completed(number: u128, stored_bytes: u64) -> Fact {
+    completed_at(number, stored_bytes, 0)
+}
+
+pub(super) fn completed_at(number: u128, stored_bytes: u64, start: u64) -> Fact {
+    Fact::BackupCompleted(Completed {
+        backup_id: backup(number),
+        backup_type: BackupType::Full,
+        stored_bytes,
+        start_lsn: Lsn(start),
+        timeline: TimelineId(1),
+        took_secs: 600,
+        damaged_pages: 0,
+    })
+}
+
+pub(super) fn failed(number: u128, cause: FailureCause) -> Fact {
+    Fact::BackupFailed {
+        backup_id: backup(number),
+        cause,
+        message: "postgres://zektor:geheim@db/x did not answer.".to_owned(),
+        hint: String::new(),
+    }
+}
+
+pub(super) fn gap(from: u64, to: u64) -> Fact {
+    Fact::GapDetected(Gap {
+        timeline: TimelineId(1),
+        from_lsn: Lsn(from),
+        to_lsn: Lsn(to),
+        cause: GapCause::SlotLost,
+    })
+}
+
+pub(super) fn window(earliest: Option<i64>, number: u128) -> Fact {
+    Fact::WindowChanged {
+        earliest: earliest.map(at),
+        backup: Some(backup(number)),
+    }
+}
+
+pub(super) fn slot(level: SlotRiskLevel) -> Fact {
+    Fact::SlotRisk {
+        level,
+        message: "it holds back 9 of 10 GiB".to_owned(),
+    }
+}
+
+pub(super) fn drill(number: u128, step: Option<DrillStep>) -> Fact {
+    Fact::DrillEnded {
+        drill_id: DrillId(backup(number).0),
+        failed: step.map(|step| FailedDrill {
+            step,
+            cause: FailureCause::Source,
+            message: "the last commit is not the one foretold".to_owned(),
+            hint: "Look.".to_owned(),
+        }),
+    }
+}
+
+pub(super) fn lag(minutes: i64) -> Fact {
+    Fact::LagSeen {
+        lag: TimeDelta::minutes(minutes),
+        error: None,
+    }
+}
+
+fn promised(hours: i64) -> Fact {
+    Fact::Promised(Some(TimeDelta::hours(hours)))
+}
+
+/// A step of a story: something is heard, or only time has gone by.
+type Step = (i64, Option<Fact>);
+
+/// Tells a story to a new branch; what it says, with the minute: `30 +backup_failing warning`, `90 -backup_failing`.
+fn tell(steps: Vec<Step>) -> Vec<String> {
+    let mut state = BranchState::new(at(0));
+    let settings = Settings::default();
+    let mut said = Vec::new();
+    for (minute, fact) in steps {
+        let changes = match fact {
+            Some(fact) => {
+                let changes = state.observe(at(minute), fact.clone(), at(minute), &settings);
+                let before = state.clone();
+                let again = state.observe(at(minute), fact, at(minute), &settings);
+                assert_eq!((again, &state), (Vec::new(), &before), "heard twice");
+                changes
+            }
+            None => state.look(at(minute), &settings),
+        };
+        said.extend(changes.into_iter().map(|said| match said.change {
+            Change::Raise {
+                severity: AlertSeverity::Warning,
+                ..
+            } => format!("{minute} +{} warning", said.rule),
+            Change::Raise {
+                severity: AlertSeverity::Critical,
+                ..
+            } => format!("{minute} +{} critical", said.rule),
+            Change::Resolve { .. } => format!("{minute} -{}", said.rule),
+        }));
+    }
+    said
+}
+
+fn check(steps: Vec<Step>, said: &[&str]) {
+    assert_eq!(tell(steps), said);
+}
+
+#[test]
+fn two_failures_in_a_row_are_told_once_with_their_cause() {
+    use FailureCause::{Connection, Storage};
+    check(vec![(1, Some(failed(1, Storage)))], &[]);
+    check(
+        vec![
+            (1, Some(failed(1, Storage))),
+            (2, Some(completed(2, 1))),
+            (3, Some(failed(3, Storage))),
+        ],
+        &[],
+    );
+    check(
+        vec![
+            (1, Some(failed(1, Storage))),
+            (2, Some(failed(2, Connection))),
+            (3, Some(failed(3, Connection))),
+            (9, None),
+            (10, Some(completed(4, 1))),
+            (11, Some(failed(5, Storage))),
+            (12, Some(failed(6, Storage))),
+        ],
+        &[
+            "2 +backup_failing warning",
+            "10 -backup_failing",
+            "12 +backup_failing warning",
+        ],
+    );
+    // Heard too late: the backup that was completed meanwhile was after it.
+    check(
+        vec![
+            (10, Some(completed(4, 1))),
+            (2, Some(failed(1, Storage))),
+            (3, Some(failed(2, Storage))),
+        ],
+        &[],
+    );
+}
+
+#[test]
+fn the_message_names_the_cause_and_no_address() {
+    let mut state = BranchState::new(at(0));
+    let settings = Settings::default();
+    for n in 1..3 {
+        let _ = state.observe(
+            at(n),
+            failed(u128::try_from(n).unwrap(), FailureCause::Connection),
+            at(n),
+            &settings,
+        );
+    }
+    let Change::Raise {
+        message,
+        hint,
+        since,
+        ..
+    } = &state.outbox()[0].change
+    else {
+        panic!("raised");
+    };
+    assert_eq!(
+        message,
+        "2 backups in a row failed, probably because of the connection to PostgreSQL: postgres://*** did not answer"
+    );
+    assert_eq!(
+        hint,
+        "Check that PostgreSQL runs and lets the backup user in."
+    );
+    assert_eq!(*since, at(1));
+}
+
+#[test]
+fn a_backup_is_overdue_by_the_schedules_that_are_in_force() {
+    let hour = 60;
+    // Daily: 1.5 days and the ten minutes that the last one took.
+    check(
+        vec![
+            (0, Some(promised(24))),
+            (hour, Some(completed(1, 1))),
+            (hour * 37 + 10, None),
+            (hour * 37 + 11, None),
+            (hour * 38, Some(completed(2, 1))),
+        ],
+        &["2231 +backup_overdue warning", "2280 -backup_overdue"],
+    );
+    // Hourly: not before 26 hours; never completed is urgent.
+    check(
+        vec![
+            (0, Some(promised(1))),
+            (hour * 26, None),
+            (hour * 26 + 1, None),
+        ],
+        &["1561 +backup_overdue critical"],
+    );
+    // Without a schedule, or with none that is in force: never.
+    check(
+        vec![(hour, Some(completed(1, 1))), (hour * 10_000, None)],
+        &[],
+    );
+    check(
+        vec![
+            (0, Some(promised(1))),
+            (hour, Some(Fact::Promised(None))),
+            (hour * 10_000, None),
+        ],
+        &[],
+    );
+    // Resumed, or made more frequent: the promise counts from then on.
+    check(
+        vec![
+            (hour, Some(completed(1, 1))),
+            (hour * 1000, Some(promised(24))),
+            (hour * 1030, None),
+            (hour * 1036 + 11, None),
+        ],
+        &["62171 +backup_overdue warning"],
+    );
+    // Pausing ends it.
+    check(
+        vec![
+            (0, Some(promised(1))),
+            (hour * 27, None),
+            (hour * 28, Some(Fact::Promised(None))),
+        ],
+        &["1620 +backup_overdue critical", "1680 -backup_overdue"],
+    );
+}
+
+#[test]
+fn the_last_drill_counts() {
+    check(
+        vec![
+            (1, Some(drill(1, Some(DrillStep::Materialise)))),
+            (2, Some(drill(2, Some(DrillStep::Recover)))),
+            (3, Some(drill(3, None))),
+            (2, Some(drill(2, Some(DrillStep::Recover)))),
+        ],
+        &[
+            "1 +drill_failed warning",
+            "2 -drill_failed",
+            "2 +drill_failed critical",
+            "3 -drill_failed",
+        ],
+    );
+}
+
+#[test]
+fn a_backup_that_is_much_larger_than_those_before_it_is_told() {
+    let grown = |sizes: &[u64]| {
+        let steps = sizes
+            .iter()
+            .zip(1..)
+            .map(|(size, n)| (n, Some(completed(u128::try_from(n).unwrap(), *size))));
+        tell(steps.collect())
+    };
+    assert_eq!(grown(&[1, 1, 1, GIB]), [""; 0]);
+    assert_eq!(grown(&[GIB, GIB, 4 * GIB]), [""; 0]);
+    assert_eq!(
+        grown(&[GIB, GIB, GIB, 4 * GIB, GIB]),
+        ["4 +storage_growth warning", "5 -storage_growth"]
+    );
+    assert_eq!(grown(&[GIB, GIB, GIB, 3 * GIB]), [""; 0]);
+}
+
+#[test]
+fn a_damaged_backup_is_told_until_it_is_gone_or_sound() {
+    let verified = |number, problem: Option<&str>| Fact::BackupVerified {
+        backup_id: backup(number),
+        problem: problem.map(str::to_owned),
+    };
+    check(
+        vec![
+            (1, Some(verified(1, Some("pack 3 is missing")))),
+            (2, Some(verified(2, Some("pack 4 is missing")))),
+            (
+                3,
+                Some(Fact::LetGo {
+                    backups: vec![backup(1)],
+                }),
+            ),
+            (1, Some(verified(1, Some("pack 3 is missing")))),
+            (4, Some(verified(2, None))),
+        ],
+        &["1 +backup_damaged critical", "4 -backup_damaged"],
+    );
+}
+
+#[test]
+fn what_was_wrong_long_before_is_no_news() {
+    let week = 7 * 1440;
+    check(
+        vec![
+            (-week, Some(failed(1, FailureCause::Wal))),
+            (-week + 1, Some(failed(2, FailureCause::Wal))),
+            (-week + 2, Some(gap(1, 2))),
+            (-week + 3, Some(drill(1, Some(DrillStep::Recover)))),
+            (1, None),
+        ],
+        &[],
+    );
+}
+
+#[test]
+fn a_branch_that_is_gone_has_no_alerts() {
+    let mut state = BranchState::new(at(0));
+    let settings = Settings::default();
+    let raised = state.observe(at(1), gap(1, 2), at(1), &settings);
+    assert_eq!(raised.len(), 1);
+    assert_eq!(state.close(at(2)).len(), 1);
+    assert_eq!(state.observe(at(3), gap(5, 6), at(3), &settings), []);
+    assert!(state.standing().is_empty() && state.is_closed());
+    state.announced(1);
+    assert_eq!(state.outbox().len(), 1);
+}
+
+#[test]
+fn announcements_know_whether_they_were_said() {
+    let (instance, branch) = (InstanceName::new("orders").unwrap(), BranchName::main());
+    let settings = Settings::default();
+    let mut state = BranchState::new(at(0));
+    let raised = state.observe(at(1), gap(1, 2), at(1), &settings).remove(0);
+    let resolved = state
+        .observe(at(2), completed_at(1, 1, 2), at(2), &settings)
+        .remove(0);
+    let id = |said| state.message_id(&instance, &branch, said);
+    assert!(state.is_said(&raised, &id(&raised)));
+    assert!(state.is_said(&raised, &id(&resolved)));
+    assert!(!state.is_said(&resolved, &id(&raised)));
+    let later = BranchState::new(at(9));
+    assert!(
+        !later.is_said(&raised, &id(&resolved)),
+        "of a branch of the same name before"
+    );
+    assert!(!state.is_said(&raised, &MessageId::new("something else")));
+}

@@ -1,0 +1,158 @@
+//! Rules about WAL and the window.
+
+use super::*;
+
+#[test]
+fn a_lag_is_told_when_it_was_seen_twice_and_over_when_it_was_not_seen_twice() {
+    check(
+        vec![
+            (1, Some(lag(6))),
+            (2, Some(lag(1))),
+            (3, Some(lag(6))),
+            (4, Some(lag(1))),
+        ],
+        &[],
+    );
+    check(
+        vec![
+            (1, Some(lag(6))),
+            (2, Some(lag(7))),
+            (3, Some(lag(1))),
+            (4, Some(lag(8))),
+            (5, Some(lag(1))),
+            (6, Some(lag(1))),
+        ],
+        &["2 +archive_lag warning", "6 -archive_lag"],
+    );
+    check(
+        vec![
+            (1, Some(lag(6))),
+            (2, Some(lag(7))),
+            (62, Some(lag(67))),
+            (63, Some(lag(68))),
+        ],
+        &[
+            "2 +archive_lag warning",
+            "63 -archive_lag",
+            "63 +archive_lag critical",
+        ],
+    );
+}
+
+#[test]
+fn a_gap_is_over_when_a_backup_that_begins_behind_it_is_complete() {
+    check(
+        vec![
+            (1, Some(gap(100, 200))),
+            (2, Some(completed_at(1, 1, 150))),
+            (3, Some(gap(300, 400))),
+            (4, Some(completed_at(2, 1, 250))),
+            (5, Some(completed_at(3, 1, 400))),
+            (6, Some(gap(100, 200))),
+        ],
+        &["1 +wal_gap critical", "5 -wal_gap"],
+    );
+}
+
+#[test]
+fn a_window_that_shrinks_is_told_unless_something_explains_it() {
+    let day = 1440;
+    let gone = |number: Option<u128>| {
+        Some(Fact::LetGo {
+            backups: number.map(backup).into_iter().collect(),
+        })
+    };
+    // Retention took the backup away, and that is heard before, or a little after.
+    check(
+        vec![
+            (1, Some(window(Some(-day), 1))),
+            (2, gone(Some(1))),
+            (3, Some(window(Some(-9), 2))),
+            (60, None),
+        ],
+        &[],
+    );
+    check(
+        vec![
+            (1, Some(window(Some(-day), 1))),
+            (3, Some(window(Some(-9), 2))),
+            (5, gone(None)),
+            (60, None),
+        ],
+        &[],
+    );
+    // Nobody did: told after ten minutes, over when the window is as long as it was.
+    check(
+        vec![
+            (1, Some(window(Some(-day), 1))),
+            (3, Some(window(Some(-9), 2))),
+            (12, None),
+            (13, None),
+            (day / 2, None),
+            (day, None),
+        ],
+        &["13 +window_shrinking warning", "1440 -window_shrinking"],
+    );
+    // An old deletion explains nothing.
+    check(
+        vec![
+            (1, Some(window(Some(-day), 1))),
+            (2, gone(Some(7))),
+            (90, Some(window(Some(-9), 2))),
+            (100, None),
+        ],
+        &["100 +window_shrinking warning"],
+    );
+    // None at all is urgent; there never was one is not.
+    check(
+        vec![
+            (1, Some(window(Some(-day), 1))),
+            (2, gone(Some(1))),
+            (3, Some(window(None, 1))),
+            (13, None),
+        ],
+        &["13 +window_shrinking critical"],
+    );
+    check(vec![(1, Some(window(None, 1))), (60, None)], &[]);
+    // It grows backwards.
+    check(
+        vec![
+            (1, Some(window(Some(-9), 1))),
+            (2, Some(window(Some(-day), 1))),
+            (60, None),
+        ],
+        &[],
+    );
+    // After a week it is how things are.
+    check(
+        vec![
+            (1, Some(window(Some(-day * 365), 1))),
+            (3, Some(window(Some(-9), 2))),
+            (13, None),
+            (day * 7 + 4, None),
+        ],
+        &["13 +window_shrinking warning", "10084 -window_shrinking"],
+    );
+}
+
+#[test]
+fn a_slot_is_told_as_announced_and_over_when_it_is_calm() {
+    use SlotRiskLevel::{Alert, Low, Warning};
+    check(
+        vec![
+            (1, Some(slot(Warning))),
+            (2, Some(slot(Alert))),
+            (3, Some(slot(Warning))),
+            (4, Some(slot(Low))),
+            (6, Some(slot(Warning))),
+            (7, Some(slot(Low))),
+            (12, None),
+        ],
+        &[
+            "1 +slot_disk_risk warning",
+            "2 -slot_disk_risk",
+            "2 +slot_disk_risk critical",
+            "12 -slot_disk_risk",
+        ],
+    );
+}
