@@ -87,11 +87,12 @@ impl fmt::Display for Reason {
                 "the branch has no backup that can be restored; nothing goes until one is complete"
             ),
             Reason::NamedByOthers { backups, count } => {
-                write!(f, "{count} kept backups name its packs, such as ")?;
-                backups
-                    .iter()
-                    .take(1)
-                    .try_for_each(|backup| write!(f, "{backup}"))
+                write!(
+                    f,
+                    "its packs are named by other backups that stay, {count} of them"
+                )?;
+                let one = backups.first();
+                one.map_or(Ok(()), |one| write!(f, ", such as {one}"))
             }
             Reason::Reading { what } => write!(f, "nothing goes while {what} reads the branch"),
             Reason::BackupRunning { backup_id } => write!(
