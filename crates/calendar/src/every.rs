@@ -222,79 +222,43 @@ mod tests {
         assert_ne!(other.to_string(), night);
     }
 
+    fn refused(every: &str, at: Option<&str>, on: Option<&str>, expected: &str) {
+        let said = words(every, at, on);
+        assert!(said.starts_with(expected), "{said}");
+    }
+
     #[test]
-    fn what_cannot_be_meant_says_what_can() {
-        let check = |every, at, on, expected: &str| {
-            let said = words(every, at, on);
-            assert!(said.starts_with(expected), "{said}");
-        };
-        check(
-            "nightly",
-            None,
-            None,
-            "\"nightly\" is not how often; write hourly, daily,",
-        );
-        check(
-            "daily",
-            Some("24:00"),
-            None,
-            "\"24:00\" is not a time of day; write HH:MM",
-        );
-        check("daily", Some("2:30"), None, "\"2:30\" is not a time of day");
-        check("daily", Some(":30"), None, "\":30\" is not a time of day");
-        check(
-            "daily",
-            Some("+2:30"),
-            None,
-            "\"+2:30\" is not a time of day",
-        );
-        check(
-            "hourly",
-            Some(":60"),
-            None,
-            "\":60\" is not a minute of the hour; write :MM",
-        );
-        check(
-            "hourly",
-            Some("5"),
-            None,
-            "\"5\" is not a minute of the hour",
-        );
-        check(
-            "daily",
-            None,
-            Some("mon"),
-            "a schedule that runs daily has no day \"mon\"; only",
-        );
-        check(
-            "weekly",
-            None,
-            Some("8"),
-            "\"8\" is not a day of the week; write its name",
-        );
-        check(
-            "weekly",
-            None,
-            Some("mo"),
-            "\"mo\" is not a day of the week",
-        );
-        check(
-            "monthly",
-            None,
-            Some("32"),
-            "\"32\" is not a day of the month; write 1 to 31",
-        );
-        check(
-            "monthly",
-            None,
-            Some("+1"),
-            "\"+1\" is not a day of the month",
-        );
-        check(
-            "monthly",
-            None,
-            Some("0"),
-            "\"0\" is not a day of the month",
-        );
+    fn no_time_of_day() {
+        for wrong in [
+            "24:00", "2:30", ":30", "+2:30", "02:60", "0230", "", "²²:00",
+        ] {
+            let expected =
+                format!("{wrong:?} is not a time of day; write HH:MM, from 00:00 to 23:59");
+            refused("daily", Some(wrong), None, &expected);
+        }
+        for wrong in [":60", "5", "24:00", ":5"] {
+            let expected =
+                format!("{wrong:?} is not a minute of the hour; write :MM, from :00 to :59");
+            refused("hourly", Some(wrong), None, &expected);
+        }
+    }
+
+    #[test]
+    fn no_day() {
+        for wrong in ["8", "mo", "", "last", "+1"] {
+            let expected =
+                format!("{wrong:?} is not a day of the week; write its name, like monday");
+            refused("weekly", None, Some(wrong), &expected);
+        }
+        for wrong in ["32", "+1", "0", "", "mon", "256"] {
+            let expected =
+                format!("{wrong:?} is not a day of the month; write 1 to 31 (in a shorter");
+            refused("monthly", None, Some(wrong), &expected);
+        }
+        let expected =
+            "a schedule that runs daily has no day \"mon\"; only weekly and monthly ones";
+        refused("daily", None, Some("mon"), expected);
+        let expected = "\"nightly\" is not how often; write hourly, daily, weekly or monthly";
+        refused("nightly", None, None, expected);
     }
 }
