@@ -248,3 +248,40 @@ fn stored_texts_that_make_no_calendar() {
     assert!(said("0 0 * *", "UTC").starts_with("\"0 0 * *\" has 4 fields"));
     assert!(said("0 0 * * *", "Berlin").ends_with("did you mean \"Europe/Berlin\"?"));
 }
+
+/// The example of docs/schedules.md.
+#[test]
+fn berlin_in_2026() {
+    let (zone, spring, autumn) = (
+        "Europe/Berlin",
+        "2026-03-28T23:30:00Z",
+        "2026-10-24T23:30:00Z",
+    );
+    let day = |cron: &str, after: &str, date: &str, fires: &[&str]| {
+        let fires: Vec<String> = fires.iter().map(|fire| format!("{date} {fire}")).collect();
+        let fires: Vec<&str> = fires.iter().map(String::as_str).collect();
+        check(cron, zone, after, &fires);
+    };
+    let in_spring = |cron, fires: &[&str]| day(cron, spring, "2026-03-29", fires);
+    let in_autumn = |cron, fires: &[&str]| day(cron, autumn, "2026-10-25", fires);
+    in_spring("30 2 * * *", &["03:00 +02:00"]);
+    in_autumn("30 2 * * *", &["02:30 +02:00"]);
+    in_spring("*/15 2 * * *", &["03:00 +02:00"]);
+    let quarters = [
+        "02:00 +02:00",
+        "02:15 +02:00",
+        "02:30 +02:00",
+        "02:45 +02:00",
+    ];
+    in_autumn("*/15 2 * * *", &quarters);
+    in_spring("30 2,3 * * *", &["03:00 +02:00", "03:30 +02:00"]);
+    in_autumn("30 2,3 * * *", &["02:30 +02:00", "03:30 +01:00"]);
+    in_spring(
+        "0 * * * *",
+        &["01:00 +01:00", "03:00 +02:00", "04:00 +02:00"],
+    );
+    in_autumn(
+        "0 * * * *",
+        &["02:00 +02:00", "03:00 +01:00", "04:00 +01:00"],
+    );
+}
