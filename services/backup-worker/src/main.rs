@@ -7,6 +7,7 @@ mod damage;
 mod failure;
 mod jobs;
 mod rate;
+mod sweep;
 mod takeover;
 mod tar_entries;
 mod verify;
@@ -27,10 +28,13 @@ use crate::attempt::World;
 use crate::config::WorkerConfig;
 use crate::jobs::Jobs;
 use crate::rate::Rates;
+use crate::sweep::Sweeps;
 use crate::verify::Verifications;
 
 /// How long the limit of a pool may be forgotten.
 const LIMIT_APPLIED_EVERY: Duration = Duration::from_secs(60);
+/// Branches of which something is deleted at once; each deletes several objects side by side.
+const SWEEPS_AT_ONCE: usize = 2;
 
 fn main() -> ExitCode {
     let info = ServiceInfo {
@@ -64,6 +68,11 @@ async fn work(context: Context<WorkerConfig>) -> anyhow::Result<()> {
     let verifications = Arc::new(Verifications {
         world: world.clone(),
     });
+    let sweeps = Arc::new(Sweeps {
+        bus: bus.clone(),
+        repository: world.repository.clone(),
+        clock: Arc::clone(&world.clock),
+    });
     let jobs = Arc::new(Jobs { world });
     let shutdown = &context.shutdown;
     let pools = context.config.pools()?;
@@ -71,7 +80,8 @@ async fn work(context: Context<WorkerConfig>) -> anyhow::Result<()> {
         .iter()
         .map(|pool| serve(&bus, pool, &context.config, &jobs, shutdown));
     let commands = topology::worker_commands();
-    let (_, ()) = tokio::try_join!(
+    let sweep_spec = topology::sweep_jobs();
+    let (_, (), ()) = tokio::try_join!(
         futures::future::try_join_all(taking),
         bus.consume(
             &commands,
@@ -79,6 +89,7 @@ async fn work(context: Context<WorkerConfig>) -> anyhow::Result<()> {
             verifications,
             shutdown.clone()
         ),
+        bus.consume(&sweep_spec, SWEEPS_AT_ONCE, sweeps, shutdown.clone()),
     )?;
     Ok(())
 }

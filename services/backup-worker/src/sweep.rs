@@ -1,0 +1,244 @@
+//! Sweeps: deletes exactly what the scheduler decided, and says what is gone.
+//!
+//! A sweep may be delivered twice, to two workers at once, at any point, and be done half by one and half by another:
+//! every deletion may be repeated, and every event has an id that comes from what it tells. What must stay true: nothing
+//! is deleted that the instance's document does not list in this sweep at that moment, because only while it does, nobody
+//! restores with it and nobody is told that it is kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bus::{Bus, BusError, Delivery, FenceError, Handler, Outcome, Outgoing, Sequence};
+use events::document::WalStretch;
+use events::event::{BackupExpired, BranchSweepRequested, BranchSwept, WalPruned};
+use events::{BackupId, Event, MessageId, subject};
+use pg_format::WalSegmentSize;
+use repository::{BranchWriter, Deleted, Repository, RepositoryError};
+use service::clock::Clock;
+
+/// Others may say something of a backup at the same time; so often it is tried anew.
+const MOST_ATTEMPTS: u32 = 16;
+
+/// The consumer of `branch.sweep_requested`.
+pub(crate) struct Sweeps {
+    pub(crate) bus: Bus,
+    pub(crate) repository: Repository,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SweepError {
+    #[error("the repository could not be asked")]
+    Repository(#[from] RepositoryError),
+    #[error("the bus failed")]
+    Bus(#[from] BusError),
+    #[error("others speak about backup {0} all the time")]
+    Busy(BackupId),
+}
+
+#[async_trait]
+impl Handler<Event> for Sweeps {
+    async fn handle(&self, delivery: &Delivery<Event>) -> Outcome {
+        let Event::BranchSweepRequested(request) = &delivery.envelope.message else {
+            return Outcome::Reject {
+                reason: "not a request to delete anything".to_owned(),
+            };
+        };
+        match Box::pin(self.sweep(delivery, request)).await {
+            Ok(()) => Outcome::Done,
+            Err(error) => {
+                let reason = service::run::chain(&error);
+                tracing::warn!(sweep = %request.sweep_id, reason, "the sweep is not done yet");
+                Outcome::Retry {
+                    after: Duration::from_secs(1 << delivery.attempt.clamp(1, 8)),
+                    reason,
+                }
+            }
+        }
+    }
+}
+
+impl Sweeps {
+    #[tracing::instrument(skip_all, fields(instance = %request.instance, branch = %request.branch, sweep = %request.sweep_id))]
+    async fn sweep(
+        &self,
+        delivery: &Delivery<Event>,
+        request: &BranchSweepRequested,
+    ) -> Result<(), SweepError> {
+        let fence = subject::sweep_fence(&request.instance, &request.branch, request.sweep_id);
+        let last = self.bus.last_on(&fence).await?;
+        if matches!(
+            last.map(|last| last.envelope.message),
+            Some(Event::BranchSwept(_))
+        ) {
+            return Ok(());
+        }
+        if !self.is_listed(request).await? {
+            tracing::info!("the sweep is no longer wanted; nothing is deleted");
+            return Ok(());
+        }
+        let branch = self.repository.writer(&request.instance, &request.branch);
+        let sweep = &request.sweep;
+        let size = segment_size(&branch).await?;
+        let progress = delivery.progress.clone();
+        let advanced = move || progress.advance();
+        let named = branch.packs_named_by_others(&sweep.backups).await?;
+        let mut deleted = Deleted::default();
+        for backup in &sweep.backups {
+            if !self.is_listed(request).await? {
+                return Ok(());
+            }
+            let gone = branch.delete_backup(*backup, &named, &advanced).await?;
+            tracing::info!(%backup, objects = gone.objects, bytes = gone.bytes, "a backup is deleted");
+            deleted = deleted.and(gone);
+            self.expired(request, *backup).await?;
+        }
+        if !self.is_listed(request).await? {
+            return Ok(());
+        }
+        if let Some(size) = size {
+            let pruned = branch.prune_wal(&sweep.wal, size, &advanced).await?;
+            for (stretch, gone) in sweep.wal.iter().zip(pruned) {
+                deleted = deleted.and(gone);
+                self.pruned(request, *stretch, gone).await?;
+            }
+        } else if !sweep.wal.is_empty() {
+            tracing::warn!(
+                "neither the branch's record nor a backup tells its segment size; its wal stays"
+            );
+        }
+        for timeline in &sweep.histories {
+            branch.delete_history(*timeline).await?;
+            deleted.objects += 1;
+        }
+        tracing::info!(objects = deleted.objects, bytes = deleted.bytes, "swept");
+        self.swept(delivery, request, deleted, &fence).await
+    }
+
+    /// Whether the instance's document lists this sweep.
+    async fn is_listed(&self, request: &BranchSweepRequested) -> Result<bool, BusError> {
+        let found = self.bus.instances().get(&request.instance).await?;
+        Ok(found.is_some_and(|(document, _)| {
+            let sweep = document.sweeps.get(&request.branch);
+            !document.removing && sweep.is_some_and(|sweep| sweep.sweep_id == request.sweep_id)
+        }))
+    }
+
+    /// Says that a backup is gone, once.
+    async fn expired(
+        &self,
+        request: &BranchSweepRequested,
+        backup: BackupId,
+    ) -> Result<(), SweepError> {
+        let fence = subject::backup_fence(&request.instance, &request.branch, backup);
+        for _ in 0..MOST_ATTEMPTS {
+            let head = self.bus.last_on(&fence).await?;
+            if let Some(Event::BackupExpired(_)) = head.as_ref().map(|head| &head.envelope.message)
+            {
+                return Ok(());
+            }
+            let event = Event::BackupExpired(BackupExpired {
+                backup_id: backup,
+                instance: request.instance.clone(),
+                branch: request.branch.clone(),
+                sweep_id: request.sweep_id,
+                expired_at: self.clock.now(),
+            });
+            let last = head.map_or(Sequence::NONE, |head| head.sequence);
+            let id = format!("backup.expired:{}:{backup}", request.sweep_id);
+            let outgoing = self.outgoing(request, event, id).correlated(backup);
+            match self.bus.publish_expecting(outgoing, &fence, last).await {
+                Ok(_sequence) => return Ok(()),
+                Err(FenceError::Lost { .. }) => {}
+                Err(FenceError::Bus(error)) => return Err(error.into()),
+            }
+        }
+        Err(SweepError::Busy(backup))
+    }
+
+    /// Says that WAL is gone. What an earlier delivery deleted is not in the figures.
+    async fn pruned(
+        &self,
+        request: &BranchSweepRequested,
+        stretch: WalStretch,
+        gone: Deleted,
+    ) -> Result<(), BusError> {
+        let event = Event::WalPruned(WalPruned {
+            instance: request.instance.clone(),
+            branch: request.branch.clone(),
+            sweep_id: request.sweep_id,
+            timeline: stretch.timeline,
+            from_lsn: stretch.from_lsn,
+            to_lsn: stretch.to_lsn,
+            segments: gone.segments,
+            bytes: gone.bytes,
+            pruned_at: self.clock.now(),
+        });
+        let (sweep, timeline, from) = (request.sweep_id, stretch.timeline, stretch.from_lsn);
+        let id = format!("wal.pruned:{sweep}:{timeline}:{:X}", from.0);
+        let outgoing = self.outgoing(request, event, id).correlated(sweep);
+        self.bus.publish(outgoing).await.map(drop)
+    }
+
+    /// Ends the sweep; another worker may have.
+    async fn swept(
+        &self,
+        delivery: &Delivery<Event>,
+        request: &BranchSweepRequested,
+        deleted: Deleted,
+        fence: &str,
+    ) -> Result<(), SweepError> {
+        let event = Event::BranchSwept(BranchSwept {
+            instance: request.instance.clone(),
+            branch: request.branch.clone(),
+            sweep_id: request.sweep_id,
+            objects: deleted.objects,
+            bytes: deleted.bytes,
+            swept_at: self.clock.now(),
+        });
+        let id = format!("branch.swept:{}", request.sweep_id);
+        let outgoing = self.outgoing(request, event, id);
+        let outgoing = outgoing
+            .correlated(request.sweep_id)
+            .caused_by(delivery.envelope.id.as_str());
+        let last = self.bus.last_on(fence).await?;
+        let last = match last {
+            Some(last) if matches!(last.envelope.message, Event::BranchSwept(_)) => return Ok(()),
+            last => last.map_or(Sequence::NONE, |last| last.sequence),
+        };
+        match self.bus.publish_expecting(outgoing, fence, last).await {
+            Ok(_) | Err(FenceError::Lost { .. }) => Ok(()),
+            Err(FenceError::Bus(error)) => Err(error.into()),
+        }
+    }
+
+    fn outgoing(
+        &self,
+        request: &BranchSweepRequested,
+        event: Event,
+        id: String,
+    ) -> Outgoing<Event> {
+        Outgoing::new(event, MessageId::new(id), self.clock.now()).caused_by(request.sweep_id)
+    }
+}
+
+/// From the branch's record, or else from a backup. To be asked before anything is deleted.
+async fn segment_size(branch: &BranchWriter) -> Result<Option<WalSegmentSize>, RepositoryError> {
+    match RepositoryError::absent_as_none(branch.record().await) {
+        Ok(Some(record)) => return Ok(Some(record.wal_segment_size)),
+        Ok(None) | Err(RepositoryError::Corrupt { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    for backup in branch.list_backups().await? {
+        match RepositoryError::absent_as_none(branch.manifest(backup).await) {
+            Ok(Some(manifest)) => return Ok(Some(manifest.summary.wal_segment_size)),
+            Ok(None) | Err(RepositoryError::Corrupt { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests;
