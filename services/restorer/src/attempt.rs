@@ -16,7 +16,7 @@ use crate::outcome::{self, FinishedBranch};
 use crate::plan::Refusal;
 use crate::restorer::Restorer;
 use crate::site::Site;
-use crate::voice::{self, Voice};
+use crate::voice::{self, Listener as _, Voice};
 
 use self::build::Build;
 
@@ -316,7 +316,7 @@ fn is_ending(event: &Event) -> bool {
     )
 }
 
-fn again(error: &RestoreError, reaction: Reaction) -> Ending {
+pub(crate) fn again(error: &RestoreError, reaction: Reaction) -> Ending {
     let after = match reaction {
         Reaction::Retry(after) => after,
         _ => Duration::from_secs(5),

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use events::{BranchName, InstanceName};
+use events::{BranchName, DrillId, InstanceName};
 use repository::Owner;
 
 pub use account::{compute_account, compute_directory};
@@ -73,7 +73,13 @@ pub trait Compute: Send + Sync {
     /// The site of a branch; nothing is created.
     fn site(&self, instance: &InstanceName, branch: &BranchName) -> Site;
 
-    /// Every site that exists here.
+    /// The site of a drill; nothing is created.
+    fn drill_site(&self, instance: &InstanceName, branch: &BranchName, id: DrillId) -> Site;
+
+    /// The drills that have a site here.
+    async fn drills(&self) -> Result<Vec<DrillId>, ComputeError>;
+
+    /// Every site of a branch that exists here.
     async fn sites(&self) -> Result<Vec<Site>, ComputeError>;
 
     /// Keeps everybody else away from a site, in this process and in others; waits for its turn.
@@ -106,7 +112,18 @@ pub trait Compute: Send + Sync {
     /// Runs a program to its end as the server's user; its stdout.
     async fn run(&self, program: &Path, arguments: &[&str]) -> Result<String, ComputeError>;
 
-    /// Starts the server of a site; returns when its process holds the data directory.
+    /// Runs a program to its end as the server's user, however it ends.
+    async fn output(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+    ) -> Result<std::process::Output, ComputeError>;
+
+    /// Forgets the lock of a site that is in nobody's hands any more but the caller's.
+    async fn unlock_for_good(&self, site: &Site, lock: SiteLock) -> Result<(), ComputeError>;
+
+    /// Starts the server of a site, that of a drill with a low priority; returns when its process holds the data
+    /// directory.
     async fn start(&self, site: &Site, programs: &Programs, port: u16) -> Result<(), ComputeError>;
 
     /// Where the server of a site stands.

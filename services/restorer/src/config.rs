@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::compute::LOOPBACK;
+use crate::drill::DrillRules;
 
 /// The restorer's own settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,6 +18,15 @@ pub struct RestorerConfig {
     pub restore_concurrency: usize,
     /// Reads of the object store at once, for each restore; each holds up to 8 MiB.
     pub restore_parallelism: usize,
+    /// Drills at once (`ZEKTOR_DRILL_CONCURRENCY`); 0: this restorer does none.
+    pub drill_concurrency: usize,
+    /// Reads of the object store at once, for each drill (`ZEKTOR_DRILL_PARALLELISM`).
+    pub drill_parallelism: usize,
+    /// One of the user's statements in a drill may take so long (`ZEKTOR_DRILL_CHECK_TIMEOUT`).
+    #[serde(with = "humantime_serde")]
+    pub drill_check_timeout: Duration,
+    /// Whether drills run `pg_amcheck` (`ZEKTOR_DRILL_AMCHECK`).
+    pub drill_amcheck: bool,
     /// Where branches are kept; by default `compute` in the home directory, or for root with a home that the
     /// server's user cannot reach, a directory below `/var/lib/zektor`.
     pub compute_dir: Option<PathBuf>,
@@ -39,6 +49,10 @@ impl Default for RestorerConfig {
             restore_min_target_age: Duration::from_secs(120),
             restore_concurrency: 2,
             restore_parallelism: 8,
+            drill_concurrency: 1,
+            drill_parallelism: 2,
+            drill_check_timeout: Duration::from_secs(600),
+            drill_amcheck: true,
             compute_dir: None,
             compute_user: "postgres".to_owned(),
             compute_listen: LOOPBACK.to_owned(),
@@ -50,6 +64,16 @@ impl Default for RestorerConfig {
 }
 
 impl RestorerConfig {
+    /// The rules for drills.
+    #[must_use]
+    pub fn drill_rules(&self) -> DrillRules {
+        DrillRules {
+            parallelism: self.drill_parallelism,
+            check_timeout: self.drill_check_timeout,
+            amcheck: self.drill_amcheck,
+        }
+    }
+
     /// [`Self::postgres_bin_dirs`] as paths.
     #[must_use]
     pub fn bin_directories(&self) -> Vec<PathBuf> {

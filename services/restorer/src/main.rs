@@ -7,6 +7,7 @@ use bus::{Bus, BusConfig};
 use repository::{Repository, RetryPolicy};
 use restorer::compute::{Address, LocalCompute, compute_account, compute_directory};
 use restorer::config::RestorerConfig;
+use restorer::drill::Drills;
 use restorer::handlers::{Jobs, Orders};
 use restorer::plan::Policy;
 use restorer::questions;
@@ -96,7 +97,25 @@ async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     };
-    let ended = tokio::try_join!(serving, bringing_back);
+    let drilling = async {
+        let drills = Arc::new(Drills {
+            restorer: Arc::clone(&restorer),
+            rules: config.drill_rules(),
+        });
+        let removing = drills.remove_leftovers_until(shutdown);
+        if config.drill_concurrency == 0 {
+            removing.await;
+            return anyhow::Ok(());
+        }
+        let spec = events::topology::drill_jobs();
+        let handler = Arc::clone(&drills);
+        let (consumed, ()) = tokio::join!(
+            bus.consume(&spec, config.drill_concurrency, handler, shutdown.clone()),
+            removing
+        );
+        anyhow::Ok(consumed?)
+    };
+    let ended = tokio::try_join!(serving, bringing_back, drilling);
     restorer.stop_servers(config.stop_branches_on_drain).await?;
     ended.map(drop)
 }

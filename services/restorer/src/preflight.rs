@@ -166,6 +166,27 @@ pub fn disk(plan: &Plan, free: Option<u64>) -> Result<PlanCheck, Refusal> {
     })
 }
 
+/// Whether a drill leaves room enough for restores that somebody needs: twice what a restore wants beside the files.
+///
+/// # Errors
+/// It does not.
+pub fn room_for_drill(plan: &Plan, free: Option<u64>) -> Result<(), Refusal> {
+    let needed = plan.backup.logical_bytes.saturating_add(2 * ROOM_BYTES);
+    match free {
+        Some(free) if free < needed => {
+            let message = format!(
+                "the drill needs {}, part of it to leave room for restores, and the restorer's disk has {} left",
+                size(needed),
+                size(free)
+            );
+            let hint = "make room in the restorer's compute directory, or run drills on a restorer with a larger \
+                        disk (ZEKTOR_DRILL_CONCURRENCY=0 keeps one out of them)";
+            Err(Refusal::new(RefusalCode::Limit, message, hint))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The programs that will run the branch: the same major version, and no older than the source's, whose files they
 /// read.
 #[must_use]

@@ -25,7 +25,7 @@ use crate::plan::{Plan, Stop};
 use crate::server_sql::{self, Names};
 use crate::settings::{self, Server};
 use crate::site::Site;
-use crate::voice::Voice;
+use crate::voice::Listener;
 
 const LOOK: Duration = Duration::from_millis(100);
 /// `PerformWalRecovery`, PostgreSQL `src/backend/access/transam/xlogrecovery.c`; in the server's `log_timezone`, which is UTC while it is locked.
@@ -125,7 +125,7 @@ impl Recovery<'_> {
     pub async fn run(
         &self,
         service: WalService,
-        voice: &mut Voice<'_>,
+        listener: &mut dyn Listener,
     ) -> Result<Recovered, RestoreError> {
         let taken = service.taken();
         tokio::select! {
@@ -133,14 +133,14 @@ impl Recovery<'_> {
                 Ok(never) => match never {},
                 Err(error) => Err(error.into()),
             },
-            followed = Box::pin(self.follow(&taken, voice)) => followed,
+            followed = Box::pin(self.follow(&taken, listener)) => followed,
         }
     }
 
     async fn follow(
         &self,
         taken: &Arc<AtomicU64>,
-        voice: &mut Voice<'_>,
+        listener: &mut dyn Listener,
     ) -> Result<Recovered, RestoreError> {
         let mut minimums = *self.server.minimums;
         let mut restarts = 0;
@@ -158,13 +158,13 @@ impl Recovery<'_> {
                 moved = (Instant::now(), place);
             }
             if moved.0.elapsed() < STALLED {
-                voice.alive();
+                listener.alive();
             }
             done = done.max(taken_bytes(taken, &served));
             if let Some(replayed) = replayed {
                 done = done.max(replayed.min(served.end()).bytes_since(served.start()));
             }
-            voice
+            listener
                 .progressed(phase, done, self.plan.wal_bytes().max(done))
                 .await?;
             match look {
@@ -203,7 +203,7 @@ impl Recovery<'_> {
                         continue;
                     }
                     phase = RestorePhase::Promote;
-                    voice.progressed(phase, done, done).await?;
+                    listener.progressed(phase, done, done).await?;
                     if let Some(open) = &mut connection
                         && let Err(error) = open.query("SELECT pg_wal_replay_resume()").await
                     {

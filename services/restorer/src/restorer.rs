@@ -104,7 +104,7 @@ impl Restorer {
     }
 
     /// What is stored of the source, after the archiver had the chance to catch up with the target.
-    async fn archive(
+    pub(crate) async fn archive(
         &self,
         instance: &InstanceName,
         source: &BranchName,
@@ -132,7 +132,7 @@ impl Restorer {
     }
 
     /// The user and database of the source's connection URI.
-    async fn names(
+    pub(crate) async fn names(
         &self,
         instance: &InstanceName,
         source: &BranchName,

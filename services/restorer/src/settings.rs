@@ -156,6 +156,21 @@ pub fn open(server: &Server<'_>) -> String {
     conf.0
 }
 
+/// The configuration of a server that is looked at and thrown away: that of an open branch, without what only a
+/// server that lives needs.
+#[must_use]
+pub fn sandbox(server: &Server<'_>) -> String {
+    let mut conf = Conf(open(server));
+    conf.set("autovacuum", "off");
+    conf.set("wal_keep_size", "0");
+    if server.major >= 17 {
+        conf.set("summarize_wal", "off");
+        // A login trigger of the source must not keep the checks out.
+        conf.set("event_triggers", "off");
+    }
+    conf.0
+}
+
 /// The source's, and room for what its prepared transactions hold: the lock table has that many places for each
 /// connection, and the tier may have fewer of them than the source. Too small a table keeps the server from
 /// starting (`lock_twophase_recover`, PostgreSQL `src/backend/storage/lmgr/lock.c`).

@@ -8,23 +8,35 @@
 //!                                  /restore.json         the plan, while the branch is being built
 //!                                  /outcome.json         written last: the branch is finished
 //!                                  /stopped              there while the branch is to stay stopped
+//!              /.drills/<drill>/...                     a drill's sandbox, until it is over
 //! ```
 
 use std::path::{Path, PathBuf};
 
-use events::{BranchName, InstanceName};
+use events::{BranchName, DrillId, InstanceName};
 use uuid::Uuid;
 
 /// `sun_path` of a Unix socket has 108 bytes on Linux, one of them a zero.
 const LONGEST_SOCKET_PATH: usize = 107;
 
-/// The places of one branch.
+/// Below it the sandboxes of drills are. It begins with a dot, which the name of an instance cannot.
+pub(crate) const DRILLS: &str = ".drills";
+
+/// What a site is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tenant {
+    Branch,
+    Drill(DrillId),
+}
+
+/// The places of one branch, or of a drill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     /// The instance.
     pub instance: InstanceName,
-    /// The branch.
+    /// The branch; of a drill, the one whose past is restored.
     pub branch: BranchName,
+    tenant: Tenant,
     root: PathBuf,
     run: PathBuf,
 }
@@ -34,6 +46,28 @@ impl Site {
     #[must_use]
     pub fn new(compute_dir: &Path, instance: &InstanceName, branch: &BranchName) -> Self {
         let root = compute_dir.join(instance.as_str()).join(branch.as_str());
+        Self::of(compute_dir, instance, branch, Tenant::Branch, root)
+    }
+
+    /// The site of a drill below `compute_dir`. Nothing is created.
+    #[must_use]
+    pub fn drill(
+        compute_dir: &Path,
+        instance: &InstanceName,
+        branch: &BranchName,
+        id: DrillId,
+    ) -> Self {
+        let root = compute_dir.join(DRILLS).join(id.to_string());
+        Self::of(compute_dir, instance, branch, Tenant::Drill(id), root)
+    }
+
+    fn of(
+        compute_dir: &Path,
+        instance: &InstanceName,
+        branch: &BranchName,
+        tenant: Tenant,
+        root: PathBuf,
+    ) -> Self {
         let natural = root.join("run");
         let longest = natural.join(".s.PGSQL.65535");
         let run = if longest.as_os_str().len() <= LONGEST_SOCKET_PATH {
@@ -41,7 +75,10 @@ impl Site {
         } else {
             // A name that fits, whatever the names of instance and branch are. It begins with a dot, which
             // the name of an instance cannot.
-            let name = format!("{instance}/{branch}");
+            let name = match tenant {
+                Tenant::Branch => format!("{instance}/{branch}"),
+                Tenant::Drill(id) => format!("{DRILLS}/{id}"),
+            };
             let short = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
                 .simple()
                 .to_string();
@@ -50,8 +87,23 @@ impl Site {
         Site {
             instance: instance.clone(),
             branch: branch.clone(),
+            tenant,
             root,
             run,
+        }
+    }
+
+    /// Whether it is a drill's, which is thrown away and must not slow the branches down.
+    #[must_use]
+    pub fn is_drill(&self) -> bool {
+        matches!(self.tenant, Tenant::Drill(_))
+    }
+
+    /// The name of its lock.
+    pub(crate) fn lock_name(&self) -> String {
+        match self.tenant {
+            Tenant::Branch => format!("{}.{}", self.instance, self.branch),
+            Tenant::Drill(id) => format!("{DRILLS}.{id}"),
         }
     }
 
@@ -162,7 +214,8 @@ impl Site {
 mod tests {
     use std::path::Path;
 
-    use events::{BranchName, InstanceName};
+    use events::{BranchName, DrillId, InstanceName};
+    use uuid::Uuid;
 
     use super::Site;
 
@@ -185,5 +238,19 @@ mod tests {
         let short = site("/c", "b");
         assert_eq!(short.run(), short.root().join("run"));
         assert!(!site(&format!("/{}", "d".repeat(90)), "b").socket_fits());
+    }
+
+    #[test]
+    fn a_drill_meets_no_branch() {
+        let (instance, main) = (InstanceName::new("orders").unwrap(), BranchName::main());
+        let directory = Path::new("/var/lib/zektor/0123456789ab");
+        let drill = |n| Site::drill(directory, &instance, &main, DrillId(Uuid::from_u128(n)));
+        let branch = Site::new(directory, &instance, &main);
+        assert!(drill(1).root().starts_with(directory.join(".drills")));
+        assert!(drill(1).is_drill() && !branch.is_drill());
+        assert_ne!(drill(1).lock_name(), branch.lock_name());
+        assert_ne!(drill(1).lock_name(), drill(2).lock_name());
+        assert_ne!(drill(1).run(), drill(2).run());
+        assert!(drill(1).socket_fits(), "{}", drill(1).run().display());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bus::{Bus, Fence, FenceError, Outgoing, Progress, Sequence};
 use events::event::{
     Event, RestoreFailed, RestorePhase, RestoreProgressed, RestoreRequested, RestoreStarted,
@@ -15,6 +16,24 @@ use crate::plan::Plan;
 
 /// Progress is for people.
 const EVERY: Duration = Duration::from_secs(2);
+
+/// Who is told how the raising of a server goes on, and says whether it is still wanted.
+#[async_trait]
+pub trait Listener: Send + Sync {
+    /// Hears how far a phase is; may be told as often as one likes.
+    ///
+    /// # Errors
+    /// The attempt was taken over. A bus that cannot be reached at the moment is none.
+    async fn progressed(
+        &mut self,
+        phase: RestorePhase,
+        done_bytes: u64,
+        total_bytes: u64,
+    ) -> Result<(), FenceError>;
+
+    /// Hears that something answered: the work is alive though no byte moved.
+    fn alive(&self);
+}
 
 /// The voice of one attempt.
 pub struct Voice<'a> {
@@ -62,11 +81,32 @@ impl<'a> Voice<'a> {
         })
     }
 
-    /// Says how far a phase is, at most every two seconds and once for each phase.
+    /// Says that the branch is open.
     ///
     /// # Errors
-    /// The attempt was taken over. A bus that cannot be reached at the moment is none.
-    pub async fn progressed(
+    /// The attempt was taken over, or the bus failed.
+    pub async fn completed(&mut self, summary: RestoreSummary) -> Result<(), FenceError> {
+        self.say(completed(self.request, summary)).await
+    }
+
+    /// Says that the restore was given up.
+    ///
+    /// # Errors
+    /// The attempt was taken over, or the bus failed.
+    pub async fn failed(&mut self, failed: RestoreFailed) -> Result<(), FenceError> {
+        self.say(Event::RestoreFailed(failed)).await
+    }
+
+    async fn say(&mut self, event: Event) -> Result<(), FenceError> {
+        let event = outgoing(self.request, event, self.clock.now());
+        self.fence.publish(event).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Listener for Voice<'_> {
+    /// Says how far a phase is, at most every two seconds and once for each phase.
+    async fn progressed(
         &mut self,
         phase: RestorePhase,
         done_bytes: u64,
@@ -104,30 +144,8 @@ impl<'a> Voice<'a> {
         }
     }
 
-    /// Something answered: the work is alive though no byte moved.
-    pub fn alive(&self) {
+    fn alive(&self) {
         self.heartbeat.advance();
-    }
-
-    /// Says that the branch is open.
-    ///
-    /// # Errors
-    /// As [`Self::progressed`].
-    pub async fn completed(&mut self, summary: RestoreSummary) -> Result<(), FenceError> {
-        self.say(completed(self.request, summary)).await
-    }
-
-    /// Says that the restore was given up.
-    ///
-    /// # Errors
-    /// As [`Self::progressed`].
-    pub async fn failed(&mut self, failed: RestoreFailed) -> Result<(), FenceError> {
-        self.say(Event::RestoreFailed(failed)).await
-    }
-
-    async fn say(&mut self, event: Event) -> Result<(), FenceError> {
-        let event = outgoing(self.request, event, self.clock.now());
-        self.fence.publish(event).await.map(drop)
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use events::{BranchName, InstanceName};
+use events::{BranchName, DrillId, InstanceName};
 use provision::Account;
 use rand::Rng as _;
 use repository::Owner;
@@ -23,7 +23,7 @@ use super::{
     programs, server_log_end,
 };
 use crate::settings;
-use crate::site::Site;
+use crate::site::{DRILLS, Site};
 
 /// Below what the kernel gives to outgoing connections, so that a stopped branch finds its port free again.
 const FIRST_PORT: u16 = 30_000;
@@ -35,6 +35,7 @@ const IMMEDIATE_STOP: Duration = Duration::from_secs(10);
 /// From the start of the process to its lock on the data directory.
 const START: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
+const LOCKS: &str = ".locks";
 
 /// Branches on this machine.
 #[derive(Clone, Debug)]
@@ -72,6 +73,18 @@ impl LocalCompute {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// A program with its first arguments.
+    fn command_of(&self, words: &[PathBuf]) -> Command {
+        let (program, arguments) = words.split_first().expect("there is a program");
+        let mut command = self.command(program);
+        let _ = command.args(arguments);
+        command
+    }
+
+    fn lock_file(&self, site: &Site) -> PathBuf {
+        self.directory.join(LOCKS).join(site.lock_name())
     }
 
     /// A program of the server's user, with nothing inherited that would change what it does.
@@ -172,7 +185,11 @@ impl LocalCompute {
         self.own(&log_file)?;
         let second = log.try_clone().map_err(failed)?;
         let program = programs.program("postgres");
-        let mut command = self.command(&program);
+        let mut command = if site.is_drill() {
+            self.command_of(&behind(&program))
+        } else {
+            self.command(&program)
+        };
         let _ = command
             .args(settings::command_line(site, port))
             .stdout(log)
@@ -196,6 +213,15 @@ impl Compute for LocalCompute {
         Site::new(&self.directory, instance, branch)
     }
 
+    fn drill_site(&self, instance: &InstanceName, branch: &BranchName, id: DrillId) -> Site {
+        Site::drill(&self.directory, instance, branch, id)
+    }
+
+    async fn drills(&self) -> Result<Vec<DrillId>, ComputeError> {
+        let ids = names_in(&self.directory.join(DRILLS))?;
+        Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
+    }
+
     async fn sites(&self) -> Result<Vec<Site>, ComputeError> {
         let mut sites = Vec::new();
         for instance in names_in(&self.directory)? {
@@ -211,9 +237,12 @@ impl Compute for LocalCompute {
     }
 
     async fn lock(&self, site: &Site) -> Result<SiteLock, ComputeError> {
-        let directory = self.directory.join(".locks");
-        make_directory(&directory, 0o700)?;
-        SiteLock::acquire(&directory.join(format!("{}.{}", site.instance, site.branch))).await
+        make_directory(&self.directory.join(LOCKS), 0o700)?;
+        SiteLock::acquire(&self.lock_file(site)).await
+    }
+
+    async fn unlock_for_good(&self, site: &Site, lock: SiteLock) -> Result<(), ComputeError> {
+        lock.remove(&self.lock_file(site))
     }
 
     fn holder(&self) -> Result<String, ComputeError> {
@@ -267,21 +296,30 @@ impl Compute for LocalCompute {
     }
 
     async fn run(&self, program: &Path, arguments: &[&str]) -> Result<String, ComputeError> {
-        let mut command = self.command(program);
-        let _ = command.args(arguments);
-        let failed = |reason: String| ComputeError::Program {
-            program: program.display().to_string(),
-            reason,
-        };
-        let output = tokio::process::Command::from(command)
-            .output()
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let output = self.output(program, arguments).await?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(failed(format!("{}: {}", output.status, said.trim())));
+            return Err(ComputeError::Program {
+                program: program.display().to_string(),
+                reason: format!("{}: {}", output.status, said.trim()),
+            });
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    async fn output(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+    ) -> Result<std::process::Output, ComputeError> {
+        let mut command = self.command(program);
+        let _ = command.args(arguments);
+        let mut command = tokio::process::Command::from(command);
+        let output = command.kill_on_drop(true).output().await;
+        output.map_err(|error| ComputeError::Program {
+            program: program.display().to_string(),
+            reason: error.to_string(),
+        })
     }
 
     async fn start(&self, site: &Site, programs: &Programs, port: u16) -> Result<(), ComputeError> {
@@ -373,12 +411,26 @@ impl Compute for LocalCompute {
             program: "remove".to_owned(),
             reason: error.to_string(),
         })??;
-        // The instance's directory goes with its last branch; not empty is the usual answer.
-        if let Some(parent) = site.root().parent() {
+        // The instance's directory goes with its last branch; not empty is the usual answer. That of the drills stays,
+        // or another drill might miss it.
+        if let Some(parent) = site.root().parent().filter(|_| !site.is_drill()) {
             let _ = fs::remove_dir(parent);
         }
         Ok(())
     }
+}
+
+/// The words that run a program behind everything else: `nice` for the processor, `ionice` in its best-effort class for
+/// disks, as far as this machine has them. Both run the program in their own place, so its process is theirs. The idle
+/// class would let a busy disk starve it for ever.
+fn behind(program: &Path) -> Vec<PathBuf> {
+    let tools: [&[&str]; 2] = [
+        &["/usr/bin/nice", "-n", "15"],
+        &["/usr/bin/ionice", "-c", "2", "-n", "7", "-t"],
+    ];
+    let there = tools.iter().filter(|tool| Path::new(tool[0]).is_file());
+    let words = there.flat_map(|tool| tool.iter().map(PathBuf::from));
+    words.chain([program.to_owned()]).collect()
 }
 
 /// Server processes that are just ending may still write: a few tries.

@@ -36,6 +36,7 @@ pub(crate) async fn back_up(source: &Postgres, writer: &BranchWriter) -> Result<
             "--checkpoint",
             "fast",
             "--no-sync",
+            "--no-verify-checksums",
             "--verbose",
         ])
         .args(["--format", "plain", "--dbname", &source.dsn(), "--pgdata"])

@@ -1,8 +1,10 @@
 //! Restores of real PostgreSQL servers: a source, a repository, a compute directory, and the bus in memory.
 
 mod copy;
+mod drills;
 mod extensions;
 mod faults;
+mod full;
 mod hazards;
 mod holders;
 mod life;

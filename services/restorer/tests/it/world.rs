@@ -52,6 +52,8 @@ pub(crate) struct World {
     pub(crate) compute: Arc<LocalCompute>,
     pub(crate) writer: BranchWriter,
     pub(crate) faults: Arc<Faults>,
+    /// Everything that is stored, without faults.
+    pub(crate) stored: Arc<InMemory>,
     pub(crate) drain: CancellationToken,
     /// Cancelled when the test is over.
     pub(crate) over: CancellationToken,
@@ -102,7 +104,9 @@ impl World {
         let place = testkit::temporary_directory()?;
         let faults = Arc::new(Faults::default());
         let plan = Arc::clone(&faults);
-        let store = FaultyStore::new(Arc::new(InMemory::new()), move |operation, path| {
+        let stored = Arc::new(InMemory::new());
+        let within = Arc::clone(&stored) as Arc<dyn object_store::ObjectStore>;
+        let store = FaultyStore::new(within, move |operation, path| {
             plan.decide(operation, path.as_ref())
         });
         let retry = RetryPolicy {
@@ -138,6 +142,7 @@ impl World {
             compute,
             writer,
             faults,
+            stored,
             drain,
             over: CancellationToken::new(),
             place,

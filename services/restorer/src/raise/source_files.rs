@@ -7,7 +7,7 @@ use std::path::Path;
 
 use events::plan::PlanCheck;
 
-use super::{Build, forget};
+use super::{Raise, forget};
 use crate::compute::ComputeError;
 use crate::error::RestoreError;
 use crate::fetch;
@@ -44,7 +44,7 @@ impl Carried {
     }
 }
 
-impl Build<'_> {
+impl Raise<'_> {
     /// What is carried over, if the server understands it: a locale or time zone may be unknown here.
     pub(super) async fn carried(&self) -> Result<Carried, RestoreError> {
         let data = self.site.data();
