@@ -4,21 +4,24 @@ use std::collections::BTreeMap;
 
 use bus::{BusError, QueryError};
 use events::query::{
-    BackupList, BackupShow, Backups, BranchList, BranchShow, BranchView, Branches, CatalogStatus,
-    FAILED, INVALID, InstanceDetail, InstanceList, InstanceShow, Instances, NOT_FOUND, Question,
-    Rebuild, RebuildAccepted, RestoreList, RestoreShow, Restores, ScheduleList, ScheduleView,
-    Schedules, SlotRisk, Status, StreamProgress, WalGap, WalSummary, WalView,
+    AlertList, BackupList, BackupShow, Backups, BranchList, BranchShow, BranchView, Branches,
+    CatalogStatus, DrillList, DrillShow, FAILED, INVALID, InstanceDetail, InstanceList,
+    InstanceShow, Instances, NOT_FOUND, Question, Rebuild, RebuildAccepted, RestoreList,
+    RestoreShow, Restores, ScheduleList, ScheduleView, Schedules, Series, Status, StreamProgress,
+    WalSummary,
 };
 use events::{InstanceName, subject};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::projector::Projector;
-use crate::store::{Page, StoreError};
+use crate::store::{BackupFilter, Page, StoreError};
 
+mod control;
 mod view;
+mod wal;
 
-use view::{backup_view, branch_view, restore_view, slot_risk};
+use view::{backup_view, branch_view, restore_view, schedule_view};
 
 /// Replicas share the questions.
 const QUEUE_GROUP: &str = "catalog";
@@ -73,6 +76,10 @@ pub(crate) async fn answer(
         BackupShow => backup_show,
         RestoreList => restore_list,
         RestoreShow => restore_show,
+        DrillList => drill_list,
+        DrillShow => drill_show,
+        AlertList => alert_list,
+        Series => series,
         WalSummary => wal_summary,
         Status => status,
         Rebuild => rebuild,
@@ -168,14 +175,11 @@ impl Projector {
 
     async fn backup_list(&self, question: BackupList) -> Answer<BackupList> {
         let page = Page::new(question.limit, question.offset);
-        let (instance, branch) = (question.instance.as_ref(), question.branch.as_ref());
-        let rows = self
-            .store()
-            .backups(instance, branch, question.status, page)
-            .await;
+        let filter = BackupFilter::from(question);
+        let rows = self.store().backups(&filter, page).await;
         let rows = rows.map_err(failed)?;
         // Backups outlive their instance, so only an empty list asks whether there is one.
-        if let (true, Some(instance)) = (rows.is_empty(), instance) {
+        if let (true, Some(instance)) = (rows.is_empty(), &filter.instance) {
             self.require_instance(instance).await?;
         }
         Ok(Backups {
@@ -223,87 +227,6 @@ impl Projector {
                 "zektor events --type restore.requested shows what there was",
             )
         })
-    }
-
-    async fn wal_summary(&self, question: WalSummary) -> Answer<WalSummary> {
-        let WalSummary { instance, branch } = question;
-        let store = self.store();
-        let totals = store.wal_totals(&instance, &branch).await.map_err(failed)?;
-        let ends = store.wal_ends(&instance, &branch).await.map_err(failed)?;
-        if ends.is_none() {
-            let _ = self
-                .branch_show(BranchShow {
-                    instance: instance.clone(),
-                    branch: branch.clone(),
-                })
-                .await?;
-        }
-        let (first, last) = ends.unzip();
-        let slot_risk = self.slot_risk(&instance, &branch).await;
-        Ok(WalView {
-            timeline: last.as_ref().map(|last| last.timeline),
-            first_segment: first.map(|first| first.segment),
-            archived_lsn: last.as_ref().map(|last| last.end_lsn),
-            archived_at: last.as_ref().map(|last| last.archived_at),
-            last_segment: last.map(|last| last.segment),
-            stored_bytes: totals.stored_bytes,
-            segments: totals.segments,
-            gaps: self.gaps(&instance, &branch).await.map_err(failed)?,
-            slot_risk: slot_risk.map_err(failed)?,
-            instance,
-            branch,
-        })
-    }
-
-    /// Of the branch that there is now; what was said of one of the same name before means nothing.
-    async fn slot_risk(
-        &self,
-        instance: &InstanceName,
-        branch: &events::BranchName,
-    ) -> Result<Option<SlotRisk>, StoreError> {
-        let found = self.store().branches(instance, Some(branch)).await?;
-        let Some(since) = found.first().map(|row| row.created_at) else {
-            return Ok(None);
-        };
-        let row = self.store().slot_risk(instance, branch, since).await?;
-        Ok(row.map(slot_risk))
-    }
-
-    /// Announced gaps, and holes between segments that no announced gap overlaps.
-    async fn gaps(
-        &self,
-        instance: &InstanceName,
-        branch: &events::BranchName,
-    ) -> Result<Vec<WalGap>, StoreError> {
-        let announced = self.store().wal_gaps(instance, branch).await?;
-        let mut gaps: Vec<WalGap> = announced
-            .into_iter()
-            .map(|gap| WalGap {
-                timeline: gap.timeline,
-                from_lsn: gap.from_lsn,
-                to_lsn: gap.to_lsn,
-                cause: Some(gap.cause),
-                detected_at: Some(gap.detected_at),
-            })
-            .collect();
-        for hole in self.store().wal_holes(instance, branch).await? {
-            let overlaps = |gap: &WalGap| {
-                gap.timeline == hole.timeline
-                    && gap.from_lsn < hole.to_lsn
-                    && hole.from_lsn < gap.to_lsn
-            };
-            if !gaps.iter().any(overlaps) {
-                gaps.push(WalGap {
-                    timeline: hole.timeline,
-                    from_lsn: hole.from_lsn,
-                    to_lsn: hole.to_lsn,
-                    cause: None,
-                    detected_at: None,
-                });
-            }
-        }
-        gaps.sort_by_key(|gap| (gap.timeline, gap.from_lsn));
-        Ok(gaps)
     }
 
     async fn status(&self, _: Status) -> Answer<Status> {
@@ -378,18 +301,7 @@ impl Projector {
         let mut views = Vec::with_capacity(rows.len());
         for row in rows {
             let last_at = self.store().last_request_of(instance, row.id).await;
-            views.push(ScheduleView {
-                id: row.id,
-                instance: row.instance,
-                name: row.name,
-                cron: row.cron,
-                timezone: row.timezone,
-                retention: row.retention,
-                branch: row.branch,
-                created_at: row.created_at,
-                last_at: last_at.map_err(failed)?,
-                paused: false,
-            });
+            views.push(schedule_view(row, last_at.map_err(failed)?));
         }
         Ok(views)
     }

@@ -20,7 +20,7 @@ use crate::rebuild::{STREAMS, rebuild, subjects_of};
 use crate::store::{Step, Store, StoreError};
 
 /// Events of one transaction, when the rows are behind.
-const LARGEST_BATCH: usize = 500;
+pub(crate) const LARGEST_BATCH: usize = 2000;
 /// Pause after a failure that waiting may mend.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a rebuild that failed is tried again; the streams are followed meanwhile.
@@ -87,6 +87,10 @@ impl Projector {
 
     pub(crate) fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 
     pub(crate) fn bus(&self) -> &Bus {

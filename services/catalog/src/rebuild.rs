@@ -17,7 +17,8 @@ use repository::{BranchReader, Repository, RepositoryError, WalGap, WalObject, W
 use service::Clock;
 
 use crate::projection::{Change, completed_backup, project, put_branch, put_schedule};
-use crate::store::rows::{InstanceRow, WalGapRow, WalSegmentRow};
+use crate::projector::LARGEST_BATCH;
+use crate::store::rows::{InstanceRow, WalFileRow, WalGapRow};
 use crate::store::{Store, StoreError, Writing};
 
 /// The streams that are projected.
@@ -86,12 +87,11 @@ async fn replay(bus: &Bus, stream: &str, writing: &mut Writing) -> Result<(), Re
     let mut history = bus
         .history(subjects_of(stream), Sequence(1), stream)
         .await?;
+    let mut changes = Vec::new();
     while let Some(item) = history.next().await {
         match item {
             Ok(stored) => {
-                for change in project(&stored.envelope.message, stored.envelope.time) {
-                    writing.change(change).await?;
-                }
+                changes.extend(project(&stored.envelope.message, stored.envelope.time));
                 reached = reached.max(stored.sequence.0);
             }
             Err(BusError::Undecodable { sequence, source }) => {
@@ -99,7 +99,11 @@ async fn replay(bus: &Bus, stream: &str, writing: &mut Writing) -> Result<(), Re
             }
             Err(error) => return Err(error.into()),
         }
+        if changes.len() >= LARGEST_BATCH {
+            writing.change_all(std::mem::take(&mut changes)).await?;
+        }
     }
+    writing.change_all(changes).await?;
     writing
         .set_position(stream, Some(state.created), reached)
         .await?;
@@ -114,9 +118,7 @@ async fn list_repository(
     let documents = repository.instances().await?;
     // The mirror of a removed instance stays, to tell a removal from a loss.
     for document in documents.into_iter().filter(|document| !document.removing) {
-        for change in of_document(&document) {
-            writing.change(change).await?;
-        }
+        writing.change_all(of_document(&document)).await?;
     }
     for (instance, branch) in repository.list_branches().await? {
         let reader = repository.reader(&instance, &branch);
@@ -126,9 +128,9 @@ async fn list_repository(
                 writing.change(completed_backup(&manifest.summary)).await?;
             }
         }
-        for gap in readable(reader.wal_gaps().await)?.unwrap_or_default() {
-            writing.change(gap_row(&reader, gap)).await?;
-        }
+        let gaps = readable(reader.wal_gaps().await)?.unwrap_or_default();
+        let gaps = gaps.into_iter().map(|gap| gap_row(&reader, gap));
+        writing.change_all(gaps.collect()).await?;
         if let Some(record) = readable(reader.record().await)? {
             list_wal(&reader, record.wal_segment_size, writing).await?;
         }
@@ -159,6 +161,8 @@ fn of_document(document: &InstanceDocument) -> Vec<Change> {
     let mut changes = vec![Change::PutInstance(InstanceRow {
         instance: instance.clone(),
         created_at: document.created_at,
+        pool: document.pool.clone(),
+        drills: document.drills.clone(),
     })];
     for (name, branch) in &document.branches {
         let (active, state) = match branch {
@@ -180,13 +184,16 @@ async fn list_wal(
 ) -> Result<(), RebuildError> {
     let objects = reader.list_wal(size).await?;
     let newest = objects.iter().map(|object| object.timeline).max();
-    for object in &objects {
-        // The open segment of the newest timeline is not announced; the ends of older ones are.
-        let open = matches!(object.kind, WalObjectKind::Partial(_));
-        if !(open && Some(object.timeline) == newest) {
-            let row = segment_row(reader.instance(), reader.branch(), object, size);
-            writing.change(Change::PutSegment(row)).await?;
-        }
+    // The open segment of the newest timeline is not announced; the ends of older ones are.
+    let open = |object: &WalObject| {
+        matches!(object.kind, WalObjectKind::Partial(_)) && Some(object.timeline) == newest
+    };
+    let told: Vec<&WalObject> = objects.iter().filter(|object| !open(object)).collect();
+    for part in told.chunks(LARGEST_BATCH) {
+        let rows = part.iter().map(|object| {
+            Change::PutFile(file_row(reader.instance(), reader.branch(), object, size))
+        });
+        writing.change_all(rows.collect()).await?;
     }
     Ok(())
 }
@@ -205,12 +212,12 @@ fn gap_row(reader: &BranchReader, gap: WalGap) -> Change {
 }
 
 /// The row that the archiver's announcement of this object makes; it is made of the listing too.
-fn segment_row(
+fn file_row(
     instance: &InstanceName,
     branch: &BranchName,
     object: &WalObject,
     size: WalSegmentSize,
-) -> WalSegmentRow {
+) -> WalFileRow {
     let (kind, segment, start_lsn, end_lsn) = match object.kind {
         WalObjectKind::Segment(name) => {
             let (start, end) = (name.start(size), name.end(size));
@@ -225,13 +232,13 @@ fn segment_row(
             (EventKind::History, file, Lsn(0), Lsn(0))
         }
     };
-    WalSegmentRow {
+    WalFileRow {
         instance: instance.clone(),
         branch: branch.clone(),
         timeline: object.timeline,
+        start_lsn,
         kind,
         segment,
-        start_lsn,
         end_lsn,
         stored_bytes: object.stored_bytes,
         archived_at: object.last_modified,

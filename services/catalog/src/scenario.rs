@@ -7,8 +7,8 @@ use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 
 use crate::projection::project;
 use crate::store::rows::{
-    BackupRow, BranchRow, InstanceRow, PurgeRow, RestoreRow, ScheduleRow, SlotRiskRow, WalGapRow,
-    WalSegmentRow, WindowRow,
+    AlertRow, ArchiveRow, BackupRow, BranchRow, DrillRow, InstanceRow, PurgeRow, RestoreRow,
+    ScheduleRow, SlotRiskRow, SweepRow, WalDayRow, WalFileRow, WalGapRow, WalPruneRow, WindowRow,
 };
 use crate::store::{Step, Store};
 
@@ -23,11 +23,17 @@ pub(crate) struct AllRows {
     pub(crate) schedules: Vec<ScheduleRow>,
     pub(crate) backups: Vec<BackupRow>,
     pub(crate) restores: Vec<RestoreRow>,
-    pub(crate) segments: Vec<WalSegmentRow>,
+    pub(crate) segments: Vec<WalFileRow>,
     pub(crate) gaps: Vec<WalGapRow>,
     pub(crate) windows: Vec<WindowRow>,
     pub(crate) slot_risks: Vec<SlotRiskRow>,
     pub(crate) purges: Vec<PurgeRow>,
+    pub(crate) archives: Vec<ArchiveRow>,
+    pub(crate) wal_days: Vec<WalDayRow>,
+    pub(crate) prunes: Vec<WalPruneRow>,
+    pub(crate) sweeps: Vec<SweepRow>,
+    pub(crate) drills: Vec<DrillRow>,
+    pub(crate) alerts: Vec<AlertRow>,
 }
 
 pub(crate) async fn all_rows(store: &Store) -> AllRows {
@@ -42,6 +48,12 @@ pub(crate) async fn all_rows(store: &Store) -> AllRows {
         windows: store.all().await.unwrap(),
         slot_risks: store.all().await.unwrap(),
         purges: store.all().await.unwrap(),
+        archives: store.all().await.unwrap(),
+        wal_days: store.all().await.unwrap(),
+        prunes: store.all().await.unwrap(),
+        sweeps: store.all().await.unwrap(),
+        drills: store.all().await.unwrap(),
+        alerts: store.all().await.unwrap(),
     }
 }
 

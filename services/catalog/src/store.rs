@@ -16,12 +16,13 @@ use sqlx::{Any, AnyPool, Row as _, Transaction};
 
 use column::Column as _;
 
+mod cache;
 mod column;
 mod read;
 pub(crate) mod rows;
 mod write;
 
-pub(crate) use read::Page;
+pub(crate) use read::{BackupFilter, Page};
 pub(crate) use write::{Applied, Step, Writing};
 
 /// Connections that answer questions. SQLite has one writer beside them.
@@ -89,6 +90,13 @@ impl Backend {
     }
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug)]
+enum Use {
+    Changes,
+    Answers,
+}
+
 /// How far a stream is in the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
@@ -126,13 +134,13 @@ impl Store {
             source,
         };
         let options: AnyConnectOptions = url.parse().map_err(unopened)?;
-        let writer = pool(backend, 1).connect_with(options.clone());
+        let writer = pool(backend, Use::Changes, 1).connect_with(options.clone());
         let writer = writer.await.map_err(unopened)?;
         sqlx::migrate!("./migrations")
             .run(&writer)
             .await
             .map_err(StoreError::Migrate)?;
-        let reader = pool(backend, READERS).connect_with(options);
+        let reader = pool(backend, Use::Answers, READERS).connect_with(options);
         let reader = reader.await.map_err(unopened)?;
         Ok(Store {
             backend,
@@ -177,7 +185,7 @@ impl Store {
             .begin()
             .await
             .map_err(cannot("begin a change"))?;
-        Ok(Writing::new(transaction))
+        Ok(Writing::new(transaction, self.backend))
     }
 
     /// Applies steps of one stream, in one transaction.
@@ -212,7 +220,7 @@ impl Store {
     pub(crate) async fn want_rebuild(&self, source: RebuildSource) -> Result<()> {
         let sql = "UPDATE catalog SET rebuild_wanted = $1, rebuild_error = NULL WHERE id = 1";
         let query = source.to_sql().bind(sqlx::query(sql));
-        let done = query.execute(&self.writer).await;
+        let done = query.execute(&self.reader).await;
         done.map(drop)
             .map_err(cannot("note that a rebuild is wanted"))
     }
@@ -250,26 +258,42 @@ fn parse(url: &str) -> Result<(Backend, String)> {
     Ok((Backend::Sqlite, format!("{url}{mode}")))
 }
 
-fn pool(backend: Backend, connections: u32) -> AnyPoolOptions {
-    let options = AnyPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT);
-    if backend == Backend::Postgres {
-        return options;
+/// What a connection is told first, before it changes rows or answers.
+///
+/// A crash of the machine may lose the last transactions, never a part of one: the position is lost with the rows, and
+/// the stream gives both again. That is why nothing here waits for the disk. A wish to rebuild is no projection; it is
+/// noted by a connection that answers, which in PostgreSQL waits.
+fn settings(backend: Backend, use_of: Use) -> &'static [&'static str] {
+    match (backend, use_of) {
+        (Backend::Sqlite, _) => &[
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = NORMAL",
+            "PRAGMA busy_timeout = 10000",
+            "PRAGMA cache_size = -65536",
+        ],
+        // Every row is had by its key. A plan that was made when a table was empty must not read all of it later.
+        (Backend::Postgres, Use::Changes) => &[
+            "SET synchronous_commit = off",
+            "SET enable_seqscan = off",
+            "SET enable_hashjoin = off",
+            "SET enable_mergejoin = off",
+        ],
+        (Backend::Postgres, Use::Answers) => &[],
     }
-    // NORMAL: a crash of the machine may lose the last transactions, and the stream gives them again.
-    options.after_connect(|connection, _| {
-        Box::pin(async move {
-            for pragma in [
-                "PRAGMA journal_mode = WAL",
-                "PRAGMA synchronous = NORMAL",
-                "PRAGMA busy_timeout = 10000",
-            ] {
-                let _ = sqlx::query(pragma).execute(&mut *connection).await?;
-            }
-            Ok(())
+}
+
+fn pool(backend: Backend, use_of: Use, connections: u32) -> AnyPoolOptions {
+    AnyPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                for statement in settings(backend, use_of) {
+                    let _ = sqlx::query(*statement).execute(&mut *connection).await?;
+                }
+                Ok(())
+            })
         })
-    })
 }
 
 #[cfg(test)]

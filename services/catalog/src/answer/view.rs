@@ -1,10 +1,14 @@
 //! Rows as the answers have them.
 
 use events::Timestamp;
-use events::query::{BackupView, BranchView, RestoreView, SlotRisk, WindowShape};
+use events::query::{
+    AlertView, BackupView, BranchView, DrillView, RestoreView, ScheduleView, SlotRisk, WindowShape,
+};
 use events::window::Window;
 
-use crate::store::rows::{BackupRow, BranchRow, RestoreRow, SlotRiskRow, WindowRow};
+use crate::store::rows::{
+    AlertRow, BackupRow, BranchRow, DrillRow, RestoreRow, ScheduleRow, SlotRiskRow, WindowRow,
+};
 
 pub(super) fn branch_view(
     row: BranchRow,
@@ -56,11 +60,30 @@ pub(super) fn slot_risk(row: SlotRiskRow) -> SlotRisk {
     }
 }
 
+pub(super) fn schedule_view(row: ScheduleRow, last_at: Option<Timestamp>) -> ScheduleView {
+    ScheduleView {
+        id: row.id,
+        instance: row.instance,
+        name: row.name,
+        cron: row.cron,
+        timezone: row.timezone,
+        retention: row.retention,
+        branch: row.branch,
+        created_at: row.created_at,
+        last_at,
+        paused: row.paused,
+    }
+}
+
+/// The two ends are by two clocks: never less than nothing.
+pub(super) fn duration_ms(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from((to - from).num_milliseconds()).unwrap_or(0)
+}
+
 pub(super) fn backup_view(row: BackupRow) -> BackupView {
-    let duration = row.started_at.zip(row.backed_up_at);
-    // The two ends are by two clocks.
-    let duration_ms =
-        duration.map(|(from, to)| u64::try_from((to - from).num_milliseconds()).unwrap_or(0));
+    let ends = row.started_at.zip(row.backed_up_at);
+    let duration_ms = ends.map(|(from, to)| duration_ms(from, to));
+    let mark = row.mark.unwrap_or_default();
     BackupView {
         id: row.id,
         name: row.name,
@@ -77,12 +100,12 @@ pub(super) fn backup_view(row: BackupRow) -> BackupView {
         trigger: row.triggered_by,
         schedule_id: row.schedule_id,
         expires_at: row.expires_at,
-        wal_until: None,
-        hold: None,
-        deletion: None,
-        deleted_at: None,
-        verified_at: None,
-        sound: None,
+        wal_until: row.wal_until,
+        hold: mark.hold,
+        deletion: mark.deletion,
+        deleted_at: row.deleted_at,
+        verified_at: row.verified_at,
+        sound: row.sound,
         error: row.error,
         hint: row.hint,
         damaged_pages: row.damaged_pages,
@@ -120,5 +143,39 @@ pub(super) fn restore_view(row: RestoreRow) -> RestoreView {
         completed_at: row.completed_at,
         error: row.error,
         hint: row.hint,
+    }
+}
+
+pub(super) fn drill_view(row: DrillRow) -> DrillView {
+    DrillView {
+        id: row.id,
+        instance: row.instance,
+        branch: row.branch,
+        status: row.status,
+        trigger: row.triggered_by,
+        target: row.target,
+        backup_id: row.backup_id,
+        last_commit_at: row.last_commit_at,
+        checks: row.checks,
+        restore_ms: row.restore_ms,
+        duration_ms: row.duration_ms,
+        failed_step: row.failed_step,
+        error: row.error,
+        hint: row.hint,
+        requested_at: row.requested_at,
+        ended_at: row.ended_at,
+    }
+}
+
+pub(super) fn alert_view(row: AlertRow) -> AlertView {
+    AlertView {
+        instance: row.instance,
+        branch: row.branch,
+        rule: row.rule,
+        severity: row.severity,
+        message: row.message,
+        hint: row.hint,
+        since: row.since,
+        resolved_at: row.resolved_at,
     }
 }

@@ -1,34 +1,67 @@
-//! The life of a backup's row: requested, in progress, failed or completed, expired. Never backwards.
+//! The life of a backup's row: requested, skipped, in progress, failed, completed, expired. Never backwards.
+//!
+//! Its manifest, its mark and its end are three facts that may be told in any order; what is shown of it is made of
+//! those that are known.
 
-use events::event::BackupRequested;
+use events::event::{BackupRequested, BackupSkipped};
+use events::mark::BackupMark;
 use events::query::BackupStatus;
-use events::{BackupId, BackupSummary, BackupType, BranchName, Event, InstanceName, Timestamp};
+use events::{
+    BackupId, BackupSummary, BackupType, BranchName, Event, InstanceName, Timestamp, Trigger,
+};
 
 use super::{Change, completed_backup};
-use crate::store::rows::BackupRow;
+use crate::store::rows::{BackupRow, OwnTerms};
 
 /// What happened to a backup.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum BackupChange {
     Requested(BackupRequested),
-    Started { worker: String, at: Timestamp },
-    Progressed { done_bytes: u64, total_bytes: u64 },
+    Skipped(BackupSkipped),
+    Started {
+        worker: String,
+        at: Timestamp,
+    },
+    Progressed {
+        done_bytes: u64,
+        total_bytes: u64,
+    },
     Completed(BackupSummary),
-    Failed { message: String, hint: String },
+    Failed {
+        message: String,
+        hint: String,
+    },
+    /// Absent when it is the repository that says so, which says no when.
+    Marked {
+        mark: BackupMark,
+        at: Option<Timestamp>,
+    },
+    Verified {
+        at: Timestamp,
+        sound: bool,
+    },
+    Expired {
+        at: Timestamp,
+    },
 }
 
 /// The change that `event` makes to a backup, if it is about one.
 pub(super) fn of_event(event: &Event) -> Option<Change> {
     let (instance, branch, id, change) = match event {
-        Event::BackupRequested(e) => (
-            &e.instance,
-            &e.branch,
-            e.backup_id,
-            BackupChange::Requested(e.clone()),
-        ),
+        Event::BackupQueued(e) => {
+            let change = BackupChange::Requested(e.request.clone());
+            (&e.instance, &e.branch, e.backup_id, change)
+        }
+        Event::BackupRequested(e) => {
+            let change = BackupChange::Requested(e.clone());
+            (&e.instance, &e.branch, e.backup_id, change)
+        }
+        Event::BackupSkipped(e) => {
+            let change = BackupChange::Skipped(e.clone());
+            (&e.instance, &e.branch, e.backup_id, change)
+        }
         Event::BackupStarted(e) => {
-            let worker = e.worker.clone();
-            let at = e.started_at;
+            let (worker, at) = (e.worker.clone(), e.started_at);
             let change = BackupChange::Started { worker, at };
             (&e.instance, &e.branch, e.backup_id, change)
         }
@@ -41,20 +74,28 @@ pub(super) fn of_event(event: &Event) -> Option<Change> {
         }
         Event::BackupCompleted(e) => return Some(completed_backup(&e.summary)),
         Event::BackupFailed(e) => {
-            let change = failed(&e.message, &e.hint);
+            let (message, hint) = (e.message.clone(), e.hint.clone());
+            let change = BackupChange::Failed { message, hint };
+            (&e.instance, &e.branch, e.backup_id, change)
+        }
+        Event::BackupUpdated(e) => {
+            let (mark, at) = (e.mark.clone(), Some(e.updated_at));
+            let change = BackupChange::Marked { mark, at };
+            (&e.instance, &e.branch, e.backup_id, change)
+        }
+        Event::BackupVerified(e) => {
+            let (at, sound) = (e.verified_at, e.sound);
+            let change = BackupChange::Verified { at, sound };
+            (&e.instance, &e.branch, e.backup_id, change)
+        }
+        Event::BackupExpired(e) => {
+            let change = BackupChange::Expired { at: e.expired_at };
             (&e.instance, &e.branch, e.backup_id, change)
         }
         _ => return None,
     };
     let change = Box::new(change);
     Some(Change::Backup(instance.clone(), branch.clone(), id, change))
-}
-
-fn failed(message: &str, hint: &str) -> BackupChange {
-    BackupChange::Failed {
-        message: message.to_owned(),
-        hint: hint.to_owned(),
-    }
 }
 
 /// A backup of which nothing is known but that it exists.
@@ -85,24 +126,53 @@ pub(crate) fn unknown(instance: InstanceName, branch: BranchName, id: BackupId) 
         worker: None,
         done_bytes: None,
         total_bytes: None,
+        wal_until: None,
+        own: None,
+        mark: None,
+        marked_at: None,
+        deleted_at: None,
+        verified_at: None,
+        sound: None,
+        folded_name: String::new(),
+        listed_at: Timestamp::UNIX_EPOCH,
+        hidden: false,
+    }
+}
+
+/// How far in its life a backup is. What was completed may expire, and be kept after all.
+fn reached(status: BackupStatus) -> u8 {
+    match status {
+        BackupStatus::Requested => 0,
+        BackupStatus::Skipped => 1,
+        BackupStatus::InProgress => 2,
+        BackupStatus::Failed => 3,
+        BackupStatus::Completed | BackupStatus::Expired => 4,
     }
 }
 
 impl BackupChange {
-    /// The row after this.
-    pub(crate) fn apply(self, mut row: BackupRow) -> BackupRow {
-        let reached = match &self {
+    fn status(&self) -> BackupStatus {
+        match self {
             BackupChange::Requested(_) => BackupStatus::Requested,
+            BackupChange::Skipped(_) => BackupStatus::Skipped,
             BackupChange::Started { .. } | BackupChange::Progressed { .. } => {
                 BackupStatus::InProgress
             }
             BackupChange::Failed { .. } => BackupStatus::Failed,
-            BackupChange::Completed(_) => BackupStatus::Completed,
-        };
-        if reached < row.status {
+            // Only what is in the repository is marked, verified or gone from there.
+            BackupChange::Completed(_)
+            | BackupChange::Marked { .. }
+            | BackupChange::Verified { .. } => BackupStatus::Completed,
+            BackupChange::Expired { .. } => BackupStatus::Expired,
+        }
+    }
+
+    /// The row after this.
+    pub(crate) fn apply(self, mut row: BackupRow) -> BackupRow {
+        if reached(self.status()) < reached(row.status) {
             return row;
         }
-        row.status = reached;
+        row.status = self.status();
         match self {
             BackupChange::Requested(requested) => {
                 row.name = requested.name;
@@ -111,10 +181,19 @@ impl BackupChange {
                 row.schedule_id = requested.schedule_id;
                 row.requested_at = Some(requested.requested_at);
             }
+            BackupChange::Skipped(skipped) => {
+                row.name = skipped.name;
+                row.triggered_by = Some(Trigger::Schedule);
+                row.schedule_id = Some(skipped.schedule_id);
+                row.requested_at = Some(skipped.due_at);
+                row.error = Some(skipped.reason);
+            }
             BackupChange::Started { worker, at } => {
-                row.worker = Some(worker);
-                row.started_at = Some(at);
-                (row.done_bytes, row.total_bytes) = (None, None);
+                if row.started_at.is_none_or(|started_at| at > started_at) {
+                    row.worker = Some(worker);
+                    row.started_at = Some(at);
+                    (row.done_bytes, row.total_bytes) = (None, None);
+                }
             }
             BackupChange::Progressed {
                 done_bytes,
@@ -129,9 +208,71 @@ impl BackupChange {
                 row.hint = Some(hint);
             }
             BackupChange::Completed(summary) => row = completed(row, summary),
+            BackupChange::Marked { mark, at } => row = marked(ended(row), mark, at),
+            BackupChange::Verified { at, sound } => {
+                row = ended(row);
+                if row.verified_at.is_none_or(|verified_at| at >= verified_at) {
+                    row.verified_at = Some(at);
+                    row.sound = Some(sound);
+                }
+            }
+            BackupChange::Expired { at } => {
+                row = ended(row);
+                row.deleted_at = row.deleted_at.or(Some(at));
+            }
         }
-        row
+        shown(row)
     }
+}
+
+/// What follows from the rest.
+fn shown(mut row: BackupRow) -> BackupRow {
+    let deletion = row.mark.as_ref().and_then(|mark| mark.deletion);
+    if reached(row.status) == reached(BackupStatus::Completed) {
+        row.status = match deletion.is_some() || row.deleted_at.is_some() {
+            true => BackupStatus::Expired,
+            false => BackupStatus::Completed,
+        };
+    }
+    row.folded_name = row.name.to_lowercase();
+    let first = row.requested_at.or(row.started_at).or(row.deleted_at);
+    row.listed_at = first.unwrap_or(row.listed_at);
+    row.hidden = row.deleted_at.is_some() || row.status == BackupStatus::Skipped;
+    row
+}
+
+/// The row with its own terms, or with those of its mark.
+fn on_terms(mut row: BackupRow, own: OwnTerms) -> BackupRow {
+    let mark = row.mark.clone().unwrap_or_default();
+    let expires_at = match mark.expiry {
+        Some(expiry) => expiry.expires_at,
+        None => own.expires_at,
+    };
+    // Never longer than the backup itself.
+    let longer = |until: &Timestamp| expires_at.is_some_and(|expires_at| expires_at <= *until);
+    let terms = OwnTerms {
+        name: mark.name.unwrap_or_else(|| own.name.clone()),
+        expires_at,
+        wal_until: own.wal_until.filter(|until| !longer(until)),
+    };
+    row.own = (terms != own).then_some(own);
+    (row.name, row.expires_at, row.wal_until) = (terms.name, terms.expires_at, terms.wal_until);
+    row
+}
+
+/// What was wanted before, in a mark, is not wanted any more.
+fn marked(mut row: BackupRow, mark: BackupMark, at: Option<Timestamp>) -> BackupRow {
+    if at < row.marked_at {
+        return row;
+    }
+    let own = row.own.take().unwrap_or_else(|| OwnTerms {
+        name: row.name.clone(),
+        expires_at: row.expires_at,
+        wal_until: row.wal_until,
+    });
+    row.marked_at = at;
+    row.mark = (mark != BackupMark::default()).then_some(mark);
+    on_terms(row, own)
 }
 
 /// Nobody is at it any more.
@@ -140,23 +281,27 @@ fn ended(row: BackupRow) -> BackupRow {
         worker: None,
         done_bytes: None,
         total_bytes: None,
+        error: None,
+        hint: None,
         ..row
     }
 }
 
-/// A summary knows everything: what the row had before does not show through, so that a row from the
-/// repository and a row from the stream are the same.
+/// A summary knows everything that was so when the backup was made: what the row had before does not show through, so
+/// that a row from the repository and a row from the stream are the same.
 fn completed(row: BackupRow, summary: BackupSummary) -> BackupRow {
-    BackupRow {
+    let own = OwnTerms {
         name: summary.name,
+        expires_at: summary.expires_at,
+        wal_until: summary.wal_until,
+    };
+    let row = BackupRow {
         backup_type: summary.backup_type,
-        status: BackupStatus::Completed,
         triggered_by: Some(summary.trigger),
         schedule_id: summary.schedule_id,
         requested_at: Some(summary.requested_at),
         started_at: Some(summary.started_at),
         backed_up_at: Some(summary.backed_up_at),
-        expires_at: summary.expires_at,
         size_bytes: Some(summary.stored_bytes),
         logical_bytes: Some(summary.logical_bytes),
         files: Some(summary.files),
@@ -165,10 +310,9 @@ fn completed(row: BackupRow, summary: BackupSummary) -> BackupRow {
         timeline: Some(summary.timeline),
         server_version: Some(summary.server_version),
         damaged_pages: summary.damaged_pages,
-        error: None,
-        hint: None,
         ..ended(row)
-    }
+    };
+    on_terms(row, own)
 }
 
 #[cfg(test)]

@@ -305,6 +305,9 @@ async fn with_an_empty_bus_the_repository_gives_what_it_knows() {
     known.restores.clear();
     known.windows.clear();
     known.slot_risks.clear();
+    known.drills.clear();
+    known.alerts.clear();
+    known.sweeps.clear();
 
     let (store, _directory) = sqlite().await;
     let source = RebuildSource::Repository;

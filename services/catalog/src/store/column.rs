@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use events::event::{DamagedPage, ExtensionCheck, GapCause, SlotRiskLevel, WalObjectKind};
-use events::query::{BackupStatus, BranchState, RebuildSource, RestoreStatus};
+use events::document::DrillSettings;
+use events::event::{
+    AlertRule, AlertSeverity, DamagedPage, DrillCheckResult, DrillStep, ExtensionCheck, GapCause,
+    SlotRiskLevel, WalObjectKind,
+};
+use events::mark::BackupMark;
+use events::query::{BackupStatus, BranchState, DrillStatus, RebuildSource, RestoreStatus};
 use events::window::Window;
 use events::{
-    BackupId, BackupType, BranchName, ClusterSize, InstanceName, RestoreId, RestoreTarget,
-    Retention, ScheduleId, Timestamp, Trigger,
+    BackupId, BackupType, BranchName, ClusterSize, DrillId, InstanceName, PoolName, RestoreId,
+    RestoreTarget, Retention, ScheduleId, SweepId, Timestamp, Trigger, WalKeep,
 };
 use pg_format::{Lsn, SystemIdentifier, TimelineId};
 use serde::Serialize;
@@ -18,8 +23,10 @@ use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::Query;
 use sqlx::{Any, Row as _};
 
+use super::rows::OwnTerms;
+
 /// A value as the database has it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SqlValue {
     Text(Option<String>),
     Integer(Option<i64>),
@@ -125,6 +132,9 @@ as_text!(
     BackupId,
     RestoreId,
     ScheduleId,
+    DrillId,
+    SweepId,
+    PoolName,
     Retention
 );
 
@@ -146,7 +156,9 @@ macro_rules! as_json {
 }
 as_json!(
     BackupType, Trigger, BackupStatus, RestoreStatus, BranchState, ClusterSize, WalObjectKind, GapCause,
-    SlotRiskLevel, Window, RebuildSource, SystemIdentifier, RestoreTarget, Vec<DamagedPage>, Vec<ExtensionCheck>, BTreeMap<String, u64>
+    SlotRiskLevel, Window, RebuildSource, SystemIdentifier, RestoreTarget, DrillSettings, WalKeep, OwnTerms, BackupMark,
+    DrillStatus, DrillStep, AlertRule, AlertSeverity, Vec<DamagedPage>, Vec<ExtensionCheck>, Vec<DrillCheckResult>,
+    Vec<TimelineId>, BTreeMap<String, u64>
 );
 
 pub(crate) fn json_text<T: Serialize>(value: &T) -> String {
@@ -181,6 +193,22 @@ macro_rules! as_integer {
     )+ };
 }
 as_integer!(u64, u32, u16);
+
+impl Present for bool {
+    const NULL: SqlValue = SqlValue::Integer(None);
+
+    fn write(&self) -> SqlValue {
+        SqlValue::Integer(Some(i64::from(*self)))
+    }
+
+    fn parse(row: &AnyRow, name: &str) -> sqlx::Result<Option<Self>> {
+        parse_integer(row, name, |integer| match integer {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        })
+    }
+}
 
 impl Present for TimelineId {
     const NULL: SqlValue = SqlValue::Integer(None);

@@ -1,17 +1,22 @@
 //! Reading rows, as the questions need them.
 
-use events::query::{BackupStatus, InstanceView};
-use events::{BackupId, BranchName, InstanceName, RestoreId, ScheduleId, Timestamp};
+use events::query::InstanceView;
+use events::{BranchName, InstanceName, RestoreId, Timestamp};
 use pg_format::{Lsn, TimelineId};
 use sqlx::any::AnyRow;
 
+use super::cache::bind;
 use super::column::{Column, SqlValue};
 use super::rows::{
-    BackupRow, BranchRow, RestoreRow, Row, ScheduleRow, SlotRiskRow, WalGapRow, WalSegmentRow,
-    WindowRow,
+    ArchiveRow, BranchRow, RestoreRow, Row, ScheduleRow, SlotRiskRow, WalFileRow, WalGapRow,
+    WalPruneRow, WindowRow,
 };
-use super::write::bound;
 use super::{Result, Store, cannot};
+
+mod backups;
+mod control;
+
+pub(crate) use backups::BackupFilter;
 
 /// The most rows that one answer has.
 const LONGEST_PAGE: u32 = 1000;
@@ -40,17 +45,45 @@ impl Page {
 /// Conditions that must all hold.
 #[derive(Default)]
 struct Filter {
+    /// Values that the statement has before these.
+    before: usize,
     conditions: Vec<String>,
     values: Vec<SqlValue>,
 }
 
 impl Filter {
-    fn equal<T: Column>(mut self, column: &str, value: Option<&T>) -> Self {
+    fn after(before: usize) -> Self {
+        Filter {
+            before,
+            ..Filter::default()
+        }
+    }
+
+    fn equal<T: Column>(self, column: &str, value: Option<&T>) -> Self {
+        self.compared(column, "=", value)
+    }
+
+    fn compared<T: Column>(mut self, column: &str, with: &str, value: Option<&T>) -> Self {
         if let Some(value) = value {
             self.values.push(value.to_sql());
-            self.conditions
-                .push(format!("{column} = ${}", self.values.len()));
+            let place = self.before + self.values.len();
+            self.conditions.push(format!("{column} {with} ${place}"));
         }
+        self
+    }
+
+    /// Of a pattern in which `\\` takes a sign its meaning.
+    fn like(self, column: &str, pattern: Option<&String>) -> Self {
+        let mut filter = self.compared(column, "LIKE", pattern);
+        if let (Some(_), Some(condition)) = (pattern, filter.conditions.last_mut()) {
+            condition.push_str(r" ESCAPE '\'");
+        }
+        filter
+    }
+
+    /// A condition without a value of its own.
+    fn and(mut self, condition: &str) -> Self {
+        self.conditions.push(condition.to_owned());
         self
     }
 
@@ -85,7 +118,7 @@ pub(crate) struct WalTotals {
 
 impl Store {
     async fn rows(&self, sql: String, values: Vec<SqlValue>) -> Result<Vec<AnyRow>> {
-        let rows = bound(sql, values).fetch_all(&self.reader).await;
+        let rows = bind(sql, values.into_iter()).fetch_all(&self.reader).await;
         rows.map_err(cannot("answer from its rows"))
     }
 
@@ -111,8 +144,15 @@ impl Store {
     ) -> Result<Vec<InstanceView>> {
         let filter = Filter::default().equal("i.instance", instance);
         let completed = "FROM backups b WHERE b.instance = i.instance AND b.status = 'completed'";
+        // Of this instance, not of one of the same name before.
+        let proven = "FROM drills d WHERE d.instance = i.instance AND d.status = 'completed' \
+                      AND d.ended_at >= i.created_at ORDER BY d.ended_at DESC LIMIT 1";
         let sql = format!(
-            "SELECT i.instance, i.created_at, \
+            "SELECT i.instance, i.created_at, i.pool, \
+             (SELECT d.ended_at {proven}) AS proven_at, \
+             (SELECT d.target {proven}) AS proven_target, \
+             (SELECT d.restore_ms {proven}) AS proven_in_ms, \
+             (SELECT COUNT(*) FROM alerts a WHERE a.instance = i.instance AND a.resolved_at IS NULL) AS alerts, \
              (SELECT COUNT(*) FROM branches r WHERE r.instance = i.instance) AS branches, \
              (SELECT COUNT(*) {completed}) AS backups, \
              (SELECT CAST(COALESCE(SUM(b.size_bytes), 0) AS BIGINT) {completed}) AS stored_bytes, \
@@ -150,70 +190,6 @@ impl Store {
         Ok(rows)
     }
 
-    /// When a branch was last backed up.
-    pub(crate) async fn last_backup_at(
-        &self,
-        instance: &InstanceName,
-        branch: &BranchName,
-    ) -> Result<Option<Timestamp>> {
-        let filter =
-            Filter::of_branch(instance, branch).equal("status", Some(&BackupStatus::Completed));
-        self.latest("backed_up_at", filter).await
-    }
-
-    /// When a schedule last asked for a backup.
-    pub(crate) async fn last_request_of(
-        &self,
-        instance: &InstanceName,
-        schedule: ScheduleId,
-    ) -> Result<Option<Timestamp>> {
-        let filter = Filter::default()
-            .equal("instance", Some(instance))
-            .equal("schedule_id", Some(&schedule));
-        self.latest("requested_at", filter).await
-    }
-
-    async fn latest(&self, column: &str, filter: Filter) -> Result<Option<Timestamp>> {
-        let sql = format!(
-            "SELECT MAX({column}) AS latest FROM backups{}",
-            filter.sql()
-        );
-        let rows = self.rows(sql, filter.values).await?;
-        let latest = rows
-            .first()
-            .map(|row| Column::read(row, "latest"))
-            .transpose();
-        Ok(latest.map_err(cannot("answer from its rows"))?.flatten())
-    }
-
-    /// Backups, newest first.
-    pub(crate) async fn backups(
-        &self,
-        instance: Option<&InstanceName>,
-        branch: Option<&BranchName>,
-        status: Option<BackupStatus>,
-        page: Page,
-    ) -> Result<Vec<BackupRow>> {
-        let filter = Filter::default()
-            .equal("instance", instance)
-            .equal("branch", branch)
-            .equal("status", status.as_ref());
-        let order = "ORDER BY COALESCE(requested_at, started_at, 0) DESC, id DESC";
-        self.select(filter, &format!("{order}{}", page.sql())).await
-    }
-
-    /// A backup by its id.
-    pub(crate) async fn backup(
-        &self,
-        instance: Option<&InstanceName>,
-        id: BackupId,
-    ) -> Result<Option<BackupRow>> {
-        let filter = Filter::default()
-            .equal("instance", instance)
-            .equal("id", Some(&id));
-        Ok(self.select(filter, "LIMIT 1").await?.pop())
-    }
-
     /// Restores, newest first.
     pub(crate) async fn restores(
         &self,
@@ -238,23 +214,21 @@ impl Store {
         branch: &BranchName,
     ) -> Result<WalTotals> {
         let filter = Filter::of_branch(instance, branch);
-        let sql = format!(
-            "SELECT CAST(COALESCE(SUM(stored_bytes), 0) AS BIGINT) AS stored_bytes, \
-             CAST(COALESCE(SUM(CASE WHEN kind = 'segment' THEN 1 ELSE 0 END), 0) AS BIGINT) AS segments \
-             FROM wal_segments{}",
-            filter.sql()
-        );
-        let rows = self.rows(sql, filter.values).await?;
-        let totals = rows.first().map(|row| {
-            Ok(WalTotals {
-                stored_bytes: Column::read(row, "stored_bytes")?,
-                segments: Column::read(row, "segments")?,
-            })
-        });
-        let totals: sqlx::Result<_> = totals.transpose();
-        Ok(totals
-            .map_err(cannot("answer from its rows"))?
-            .unwrap_or_default())
+        let row: Option<ArchiveRow> = self.select(filter, "").await?.pop();
+        Ok(row.map_or_else(WalTotals::default, |row| WalTotals {
+            stored_bytes: row.stored_bytes,
+            segments: row.segments,
+        }))
+    }
+
+    /// Stretches of a branch's WAL that were let go.
+    pub(crate) async fn wal_prunes(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<Vec<WalPruneRow>> {
+        let filter = Filter::of_branch(instance, branch);
+        self.select(filter, "ORDER BY timeline, from_lsn").await
     }
 
     /// A branch's oldest complete segment, and the newest one of its newest timeline.
@@ -262,15 +236,15 @@ impl Store {
         &self,
         instance: &InstanceName,
         branch: &BranchName,
-    ) -> Result<Option<(WalSegmentRow, WalSegmentRow)>> {
+    ) -> Result<Option<(WalFileRow, WalFileRow)>> {
         let filter = || {
             Filter::of_branch(instance, branch)
                 .equal("kind", Some(&events::event::WalObjectKind::Segment))
         };
         let oldest = "ORDER BY timeline, start_lsn LIMIT 1";
         let newest = "ORDER BY timeline DESC, start_lsn DESC LIMIT 1";
-        let first: Vec<WalSegmentRow> = self.select(filter(), oldest).await?;
-        let last: Vec<WalSegmentRow> = self.select(filter(), newest).await?;
+        let first: Vec<WalFileRow> = self.select(filter(), oldest).await?;
+        let last: Vec<WalFileRow> = self.select(filter(), newest).await?;
         Ok(first.into_iter().next().zip(last.into_iter().next()))
     }
 
@@ -286,7 +260,7 @@ impl Store {
             "SELECT timeline, from_lsn, to_lsn FROM (\
              SELECT timeline, start_lsn AS to_lsn, \
              LAG(end_lsn) OVER (PARTITION BY timeline ORDER BY start_lsn) AS from_lsn \
-             FROM wal_segments{}) AS pairs \
+             FROM wal_files{}) AS pairs \
              WHERE from_lsn IS NOT NULL AND from_lsn < to_lsn ORDER BY timeline, from_lsn",
             filter.sql()
         );
@@ -343,10 +317,10 @@ fn instance_view(row: &AnyRow) -> sqlx::Result<InstanceView> {
         backups: Column::read(row, "backups")?,
         stored_bytes: Column::read(row, "stored_bytes")?,
         last_backup_at: Column::read(row, "last_backup_at")?,
-        pool: None,
-        proven_at: None,
-        proven_target: None,
-        proven_in_ms: None,
-        alerts: 0,
+        pool: Column::read(row, "pool")?,
+        proven_at: Column::read(row, "proven_at")?,
+        proven_target: Column::read(row, "proven_target")?,
+        proven_in_ms: Column::read(row, "proven_in_ms")?,
+        alerts: Column::read(row, "alerts")?,
     })
 }

@@ -6,7 +6,7 @@ use events::{BranchName, Event, InstanceName, example, topology};
 use proptest::prelude::*;
 
 use super::rows::{BackupRow, InstanceRow, ScheduleRow};
-use super::{Page, Store, StoreError, parse};
+use super::{BackupFilter, Page, Store, StoreError, parse};
 use crate::scenario::{
     adopt, all_rows, archived, backup_id, backup_life, event, registered, sqlite, steps,
 };
@@ -45,7 +45,7 @@ async fn every_example_is_written_and_read(store: &Store) {
     let summary = example::backup_summary();
     let id = summary.backup_id;
     let row = store.backup(None, id).await.unwrap().unwrap();
-    assert_eq!(row.status, BackupStatus::Completed);
+    assert_eq!(row.status, BackupStatus::Expired);
     assert_eq!(row.damaged_pages, summary.damaged_pages);
     assert_eq!(row.stop_lsn, Some(summary.stop_lsn));
     assert_eq!(row.backed_up_at, Some(summary.backed_up_at));
@@ -78,10 +78,13 @@ async fn lists_are_filtered_and_paged(store: &Store) {
     let page = |limit, offset| Page::new(Some(limit), offset);
     let ids = |rows: Vec<BackupRow>| rows.iter().map(|row| row.id).collect::<Vec<_>>();
     let list = async |status, page| {
-        let rows = store
-            .backups(Some(&listed), Some(&BranchName::main()), status, page)
-            .await;
-        ids(rows.unwrap())
+        let filter = BackupFilter {
+            instance: Some(listed.clone()),
+            branch: Some(BranchName::main()),
+            status,
+            ..BackupFilter::default()
+        };
+        ids(store.backups(&filter, page).await.unwrap())
     };
     let all = list(None, page(1000, 0)).await;
     assert_eq!(all, [4, 3, 2, 1, 0].map(backup_id));
@@ -200,10 +203,11 @@ async fn an_instance_leaves_its_backups(store: &Store) {
             .all(|row| gone(&row.instance))
     );
     let page = Page::new(None, 0);
-    let kept = store
-        .backups(Some(&removed.instance), None, None, page)
-        .await
-        .unwrap();
+    let filter = BackupFilter {
+        instance: Some(removed.instance.clone()),
+        ..BackupFilter::default()
+    };
+    let kept = store.backups(&filter, page).await.unwrap();
     assert_eq!(kept.len(), 5);
 }
 

@@ -3,19 +3,23 @@
 use std::collections::BTreeMap;
 
 use events::event::ExtensionCheck;
-use events::query::RebuildSource;
-use events::{BranchName, InstanceName, Timestamp, query::BranchState};
+use events::query::{BranchState, RebuildSource};
+use events::{BranchName, InstanceName, Timestamp};
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Transaction};
 use tracing::Instrument as _;
 
+use super::cache::{Database, MOST_ROWS, Tables, bind};
 use super::column::{Column, SqlValue};
 use super::rows::{
-    BackupRow, BranchRow, InstanceRow, PurgeRow, RestoreRow, Row, ScheduleRow, SlotRiskRow,
-    WalGapRow, WalSegmentRow, WindowRow,
+    AlertRow, BackupRow, BranchRow, DrillRow, InstanceRow, PurgeRow, RestoreRow, Row, ScheduleRow,
+    SweepRow, WindowRow,
 };
-use super::{Position, Result, StoreError, cannot};
-use crate::projection::{Change, backup, restore};
+use super::{Backend, Position, Result, StoreError, cannot};
+use crate::projection::{Change, backup, drill, restore};
+
+mod wal;
+mod wanted;
 
 /// What one message of a stream changes; nothing, if it is not for the catalog.
 #[derive(Clone, Debug)]
@@ -37,7 +41,8 @@ pub(crate) struct Applied {
 
 /// An open transaction; nothing is changed unless it is committed.
 pub(crate) struct Writing {
-    transaction: Transaction<'static, Any>,
+    database: Database,
+    tables: Tables,
 }
 
 /// The position in a row of `projections`.
@@ -49,12 +54,20 @@ pub(super) fn position(row: &AnyRow) -> sqlx::Result<Position> {
 }
 
 impl Writing {
-    pub(super) fn new(transaction: Transaction<'static, Any>) -> Self {
-        Writing { transaction }
+    pub(super) fn new(transaction: Transaction<'static, Any>, backend: Backend) -> Self {
+        Writing {
+            database: Database {
+                transaction,
+                backend,
+            },
+            tables: Tables::default(),
+        }
     }
 
-    pub(crate) async fn commit(self) -> Result<()> {
-        self.transaction
+    pub(crate) async fn commit(mut self) -> Result<()> {
+        self.flush().await?;
+        self.database
+            .transaction
             .commit()
             .await
             .map_err(cannot("keep a change"))
@@ -65,7 +78,7 @@ impl Writing {
         &mut self,
         stream: &str,
         created: Timestamp,
-        steps: Vec<Step>,
+        mut steps: Vec<Step>,
     ) -> Result<Applied> {
         let position = self.lock(stream).await?;
         if position.created.map(|at| at.timestamp_micros()) != Some(created.timestamp_micros()) {
@@ -77,6 +90,9 @@ impl Writing {
             sequence: position.applied,
             steps: 0,
         };
+        steps.retain(|step| step.sequence > position.applied);
+        self.foresee(steps.iter().flat_map(|step| &step.changes))
+            .await?;
         for step in steps {
             if step.sequence <= applied.sequence {
                 continue;
@@ -92,17 +108,29 @@ impl Writing {
         Ok(applied)
     }
 
-    /// Keeps other writers of the stream out until this transaction ends; how far the stream is.
+    /// Applies changes of which nobody asks whether they are in the rows already.
+    pub(crate) async fn change_all(&mut self, changes: Vec<Change>) -> Result<()> {
+        self.foresee(changes.iter()).await?;
+        for change in changes {
+            self.change(change).await?;
+        }
+        if self.tables.rows() > MOST_ROWS {
+            self.forget().await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps other writers out until this transaction ends; how far the stream is. Also those of the other stream:
+    /// what the one makes of a branch's WAL depends on the other.
     async fn lock(&mut self, stream: &str) -> Result<Position> {
         // A write and not a read: it locks in both dialects.
-        let lock = "UPDATE projections SET applied_sequence = applied_sequence WHERE stream = $1";
-        let _ = self
-            .execute(lock, vec![SqlValue::Text(Some(stream.to_owned()))])
-            .await?;
+        let lock = "UPDATE projections SET applied_sequence = applied_sequence \
+                    WHERE stream = (SELECT MIN(stream) FROM projections)";
+        let _ = self.execute(lock, Vec::new()).await?;
         let sql = "SELECT created, applied_sequence FROM projections WHERE stream = $1";
         let row = sqlx::query(sql)
             .bind(stream)
-            .fetch_optional(&mut *self.transaction)
+            .fetch_optional(&mut *self.database.transaction)
             .await;
         let row = row.map_err(cannot("read its position"))?;
         let position = row.as_ref().map(position).transpose();
@@ -138,18 +166,8 @@ impl Writing {
         let _ = self
             .execute("UPDATE projections SET applied_sequence = 0", Vec::new())
             .await?;
-        for table in [
-            InstanceRow::TABLE,
-            BranchRow::TABLE,
-            ScheduleRow::TABLE,
-            BackupRow::TABLE,
-            RestoreRow::TABLE,
-            WalSegmentRow::TABLE,
-            WalGapRow::TABLE,
-            WindowRow::TABLE,
-            SlotRiskRow::TABLE,
-            PurgeRow::TABLE,
-        ] {
+        self.tables = Tables::default();
+        for table in Tables::NAMES {
             let _ = self
                 .execute(&format!("DELETE FROM {table}"), Vec::new())
                 .await?;
@@ -165,108 +183,195 @@ impl Writing {
         self.execute(sql, values).await.map(drop)
     }
 
+    /// Writes what is held back.
+    async fn flush(&mut self) -> Result<()> {
+        self.tables.write(&mut self.database).await
+    }
+
+    /// Writes what is held back, and holds nothing any more.
+    async fn forget(&mut self) -> Result<()> {
+        self.flush().await?;
+        self.tables = Tables::default();
+        Ok(())
+    }
+
+    async fn get<R: Row>(&mut self, key: &[SqlValue]) -> Result<Option<R>> {
+        let cache = R::cache(&mut self.tables);
+        if let Some(known) = cache.get(key) {
+            return Ok(known);
+        }
+        self.database.load(cache, [key.to_vec()]).await?;
+        Ok(cache.get(key).flatten())
+    }
+
+    /// Never fails; its answer is that of what calls it last.
+    #[expect(clippy::unnecessary_wraps, reason = "most changes end with it")]
+    fn put<R: Row>(&mut self, row: R) -> Result<()> {
+        R::cache(&mut self.tables).set(row.key(), Some(row));
+        Ok(())
+    }
+
+    fn remove<R: Row>(&mut self, key: Vec<SqlValue>) {
+        R::cache(&mut self.tables).set(key, None);
+    }
+
+    /// Deletes the rows whose key begins with `key`.
+    async fn delete<R: Row>(&mut self, key: &[SqlValue]) -> Result<()> {
+        self.forget().await?;
+        let sql = format!("DELETE FROM {}{}", R::TABLE, by_key::<R>(key.len()));
+        self.execute(&sql, key.to_vec()).await.map(drop)
+    }
+
+    /// A statement on the rows of the database: what is held back must be written before.
+    async fn execute(&mut self, sql: &str, values: Vec<SqlValue>) -> Result<u64> {
+        let done = bind(sql.to_owned(), values.into_iter())
+            .execute(&mut *self.database.transaction)
+            .await;
+        done.map(|done| done.rows_affected())
+            .map_err(cannot("change a row"))
+    }
+
+    /// Rows of each table, by its name: what a rebuild reports.
+    pub(crate) async fn counts(&mut self) -> Result<BTreeMap<&'static str, i64>> {
+        self.flush().await?;
+        let mut counts = BTreeMap::new();
+        for table in Tables::NAMES {
+            let sql = AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}"));
+            let count = sqlx::query_scalar(sql)
+                .fetch_one(&mut *self.database.transaction)
+                .await;
+            let _ = counts.insert(*table, count.map_err(cannot("count its rows"))?);
+        }
+        Ok(counts)
+    }
+
     /// Applies one change.
     pub(crate) async fn change(&mut self, change: Change) -> Result<()> {
         match change {
-            Change::PutInstance(row) => self.put(&row).await,
-            Change::PutBranch(row) => self.put(&row).await,
-            Change::PutSchedule(row) => self.put(&row).await,
-            Change::PutSegment(row) => {
-                let branch = (&row.instance, &row.branch);
-                self.put_of_wal(branch, row.archived_at, &row).await
+            Change::PutInstance(row) => self.put_instance(row).await,
+            Change::SetInstance(instance, pool, drills) => {
+                let row: Option<InstanceRow> = self.get(&[instance.to_sql()]).await?;
+                if let Some(row) = row {
+                    self.put(InstanceRow {
+                        pool,
+                        drills,
+                        ..row
+                    })?;
+                }
+                Ok(())
             }
-            Change::PutGap(row) => {
-                let branch = (&row.instance, &row.branch);
-                self.put_of_wal(branch, row.detected_at, &row).await
-            }
-            Change::PutSlotRisk(row) => {
-                let branch = (&row.instance, &row.branch);
-                self.put_of_wal(branch, row.changed_at, &row).await
-            }
-            Change::PutWindow(row) => self.put(&row).await,
-            Change::PutPurge(row) => self.put(&row).await,
-            Change::Purged(instance, branch, at) => self.purge(instance, branch, at).await,
-            Change::RemoveInstance(instance) => {
-                let key = [instance.to_sql()];
-                self.delete::<ScheduleRow>(&key).await?;
-                self.delete::<WindowRow>(&key).await?;
-                self.delete::<BranchRow>(&key).await?;
-                self.delete::<InstanceRow>(&key).await
-            }
-            Change::RemoveBranch(instance, branch) => {
-                let key = [instance.to_sql(), branch.to_sql()];
-                self.delete::<WindowRow>(&key).await?;
-                self.delete::<BranchRow>(&key).await
-            }
+            Change::RemoveInstance(instance, at) => self.remove_instance(instance, at).await,
+            Change::PutBranch(row) => self.put(row),
             Change::SetBranchState(instance, branch, state) => {
                 let key = [instance.to_sql(), branch.to_sql()];
                 self.set_branch_state(&key, state).await
             }
+            Change::RemoveBranch(instance, branch, at) => {
+                let key = [instance.to_sql(), branch.to_sql()];
+                self.remove::<WindowRow>(key.to_vec());
+                self.remove::<BranchRow>(key.to_vec());
+                self.settle_alerts(&key, at).await
+            }
+            Change::PutPurge(row) => self.put(row),
+            Change::Purged(instance, branch, at) => self.purge(instance, branch, at).await,
+            Change::PutWindow(row) => self.put(row),
             Change::SetExtensions(instance, branch, extensions) => {
                 let key = [instance.to_sql(), branch.to_sql()];
                 self.set_extensions(&key, extensions).await
             }
+            Change::PutSchedule(row) => self.put(row),
+            Change::RemoveSchedule(instance, id) => {
+                self.remove::<ScheduleRow>(vec![instance.to_sql(), id.to_sql()]);
+                Ok(())
+            }
             Change::Backup(instance, branch, id, change) => {
                 let key = [instance.to_sql(), branch.to_sql(), id.to_sql()];
-                let row = self.get(&key).await?;
-                let row = row.unwrap_or_else(|| backup::unknown(instance, branch, id));
-                self.put(&change.apply(row)).await
+                let row: Option<BackupRow> = self.get(&key).await?;
+                self.put(change.apply(row.unwrap_or_else(|| backup::unknown(instance, branch, id))))
             }
             Change::Restore(instance, branch, id, change) => {
                 let key = [instance.to_sql(), branch.to_sql(), id.to_sql()];
-                let row = self.get(&key).await?;
-                let row = row.unwrap_or_else(|| restore::unknown(instance, branch, id));
-                self.put(&change.apply(row)).await
+                let row: Option<RestoreRow> = self.get(&key).await?;
+                self.put(
+                    change.apply(row.unwrap_or_else(|| restore::unknown(instance, branch, id))),
+                )
             }
+            Change::Drill(instance, branch, id, change) => {
+                let key = [instance.to_sql(), branch.to_sql(), id.to_sql()];
+                let row: Option<DrillRow> = self.get(&key).await?;
+                self.put(change.apply(row.unwrap_or_else(|| drill::unknown(instance, branch, id))))
+            }
+            Change::Sweep(row) => self.put_sweep(row).await,
+            Change::Alert(row) => {
+                let known: Option<AlertRow> = self.get(&row.key()).await?;
+                self.put(known.map_or(row.clone(), |known| known.with(row)))
+            }
+            Change::PutFile(row) => self.put_file(row).await,
+            Change::PutGap(row) => {
+                let (instance, branch) = (row.instance.clone(), row.branch.clone());
+                self.put_of_wal(&instance, &branch, row.detected_at, row)
+                    .await
+            }
+            Change::PutSlotRisk(row) => {
+                let (instance, branch) = (row.instance.clone(), row.branch.clone());
+                self.put_of_wal(&instance, &branch, row.changed_at, row)
+                    .await
+            }
+            Change::Prune(row) => self.prune(row).await,
         }
+    }
+
+    async fn put_sweep(&mut self, row: SweepRow) -> Result<()> {
+        let known: Option<SweepRow> = self.get(&row.key()).await?;
+        let ended = row.swept_at;
+        let row = known.map_or(row.clone(), |known| known.with(row));
+        if let Some(at) = ended {
+            self.forget_histories(&row, at).await?;
+        }
+        self.put(row)
+    }
+
+    /// What was set of an instance since it was registered, its registration does not take back.
+    async fn put_instance(&mut self, row: InstanceRow) -> Result<()> {
+        let known: Option<InstanceRow> = self.get(&row.key()).await?;
+        let same = known.filter(|known| known.created_at == row.created_at);
+        self.put(match same {
+            Some(known) => InstanceRow {
+                pool: row.pool.or(known.pool),
+                drills: row.drills.or(known.drills),
+                ..row
+            },
+            None => row,
+        })
+    }
+
+    async fn remove_instance(&mut self, instance: InstanceName, at: Timestamp) -> Result<()> {
+        let key = [instance.to_sql()];
+        self.settle_alerts(&key, at).await?;
+        self.delete::<ScheduleRow>(&key).await?;
+        self.delete::<WindowRow>(&key).await?;
+        self.delete::<BranchRow>(&key).await?;
+        self.delete::<InstanceRow>(&key).await
+    }
+
+    /// Of what is not there any more, nothing needs attention.
+    async fn settle_alerts(&mut self, key: &[SqlValue], at: Timestamp) -> Result<()> {
+        self.forget().await?;
+        let sql = format!(
+            "UPDATE alerts SET resolved_at = ${} {} AND resolved_at IS NULL",
+            key.len() + 1,
+            by_key::<AlertRow>(key.len())
+        );
+        let mut values = key.to_vec();
+        values.push(at.to_sql());
+        self.execute(&sql, values).await.map(drop)
     }
 
     async fn set_branch_state(&mut self, key: &[SqlValue], state: BranchState) -> Result<()> {
         if let Some(row) = self.get::<BranchRow>(key).await? {
-            self.put(&BranchRow { state, ..row }).await?;
+            self.put(BranchRow { state, ..row })?;
         }
         Ok(())
-    }
-
-    /// Puts what is said of a branch's WAL, unless that was deleted since. The streams are not read in step: what the
-    /// one says of the WAL may come after the other has said that it is gone.
-    async fn put_of_wal<R: Row>(
-        &mut self,
-        (instance, branch): (&InstanceName, &BranchName),
-        at: Timestamp,
-        row: &R,
-    ) -> Result<()> {
-        let key = [instance.to_sql(), branch.to_sql()];
-        let purge: Option<PurgeRow> = self.get(&key).await?;
-        match purge.and_then(|purge| purge.done_at) {
-            Some(done_at) if at <= done_at => Ok(()),
-            _ => self.put(row).await,
-        }
-    }
-
-    /// Deletes what the repository has no more, if the branch was deleted with it.
-    async fn purge(
-        &mut self,
-        instance: InstanceName,
-        branch: BranchName,
-        at: Timestamp,
-    ) -> Result<()> {
-        let key = [instance.to_sql(), branch.to_sql()];
-        let wanted: Option<PurgeRow> = self.get(&key).await?;
-        if wanted.is_none_or(|purge| purge.done_at.is_some()) {
-            return Ok(());
-        }
-        self.delete::<BackupRow>(&key).await?;
-        self.delete::<WalSegmentRow>(&key).await?;
-        self.delete::<WalGapRow>(&key).await?;
-        self.delete::<SlotRiskRow>(&key).await?;
-        let done_at = Some(at);
-        self.put(&PurgeRow {
-            instance,
-            branch,
-            done_at,
-        })
-        .await
     }
 
     /// Of the restore that made the branch, if both are known.
@@ -281,92 +386,22 @@ impl Writing {
         };
         let [instance, branch] = branch.clone();
         let key = [instance, branch, restore_id.to_sql()];
-        match self.get::<RestoreRow>(&key).await? {
-            Some(row) => self.put(&RestoreRow { extensions, ..row }).await,
-            None => Ok(()),
+        if let Some(row) = self.get::<RestoreRow>(&key).await? {
+            self.put(RestoreRow { extensions, ..row })?;
         }
+        Ok(())
     }
 
-    async fn get<R: Row>(&mut self, key: &[SqlValue]) -> Result<Option<R>> {
-        let columns = R::COLUMNS.join(", ");
-        let sql = format!(
-            "SELECT {columns} FROM {}{}",
-            R::TABLE,
-            by_key::<R>(key.len())
-        );
-        let query = bound(sql, key.to_vec());
-        let row = query.fetch_optional(&mut *self.transaction).await;
-        let row = row.map_err(cannot("read a row"))?;
-        let row = row.as_ref().map(R::read).transpose();
-        row.map_err(cannot("read a row"))
+    /// When the branch's backups and WAL were deleted with it, if they were.
+    async fn purged_at(
+        &mut self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<Option<Timestamp>> {
+        let key = [instance.to_sql(), branch.to_sql()];
+        let purge: Option<PurgeRow> = self.get(&key).await?;
+        Ok(purge.and_then(|purge| purge.done_at))
     }
-
-    async fn put<R: Row>(&mut self, row: &R) -> Result<()> {
-        let columns = R::COLUMNS.join(", ");
-        let places = numbered(R::COLUMNS.len());
-        let (key, rest) = R::COLUMNS.split_at(R::KEYS);
-        let updates: Vec<String> = rest
-            .iter()
-            .map(|name| format!("{name} = excluded.{name}"))
-            .collect();
-        let sql = format!(
-            "INSERT INTO {} ({columns}) VALUES ({places}) ON CONFLICT ({}) DO UPDATE SET {}",
-            R::TABLE,
-            key.join(", "),
-            updates.join(", "),
-        );
-        self.execute(&sql, row.values()).await.map(drop)
-    }
-
-    /// Deletes the rows whose key begins with `key`.
-    async fn delete<R: Row>(&mut self, key: &[SqlValue]) -> Result<()> {
-        let sql = format!("DELETE FROM {}{}", R::TABLE, by_key::<R>(key.len()));
-        self.execute(&sql, key.to_vec()).await.map(drop)
-    }
-
-    async fn execute(&mut self, sql: &str, values: Vec<SqlValue>) -> Result<u64> {
-        let done = bound(sql.to_owned(), values)
-            .execute(&mut *self.transaction)
-            .await;
-        done.map(|done| done.rows_affected())
-            .map_err(cannot("change a row"))
-    }
-
-    /// Rows of each table, by its name: what a rebuild reports.
-    pub(crate) async fn counts(&mut self) -> Result<BTreeMap<&'static str, i64>> {
-        let mut counts = BTreeMap::new();
-        for table in [
-            "instances",
-            "branches",
-            "schedules",
-            "backups",
-            "restores",
-            "wal_segments",
-        ] {
-            let sql = AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}"));
-            let count = sqlx::query_scalar(sql)
-                .fetch_one(&mut *self.transaction)
-                .await;
-            let _ = counts.insert(table, count.map_err(cannot("count its rows"))?);
-        }
-        Ok(counts)
-    }
-}
-
-/// A statement made of the names of our tables and columns; values are always bound.
-pub(super) fn bound<'q>(
-    sql: String,
-    values: Vec<SqlValue>,
-) -> sqlx::query::Query<'q, Any, sqlx::any::AnyArguments> {
-    let query = sqlx::query(AssertSqlSafe(sql));
-    values
-        .into_iter()
-        .fold(query, |query, value| value.bind(query))
-}
-
-fn numbered(count: usize) -> String {
-    let places: Vec<String> = (1..=count).map(|place| format!("${place}")).collect();
-    places.join(", ")
 }
 
 fn by_key<R: Row>(columns: usize) -> String {
