@@ -92,6 +92,25 @@ impl Archive {
 /// # Errors
 /// The store failed.
 pub async fn read(branch: &BranchReader) -> Result<Archive> {
+    read_with(branch, None).await
+}
+
+/// The same, with the listing of WAL also where there is no backup: for whoever decides about letting go.
+///
+/// Gives back the branch's segment size too; `None` when neither a backup nor the branch's record tells it.
+///
+/// # Errors
+/// The store failed.
+pub async fn read_all(branch: &BranchReader) -> Result<(Archive, Option<WalSegmentSize>)> {
+    let record = usable(branch.record().await)?;
+    let size = record.map(|record| record.wal_segment_size);
+    let archive = read_with(branch, size).await?;
+    let told = archive.backups.first();
+    let size = size.or(told.map(|backup| backup.wal_segment_size));
+    Ok((archive, size))
+}
+
+async fn read_with(branch: &BranchReader, size: Option<WalSegmentSize>) -> Result<Archive> {
     let position = position(branch).await?;
     let (stored, gaps) = futures::try_join!(stored(branch), gaps(branch))?;
     let mut archive = Archive {
@@ -99,11 +118,8 @@ pub async fn read(branch: &BranchReader) -> Result<Archive> {
         position,
         ..stored
     };
-    let Some(size) = archive
-        .backups
-        .first()
-        .map(|backup| backup.wal_segment_size)
-    else {
+    let told = archive.backups.first();
+    let Some(size) = told.map(|backup| backup.wal_segment_size).or(size) else {
         return Ok(archive);
     };
     (archive.objects, archive.open) = wal(branch, size).await?;

@@ -82,13 +82,23 @@ impl Repository {
             let Ok(instance) = InstanceName::new(instance) else {
                 continue;
             };
-            let prefix = format!("{}/{instance}", layout::ROOT);
-            let names = self.store.list_names(&prefix).await?;
-            let names = names
-                .into_iter()
-                .filter_map(|name| BranchName::new(name).ok());
+            let names = self.list_branches_of(&instance).await?.into_iter();
             branches.extend(names.map(|branch| (instance.clone(), branch)));
         }
+        branches.sort();
+        Ok(branches)
+    }
+
+    /// Every branch of an instance that has something in the repository, in order.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn list_branches_of(&self, instance: &InstanceName) -> Result<Vec<BranchName>> {
+        let prefix = format!("{}/{instance}", layout::ROOT);
+        let names = self.store.list_names(&prefix).await?.into_iter();
+        let mut branches: Vec<_> = names
+            .filter_map(|name| BranchName::new(name).ok())
+            .collect();
         branches.sort();
         Ok(branches)
     }

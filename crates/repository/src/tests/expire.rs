@@ -268,7 +268,7 @@ async fn a_store_that_fails_in_the_middle_leaves_the_end_of_a_stretch() {
         move |operation, _| {
             let mut deletions = deletions.lock().unwrap();
             *deletions += u32::from(operation == Operation::Delete);
-            match operation == Operation::Delete && *deletions % 20 == 0 {
+            match operation == Operation::Delete && deletions.is_multiple_of(20) {
                 true => Fault::Fail,
                 false => Fault::Pass,
             }
