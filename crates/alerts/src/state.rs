@@ -101,6 +101,21 @@ impl BranchState {
         self.look(now, settings)
     }
 
+    /// Takes a fact without looking: for what was true before the state was made.
+    pub fn note(&mut self, at: Timestamp, fact: Fact) {
+        self.facts.take(at, fact);
+    }
+
+    /// Whether nothing is known of the archive but that it kept up with its server.
+    #[must_use]
+    pub fn keeps_up(&self, settings: &Settings) -> bool {
+        self.facts
+            .lag
+            .iter()
+            .all(|look| TimeDelta::seconds(look.what.secs) <= settings.lag)
+            && !self.standing.contains_key(&AlertRule::ArchiveLag)
+    }
+
     /// Looks what time has changed.
     pub fn look(&mut self, now: Timestamp, settings: &Settings) -> Vec<Announcement> {
         let before = self.outbox.len();

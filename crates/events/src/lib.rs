@@ -13,6 +13,7 @@ mod ids;
 pub mod mark;
 mod message;
 pub mod moments;
+pub mod notifications;
 pub mod plan;
 pub mod position;
 pub mod query;

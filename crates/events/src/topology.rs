@@ -286,6 +286,8 @@ pub fn alert_events() -> ConsumerSpec {
         "backup.verified",
         "backup.expired",
         "branch.window_changed",
+        "branch.sweep_requested",
+        "branch.swept",
         "branch.deleted",
         "instance.registered",
         "instance.removed",

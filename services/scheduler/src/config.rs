@@ -29,6 +29,43 @@ pub(crate) struct SchedulerConfig {
     /// How often retention looks at an instance.
     #[serde(with = "humantime_serde")]
     pub(crate) retention_interval: Duration,
+    /// Backups of a branch that must fail in a row to raise an alert.
+    pub(crate) alert_backup_failures: u32,
+    /// A backup is not overdue before this, whatever its schedules promise.
+    #[serde(with = "humantime_serde")]
+    pub(crate) alert_backup_overdue: Duration,
+    /// The archive of a branch may be so far behind its server.
+    #[serde(with = "humantime_serde")]
+    pub(crate) alert_archive_lag: Duration,
+    /// Archivers that are asked for their position in a minute, over all replicas.
+    pub(crate) alert_lag_looks: usize,
+    /// A backup may store so many times what those before it did.
+    pub(crate) alert_growth_factor: u32,
+    /// A backup that stores less is never too large.
+    pub(crate) alert_growth_min_bytes: u64,
+    /// Where alerts are posted as JSON.
+    pub(crate) notify_webhook_url: Option<Private>,
+    /// What those posts are signed with.
+    pub(crate) notify_webhook_secret: Option<Private>,
+    /// Where alerts are posted as Slack (and those who understand it) wants them.
+    pub(crate) notify_slack_url: Option<Private>,
+    /// Whom alerts are mailed to, separated by commas.
+    pub(crate) notify_email_to: Option<String>,
+    /// Whom those mails come from.
+    pub(crate) notify_email_from: Option<String>,
+    /// Who takes those mails: `smtps://`, `smtp://...?tls=required` or `smtp://`, with user and password if needed.
+    pub(crate) smtp_url: Option<Private>,
+}
+
+/// A setting that is not shown to anybody.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Private(pub(crate) String);
+
+impl std::fmt::Debug for Private {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -44,6 +81,18 @@ impl Default for SchedulerConfig {
             backups_at_once: 0,
             retention_grace: 24 * HOUR,
             retention_interval: HOUR,
+            alert_backup_failures: 2,
+            alert_backup_overdue: 26 * HOUR,
+            alert_archive_lag: Duration::from_secs(5 * 60),
+            alert_lag_looks: 1000,
+            alert_growth_factor: 3,
+            alert_growth_min_bytes: 1 << 30,
+            notify_webhook_url: None,
+            notify_webhook_secret: None,
+            notify_slack_url: None,
+            notify_email_to: None,
+            notify_email_from: None,
+            smtp_url: None,
         }
     }
 }

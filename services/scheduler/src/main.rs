@@ -1,12 +1,14 @@
 //! The scheduler: decides whether and when. Registers instances, checks commands against rules, claims names,
 //! and turns due schedules into requested backups. Any number of replicas may run.
 
+mod alerts;
 mod commands;
 mod config;
 mod exhausted;
 mod fires;
 mod firing;
 mod gaps;
+mod notify;
 mod outcomes;
 mod recall;
 mod refusal;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
 
 async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
     let common = &context.common;
+    let channels = notify::Channel::configured(&context.config)?;
     let repository = Repository::open(&common.repository_url, RetryPolicy::default())?;
     let master_key = Arc::new(MasterKey::load(&common.master_key_file)?);
     let bus = Bus::connect(BusConfig::new(&common.nats_url, "zektor-scheduler")).await?;
@@ -60,6 +63,7 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
         clock: Arc::clone(&context.clock),
         config: Arc::new(context.config.clone()),
     };
+    let watch = alerts::Watch::of(&world);
     let commands = Arc::new(Commands {
         world: world.clone(),
     });
@@ -73,7 +77,7 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
     let gap_spec = topology::scheduler_gaps();
     let shutdown = &context.shutdown;
     let firing = tokio::spawn(firing::run(world.clone(), shutdown.clone()));
-    let ((), (), (), (), ()) = tokio::try_join!(
+    let ((), (), (), (), (), (), ()) = tokio::try_join!(
         bus.consume(
             &command_spec,
             CONCURRENT_COMMANDS,
@@ -84,6 +88,13 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
         bus.consume(&gap_spec, CONCURRENT_GAPS, gaps, shutdown.clone()),
         schedules::serve(&world, shutdown.clone()),
         exhausted::run(&world, shutdown.clone()),
+        alerts::run(watch, shutdown.clone()),
+        notify::run(
+            bus.clone(),
+            Arc::clone(&world.clock),
+            channels,
+            shutdown.clone()
+        ),
     )?;
     firing.await?;
     Ok(())

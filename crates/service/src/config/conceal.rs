@@ -60,6 +60,20 @@ fn is_secret(name: &str) -> bool {
     SECRET_WORDS.iter().any(|word| name.contains(word)) && !name.ends_with("_file")
 }
 
+/// Whether whoever knows the URL of this key may use it: the path of a webhook is its password.
+fn is_capability(key: &str) -> bool {
+    key.starts_with("notify_") && key.ends_with("_url")
+}
+
+fn only_host(url: &str) -> String {
+    let host = url.split_once("://").and_then(|(scheme, rest)| {
+        let authority = rest.split(['/', '?', '#']).next()?;
+        let host = authority.rsplit('@').next()?;
+        Some(format!("{scheme}://{host}/{HIDDEN}"))
+    });
+    host.unwrap_or_else(|| HIDDEN.to_owned())
+}
+
 /// TOML of `all` with every secret hidden; absent values as comments.
 pub(super) fn to_toml(all: Map<String, Value>) -> String {
     let absent: Vec<String> = all
@@ -76,10 +90,10 @@ fn conceal_object(object: Map<String, Value>) -> Map<String, Value> {
     let entries = object.into_iter().filter(|(_, value)| !value.is_null());
     entries
         .map(|(key, value)| {
-            let value = if is_secret(&key) {
-                Value::String(HIDDEN.to_owned())
-            } else {
-                conceal_value(value)
+            let value = match value {
+                _ if is_secret(&key) => Value::String(HIDDEN.to_owned()),
+                Value::String(url) if is_capability(&key) => Value::String(only_host(&url)),
+                value => conceal_value(value),
             };
             (key, value)
         })
@@ -97,7 +111,33 @@ fn conceal_value(value: Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::conceal_url;
+    use super::{conceal_url, to_toml};
+
+    #[test]
+    fn the_path_of_a_webhook_is_its_password() {
+        let all = serde_json::json!({
+            "notify_slack_url": "https://u:p@hooks.example/services/T0/B0/geheim",
+            "notify_webhook_url": "no url",
+            "notify_webhook_secret": "geheim",
+            "smtp_url": "smtps://zektor:geheim@mail.example:465",
+            "nats_url": "nats://127.0.0.1:4222",
+        });
+        let serde_json::Value::Object(all) = all else {
+            panic!("an object");
+        };
+        let shown = to_toml(all);
+        assert!(
+            !shown.contains("geheim") && !shown.contains("u:p"),
+            "{shown}"
+        );
+        for part in [
+            "https://hooks.example/***",
+            "mail.example:465",
+            "127.0.0.1:4222",
+        ] {
+            assert!(shown.contains(part), "{shown}");
+        }
+    }
 
     #[test]
     fn passwords_and_tokens_do_not_show() {

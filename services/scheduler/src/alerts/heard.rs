@@ -1,0 +1,123 @@
+//! What an event means to the rules.
+
+use ::alerts::{Completed, Fact, FailedDrill, Gap};
+use events::{BackupSummary, BranchName, Envelope, Event, InstanceName, Timestamp};
+
+/// A fact, of whom, and when it became true. The same event, delivered again, gives the same.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Heard {
+    pub(crate) instance: InstanceName,
+    pub(crate) branch: BranchName,
+    pub(crate) at: Timestamp,
+    pub(crate) fact: Fact,
+}
+
+/// The fact in an event, if there is one.
+pub(crate) fn of(envelope: &Envelope<Event>) -> Option<Heard> {
+    let said = envelope.time;
+    let (instance, branch, at, fact) = match &envelope.message {
+        Event::BackupCompleted(e) => {
+            let fact = Fact::BackupCompleted(completed(&e.summary));
+            (&e.instance, &e.branch, said, fact)
+        }
+        Event::BackupFailed(e) => {
+            let fact = Fact::BackupFailed {
+                backup_id: e.backup_id,
+                cause: e.cause,
+                message: e.message.clone(),
+                hint: e.hint.clone(),
+            };
+            (&e.instance, &e.branch, said, fact)
+        }
+        Event::BackupVerified(e) => {
+            let unknown = || "it is not said what is wrong".to_owned();
+            let problem = (!e.sound).then(|| e.problems.first().cloned().unwrap_or_else(unknown));
+            let backup_id = e.backup_id;
+            (
+                &e.instance,
+                &e.branch,
+                said,
+                Fact::BackupVerified { backup_id, problem },
+            )
+        }
+        Event::BackupExpired(e) => {
+            let backups = vec![e.backup_id];
+            (&e.instance, &e.branch, said, Fact::LetGo { backups })
+        }
+        Event::BranchSweepRequested(e) => {
+            let backups = e.sweep.backups.clone();
+            (&e.instance, &e.branch, said, Fact::LetGo { backups })
+        }
+        Event::BranchSwept(e) => {
+            let backups = Vec::new();
+            (&e.instance, &e.branch, said, Fact::LetGo { backups })
+        }
+        Event::BranchWindowChanged(e) => {
+            let fact = Fact::WindowChanged {
+                earliest: e.window.earliest,
+                backup: e.window.earliest_backup_id,
+            };
+            (&e.instance, &e.branch, e.changed_at, fact)
+        }
+        Event::WalGapDetected(e) => {
+            let fact = Fact::GapDetected(Gap {
+                timeline: e.timeline,
+                from_lsn: e.from_lsn,
+                to_lsn: e.to_lsn,
+                cause: e.cause,
+            });
+            (&e.instance, &e.branch, e.detected_at, fact)
+        }
+        Event::SlotRiskChanged(e) => {
+            let (level, message) = (e.level, e.message.clone());
+            (
+                &e.instance,
+                &e.branch,
+                e.changed_at,
+                Fact::SlotRisk { level, message },
+            )
+        }
+        Event::DrillCompleted(e) => {
+            let fact = Fact::DrillEnded {
+                drill_id: e.drill_id,
+                failed: None,
+            };
+            (&e.instance, &e.branch, said, fact)
+        }
+        Event::DrillFailed(e) => {
+            let failed = FailedDrill {
+                step: e.step,
+                cause: e.cause,
+                message: e.message.clone(),
+                hint: e.hint.clone(),
+            };
+            let fact = Fact::DrillEnded {
+                drill_id: e.drill_id,
+                failed: Some(failed),
+            };
+            (&e.instance, &e.branch, said, fact)
+        }
+        _ => return None,
+    };
+    let (instance, branch) = (instance.clone(), branch.clone());
+    Some(Heard {
+        instance,
+        branch,
+        at,
+        fact,
+    })
+}
+
+pub(crate) fn completed(summary: &BackupSummary) -> Completed {
+    let took = summary.backed_up_at - summary.started_at;
+    Completed {
+        backup_id: summary.backup_id,
+        backup_type: summary.backup_type,
+        stored_bytes: summary.stored_bytes,
+        start_lsn: summary.start_lsn,
+        timeline: summary.timeline,
+        // Two clocks.
+        took_secs: took.num_seconds().max(0),
+        damaged_pages: summary.damaged_pages.len().try_into().unwrap_or(u64::MAX),
+    }
+}
