@@ -31,6 +31,7 @@ use service::seal::MasterKey;
 
 use crate::config::SchedulerConfig;
 use crate::refusal::{Refusal, Unfinished, outcome_of};
+use crate::slots;
 
 /// What deciding needs of the world.
 #[derive(Clone)]
@@ -40,6 +41,7 @@ pub(crate) struct World {
     pub(crate) master_key: Arc<MasterKey>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: Arc<SchedulerConfig>,
+    pub(crate) slots: Arc<slots::Memory>,
 }
 
 /// The consumer of the scheduler's commands.

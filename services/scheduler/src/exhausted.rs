@@ -9,15 +9,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bus::{BusError, Delivery, Exhausted, FenceError, Handler, Outcome, Outgoing, Sequence};
 use events::event::{
-    BackupCompleted, BackupFailed, BackupRequested, FailureCause, RestoreFailed, RestoreRequested,
+    BackupCompleted, BackupFailed, BackupRequested, DrillFailed, DrillRequested, DrillStep,
+    FailureCause, RestoreFailed, RestoreRequested,
 };
 use events::topology::{self, EVENTS};
-use events::{Event, subject};
+use events::{BackupId, BranchName, Event, InstanceName, subject};
 use repository::{ErrorClass, RepositoryError};
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::World;
 use crate::refusal::{Unfinished, outcome_of};
+use crate::slots::Life;
 
 /// Looks for a backup's manifest while the store does not answer: about five minutes of them.
 const LOOKS: u64 = 20;
@@ -69,6 +71,9 @@ impl GivenUp {
             Event::RestoreRequested(restore) => {
                 subject::restore_fence(&restore.instance, &restore.branch, restore.restore_id)
             }
+            Event::DrillRequested(drill) => {
+                subject::drill_fence(&drill.instance, &drill.branch, drill.drill_id)
+            }
             other => {
                 let (job, sequence) = (other.type_name(), exhausted.sequence.0);
                 tracing::error!(job, sequence, "a job was given up after its last delivery");
@@ -76,10 +81,13 @@ impl GivenUp {
             }
         };
         let last = bus.last_on(&fence).await?;
-        if last
-            .as_ref()
-            .is_some_and(|last| is_ending(&last.envelope.message))
-        {
+        let ended = match &job.envelope.message {
+            Event::BackupRequested(_) => Life::of(last.as_ref()) == Life::Ended,
+            _ => last
+                .as_ref()
+                .is_some_and(|last| is_ending(&last.envelope.message)),
+        };
+        if ended {
             return Ok(());
         }
         let last = last.map_or(Sequence::NONE, |last| last.sequence);
@@ -91,6 +99,10 @@ impl GivenUp {
             Event::BackupRequested(backup) => {
                 let event = self.backup_end(backup, delivery).await?;
                 (event, backup.backup_id.to_string())
+            }
+            Event::DrillRequested(drill) => {
+                let event = self.drill_end(drill, exhausted.deliveries);
+                (event, drill.drill_id.to_string())
             }
             _ => return Ok(()),
         };
@@ -119,39 +131,33 @@ impl GivenUp {
         backup: &BackupRequested,
         delivery: &Delivery<Exhausted>,
     ) -> Result<Event, RepositoryError> {
-        let repository = &self.world.repository;
-        let branch = repository.reader(&backup.instance, &backup.branch);
-        let manifest = match RepositoryError::absent_as_none(
-            branch.manifest(backup.backup_id).await,
-        ) {
-            Ok(manifest) => manifest,
-            Err(error) if error.class() == ErrorClass::Transient && delivery.attempt < LOOKS => {
-                return Err(error);
-            }
-            Err(error) => {
-                tracing::error!(backup = %backup.backup_id, error = %error, "its manifest cannot be read");
-                None
-            }
+        let ending = Ending {
+            instance: &backup.instance,
+            branch: &backup.branch,
+            backup_id: backup.backup_id,
+            cause: FailureCause::Internal,
+            message: given_up_after(delivery.envelope.message.deliveries),
+            hint: "Check that the backup workers stay up and see their logs; then run the backup again."
+                .to_owned(),
         };
-        Ok(match manifest {
-            Some(manifest) => Event::BackupCompleted(BackupCompleted {
-                backup_id: backup.backup_id,
-                instance: backup.instance.clone(),
-                branch: backup.branch.clone(),
-                summary: manifest.summary,
-            }),
-            None => Event::BackupFailed(BackupFailed {
-                backup_id: backup.backup_id,
-                instance: backup.instance.clone(),
-                branch: backup.branch.clone(),
-                cause: FailureCause::Internal,
-                message: given_up_after(delivery.envelope.message.deliveries),
-                hint:
-                    "Check that the backup workers stay up and see their logs; then run the backup \
-                       again."
-                        .to_owned(),
-                failed_at: self.world.clock.now(),
-            }),
+        let patient = delivery.attempt < LOOKS;
+        self.world.ending_of(ending, patient).await
+    }
+
+    fn drill_end(&self, drill: &DrillRequested, deliveries: u64) -> Event {
+        Event::DrillFailed(DrillFailed {
+            drill_id: drill.drill_id,
+            instance: drill.instance.clone(),
+            branch: drill.branch.clone(),
+            cause: FailureCause::Internal,
+            target: None,
+            backup_id: None,
+            step: DrillStep::Unknown,
+            message: given_up_after(deliveries),
+            hint: "Check that the restorer stays up and see its log; then run the drill again."
+                .to_owned(),
+            checks: Vec::new(),
+            failed_at: self.world.clock.now(),
         })
     }
 
@@ -169,6 +175,62 @@ impl GivenUp {
     }
 }
 
+/// A backup that somebody gives up.
+pub(crate) struct Ending<'a> {
+    pub(crate) instance: &'a InstanceName,
+    pub(crate) branch: &'a BranchName,
+    pub(crate) backup_id: BackupId,
+    pub(crate) cause: FailureCause,
+    pub(crate) message: String,
+    pub(crate) hint: String,
+}
+
+impl World {
+    /// How a backup that is given up has ended: if its manifest stands it is complete, and nobody said so. A store that
+    /// does not answer is an error while `patient`, and then it counts as failed.
+    pub(crate) async fn ending_of(
+        &self,
+        given_up: Ending<'_>,
+        patient: bool,
+    ) -> Result<Event, RepositoryError> {
+        let Ending {
+            instance,
+            branch,
+            backup_id,
+            cause,
+            message,
+            hint,
+        } = given_up;
+        let reader = self.repository.reader(instance, branch);
+        let manifest = match RepositoryError::absent_as_none(reader.manifest(backup_id).await) {
+            Ok(manifest) => manifest,
+            Err(error) if error.class() == ErrorClass::Transient && patient => return Err(error),
+            Err(error) => {
+                tracing::error!(backup = %backup_id, error = %error, "its manifest cannot be read");
+                None
+            }
+        };
+        let (instance, branch) = (instance.clone(), branch.clone());
+        Ok(match manifest {
+            Some(manifest) => Event::BackupCompleted(BackupCompleted {
+                backup_id,
+                instance,
+                branch,
+                summary: manifest.summary,
+            }),
+            None => Event::BackupFailed(BackupFailed {
+                backup_id,
+                instance,
+                branch,
+                cause,
+                message,
+                hint,
+                failed_at: self.clock.now(),
+            }),
+        })
+    }
+}
+
 fn given_up_after(deliveries: u64) -> String {
     format!("given up after {deliveries} attempts, none of which came to an end")
 }
@@ -182,6 +244,10 @@ fn is_ending(event: &Event) -> bool {
             | Event::RestoreCompleted(_)
             | Event::RestoreFailed(_)
             | Event::RestoreRefused(_)
+            | Event::DrillCompleted(_)
+            | Event::DrillFailed(_)
+            | Event::DrillRefused(_)
+            | Event::DrillSkipped(_)
     )
 }
 

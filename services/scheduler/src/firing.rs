@@ -2,144 +2,229 @@
 //!
 //! Any number of schedulers may run this: a scheduled backup's id comes from schedule and fire time, and its
 //! request expects nothing on the backup's fence, so that a fire has one effect however many replicas
-//! publish it, and whenever.
+//! publish it, and whenever. What fires next is known from a heap ([`plan`]) that is fed by the changes of the
+//! documents, and by all of them every few minutes.
 
-use std::collections::HashMap;
+mod plan;
+
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use events::document::{Branch, Schedule};
+use bus::InstanceChange;
+use chrono::TimeDelta;
 use events::envelope::rfc3339;
 use events::event::BackupRequested;
-use events::{
-    BackupId, BackupType, InstanceDocument, InstanceName, ScheduleId, Timestamp, Trigger,
-};
+use events::topology::INSTANCES;
+use events::{BackupId, BackupType, InstanceName, Timestamp, Trigger};
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::World;
-use crate::fires::Fires;
+use crate::firing::plan::{Fire, Plan};
 use crate::recall::recall_documents;
 use crate::refusal::Unfinished;
+use crate::slots::{Life, WhenBusy};
 
-/// How often due fires are looked for.
+/// The longest time without a look at the clock, which may have been set.
 const TICK: Duration = Duration::from_secs(1);
-/// How often the documents are read anew, so that a missed change is a short delay and nothing more.
-const RELOAD_EVERY_TICKS: u32 = 5;
+/// How often all documents are read, so that a missed change is a delay and nothing more.
+const RELOAD_EVERY: Duration = Duration::from_secs(300);
+/// How often it is looked whether the bucket of the documents is still the same one.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Fires published at once.
+const CONCURRENT_FIRES: usize = 64;
+/// Changes that wait to be heard; the watch waits when there are more.
+const CHANGES: usize = 1024;
+/// A fire that is older was probably published before, by another replica or before a restart.
+const LATE: TimeDelta = TimeDelta::seconds(60);
+/// A clock that goes back by less is being adjusted, not set.
+const CLOCK_NOISE: TimeDelta = TimeDelta::milliseconds(500);
 
 /// Publishes due backups until shutdown.
 pub(crate) async fn run(world: World, shutdown: CancellationToken) {
     let mut firing = Firing::default();
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut tick: u32 = 0;
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        if tick.is_multiple_of(RELOAD_EVERY_TICKS)
-            && let Err(error) = firing.reload(&world).await
-        {
-            tracing::warn!(error = %error, "the instance documents cannot be read; firing from memory");
-            if let Err(error) = world.bus.apply_topology().await {
-                tracing::debug!(error = %error, "the topology of the bus cannot be applied");
+    let (heard, mut changes) = mpsc::channel(CHANGES);
+    let watch = world.bus.instances().watch();
+    let watching = shutdown.clone().run_until_cancelled_owned(async move {
+        let mut watch = watch;
+        while let Some(change) = watch.next().await {
+            if heard.send(change).await.is_err() {
+                return;
             }
         }
-        tick = tick.wrapping_add(1);
-        firing.fire_due(&world).await;
+    });
+    let watching = tokio::spawn(watching);
+    let mut failed = 0;
+    loop {
+        let pause = firing.pause(world.clock.now(), failed);
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(change) = changes.recv() => {
+                firing.hear(change, world.clock.now());
+                while let Ok(change) = changes.try_recv() {
+                    firing.hear(change, world.clock.now());
+                }
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+        firing.look(&world).await;
+        failed = firing.fire_due(&world).await;
     }
+    // Ends with the shutdown.
+    let _ended = watching.await;
 }
 
-/// The documents, and what was published already.
+/// The documents that are there, and what fires next.
 #[derive(Default)]
 pub(crate) struct Firing {
-    documents: Vec<InstanceDocument>,
-    settled: HashMap<ScheduleId, Timestamp>,
+    plan: Plan,
+    /// Every instance that is known, and whether it is being removed.
+    known: BTreeMap<InstanceName, bool>,
     /// Whether the mirror was looked at since the start.
     recalled: bool,
+    /// The bucket that was read, by its birth; none while it is to be read.
+    bucket: Option<Timestamp>,
+    read_at: Option<Instant>,
+    looked_at: Option<Instant>,
+    last_now: Option<Timestamp>,
 }
 
 impl Firing {
+    /// How long nothing is to be done.
+    fn pause(&self, now: Timestamp, failed: usize) -> Duration {
+        if failed > 0 {
+            return TICK;
+        }
+        let next = self.plan.next_at().map(|next| next - now);
+        // `to_std` fails on a negative distance: it is due.
+        next.map_or(TICK, |left| left.to_std().unwrap_or_default().min(TICK))
+    }
+
+    /// Reads all documents when they may have been lost, or it is long ago.
+    async fn look(&mut self, world: &World) {
+        let now = Instant::now();
+        let passed = |since: Option<Instant>, least| since.is_none_or(|at| now - at >= least);
+        if !passed(self.looked_at, LOOK_EVERY) {
+            return;
+        }
+        self.looked_at = Some(now);
+        let bucket = world.bus.stream_state(&format!("KV_{INSTANCES}")).await;
+        let bucket = bucket.map(|state| state.created).ok();
+        if bucket.is_some() && bucket == self.bucket && !passed(self.read_at, RELOAD_EVERY) {
+            return;
+        }
+        match self.reload(world).await {
+            Ok(()) => (self.bucket, self.read_at) = (bucket, Some(now)),
+            Err(error) => {
+                tracing::warn!(error = %error, "the instance documents cannot be read; firing from memory");
+                if let Err(error) = world.bus.apply_topology().await {
+                    tracing::debug!(error = %error, "the topology of the bus cannot be applied");
+                }
+            }
+        }
+    }
+
     /// Reads the documents. Where one is gone that was there, and at the start, the mirror is asked: NATS may
     /// have been lost.
     pub(crate) async fn reload(&mut self, world: &World) -> Result<(), Unfinished> {
         let mut documents = world.bus.instances().list().await?;
-        let there = |wanted: &InstanceName| documents.iter().any(|d| d.instance == *wanted);
-        let some_gone = self.documents.iter().any(|known| !there(&known.instance));
+        let there: HashSet<_> = documents.iter().map(|d| &d.instance).collect();
+        let some_gone = self.known.keys().any(|known| !there.contains(known));
         if some_gone || !self.recalled {
             world.bus.apply_topology().await?;
             recall_documents(world).await?;
             documents = world.bus.instances().list().await?;
         }
         self.recalled = true;
-        self.documents = documents;
-        let known: std::collections::HashSet<ScheduleId> = self
-            .documents
+        let now = world.clock.now();
+        let known = documents
             .iter()
-            .flat_map(|document| &document.schedules)
-            .map(|s| s.id)
-            .collect();
-        self.settled.retain(|id, _| known.contains(id));
+            .map(|document| (document.instance.clone(), document.removing));
+        self.known = known.collect();
+        let known = &self.known;
+        self.plan.retain(|instance| known.contains_key(instance));
+        for document in &documents {
+            self.plan.put(document, now);
+        }
         Ok(())
     }
 
-    pub(crate) async fn fire_due(&mut self, world: &World) {
-        let now = world.clock.now();
-        for document in self.documents.iter().filter(|document| !document.removing) {
-            for (schedule, fire_at) in due(document, now) {
-                if self.settled.get(&schedule.id) == Some(&fire_at) {
-                    continue;
+    /// Takes note of a change. One that vanished without having been removed may have been lost: all are read.
+    fn hear(&mut self, change: InstanceChange, now: Timestamp) {
+        match change.document {
+            Some(document) => {
+                self.plan.put(&document, now);
+                let _before = self.known.insert(change.instance, document.removing);
+            }
+            None => match self.known.get(&change.instance) {
+                Some(false) => (self.bucket, self.looked_at) = (None, None),
+                Some(true) => {
+                    let _removing = self.known.remove(&change.instance);
+                    self.plan.retain(|instance| *instance != change.instance);
                 }
-                match request(world, &document.instance, schedule, fire_at).await {
-                    Ok(()) => {
-                        let _before = self.settled.insert(schedule.id, fire_at);
-                    }
-                    Err(error) => tracing::warn!(
-                        instance = %document.instance, schedule = schedule.name, error = %error,
+                None => {}
+            },
+        }
+    }
+
+    /// Publishes what is due; how many could not be, and will be tried again.
+    pub(crate) async fn fire_due(&mut self, world: &World) -> usize {
+        let now = world.clock.now();
+        let before = self.last_now.replace(now);
+        if before.is_some_and(|before| now < before - CLOCK_NOISE) {
+            tracing::warn!(before = ?before, %now, "the clock was set back; what fires next is computed anew");
+            self.plan.rewind(now);
+        }
+        let due = self.plan.take_due(now);
+        let mut published = futures::stream::iter(due)
+            .map(async |fire| {
+                let asked = ask(world, &fire, now).await;
+                (fire, asked)
+            })
+            .buffer_unordered(CONCURRENT_FIRES);
+        let mut failed = 0;
+        while let Some((fire, asked)) = published.next().await {
+            match asked {
+                Ok(()) => self.plan.settle(&fire),
+                Err(error) => {
+                    failed += 1;
+                    tracing::warn!(
+                        instance = %fire.instance, schedule = fire.schedule.name, error = %error,
                         "a due backup could not be requested; trying again"
-                    ),
+                    );
+                    self.plan.put_back(&fire);
                 }
             }
         }
+        failed
     }
 }
 
-/// The schedules of a document that have a fire due at `now`. Pure.
-fn due(document: &InstanceDocument, now: Timestamp) -> Vec<(&Schedule, Timestamp)> {
-    let active = |schedule: &&Schedule| {
-        document
-            .branches
-            .get(&schedule.branch)
-            .and_then(Branch::active)
-            .is_some()
-    };
-    document
-        .schedules
-        .iter()
-        .filter(active)
-        .filter_map(|schedule| Some((schedule, Fires::of(schedule).ok()?.due(now)?)))
-        .collect()
-}
-
-#[tracing::instrument(skip_all, fields(instance = %instance, schedule = schedule.name, fire_at = %fire_at))]
-async fn request(
-    world: &World,
-    instance: &InstanceName,
-    schedule: &Schedule,
-    fire_at: Timestamp,
-) -> Result<(), Unfinished> {
-    let backup_id = BackupId::scheduled(schedule.id, fire_at);
-    let requested = BackupRequested {
-        backup_id,
-        instance: instance.clone(),
+#[tracing::instrument(skip_all, fields(instance = %fire.instance, schedule = fire.schedule.name, fire_at = %fire.at))]
+async fn ask(world: &World, fire: &Fire, now: Timestamp) -> Result<(), Unfinished> {
+    let schedule = &fire.schedule;
+    let request = BackupRequested {
+        backup_id: BackupId::scheduled(schedule.id, fire.at),
+        instance: fire.instance.clone(),
         branch: schedule.branch.clone(),
-        name: format!("{} {}", schedule.name, rfc3339(fire_at)),
+        name: format!("{} {}", schedule.name, rfc3339(fire.at)),
         backup_type: BackupType::Auto,
         trigger: Trigger::Schedule,
         schedule_id: Some(schedule.id),
         retention: Some(schedule.retention),
-        wal: events::WalKeep::AsLongAsBackup,
-        pool: None,
-        requested_at: world.clock.now(),
+        wal: fire.wal,
+        pool: fire.pool.clone(),
+        requested_at: now,
     };
-    Ok(world.request_backup(requested, None).await?)
+    if now - fire.at > LATE {
+        let last = world.last_of(&request).await?;
+        if Life::of(last.as_ref()) != Life::Unborn {
+            return Ok(());
+        }
+    }
+    let busy = WhenBusy::Skip { due_at: fire.at };
+    let _asked = world.ask_for_backup(request, None, busy).await?;
+    Ok(())
 }

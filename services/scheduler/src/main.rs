@@ -13,9 +13,11 @@ mod outcomes;
 mod recall;
 mod refusal;
 mod schedules;
+mod slots;
 mod source;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ use crate::outcomes::Outcomes;
 
 /// Commands decided at once; a slow source must not hold up the others.
 const CONCURRENT_COMMANDS: usize = 16;
+/// Endings heard at once: a stampede of backups ends as it began.
+const CONCURRENT_EVENTS: usize = 8;
 /// Gaps looked at at once; one whose repository is slow must not hold up the others.
 const CONCURRENT_GAPS: usize = 4;
 
@@ -62,6 +66,7 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
         master_key,
         clock: Arc::clone(&context.clock),
         config: Arc::new(context.config.clone()),
+        slots: Arc::default(),
     };
     let watch = alerts::Watch::of(&world);
     let commands = Arc::new(Commands {
@@ -77,6 +82,7 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
     let gap_spec = topology::scheduler_gaps();
     let shutdown = &context.shutdown;
     let firing = tokio::spawn(firing::run(world.clone(), shutdown.clone()));
+    let watchdog = tokio::spawn(watchdog::run(world.clone(), shutdown.clone()));
     let ((), (), (), (), (), (), ()) = tokio::try_join!(
         bus.consume(
             &command_spec,
@@ -84,7 +90,7 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
             commands,
             shutdown.clone()
         ),
-        bus.consume(&event_spec, 1, outcomes, shutdown.clone()),
+        bus.consume(&event_spec, CONCURRENT_EVENTS, outcomes, shutdown.clone()),
         bus.consume(&gap_spec, CONCURRENT_GAPS, gaps, shutdown.clone()),
         schedules::serve(&world, shutdown.clone()),
         exhausted::run(&world, shutdown.clone()),
@@ -97,5 +103,6 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
         ),
     )?;
     firing.await?;
+    watchdog.await?;
     Ok(())
 }

@@ -1,13 +1,15 @@
 //! Events that change what is wanted: a restore that came to nothing frees its name, a deleted branch is
-//! forgotten, a manual backup that failed or is gone no longer counts.
+//! forgotten, a manual backup that failed or is gone no longer counts, a backup that ended makes room for the next one
+//! of its branch, and one that a schedule asked for and that failed may be tried again.
 
 use async_trait::async_trait;
 use bus::{Delivery, Handler, Outcome};
 use events::document::Branch;
-use events::{BackupId, Event};
+use events::event::{BackupFailed, Refused};
+use events::{BackupId, Envelope, Event};
 
 use crate::commands::World;
-use crate::refusal::outcome_of;
+use crate::refusal::{Unfinished, outcome_of};
 
 /// The consumer of those events.
 pub(crate) struct Outcomes {
@@ -41,12 +43,13 @@ impl Handler<Event> for Outcomes {
                     .forget_branch(&deleted.instance, &deleted.branch, deleting)
                     .await
             }
-            Event::BackupFailed(failed) => {
-                let world = &self.world;
-                world
-                    .give_manual_place_back(&failed.instance, failed.backup_id)
+            Event::BackupCompleted(completed) => {
+                let (instance, branch) = (&completed.instance, &completed.branch);
+                self.world
+                    .free_slot(instance, branch, completed.backup_id)
                     .await
             }
+            Event::BackupFailed(failed) => self.failed(failed, &delivery.envelope).await,
             Event::BackupExpired(expired) => {
                 let world = &self.world;
                 world
@@ -55,9 +58,7 @@ impl Handler<Event> for Outcomes {
             }
             Event::BackupRefused(refused) => {
                 let never_taken = BackupId::from(refused.command_id);
-                self.world
-                    .give_manual_place_back(&refused.instance, never_taken)
-                    .await
+                self.refused(refused, never_taken).await
             }
             _ => Ok(()),
         };
@@ -65,5 +66,26 @@ impl Handler<Event> for Outcomes {
             Ok(()) => Outcome::Done,
             Err(error) => outcome_of(&error, delivery.attempt),
         }
+    }
+}
+
+impl Outcomes {
+    async fn failed(
+        &self,
+        failed: &BackupFailed,
+        envelope: &Envelope<Event>,
+    ) -> Result<(), Unfinished> {
+        let (world, id) = (&self.world, failed.backup_id);
+        world.keep_retry(failed, &envelope.id).await?;
+        world.give_manual_place_back(&failed.instance, id).await?;
+        world.free_slot(&failed.instance, &failed.branch, id).await
+    }
+
+    async fn refused(&self, refused: &Refused, id: BackupId) -> Result<(), Unfinished> {
+        let world = &self.world;
+        world.give_manual_place_back(&refused.instance, id).await?;
+        world
+            .free_slot(&refused.instance, &refused.branch, id)
+            .await
     }
 }

@@ -8,13 +8,16 @@ mod settings;
 
 use std::sync::Arc;
 
-use bus::{Bus, Delivery, Handler, Outcome, Progress, Sequence};
+use bus::{Bus, Delivery, Handler, Outcome, Outgoing, Progress, Sequence};
+use events::event::{BackupFailed, BackupRequested, FailureCause};
 use events::{Command, CommandId, Envelope, Event, InstanceName, MessageId, topology};
 use repository::{Repository, RetryPolicy};
 use service::{ManualClock, MasterKey};
 use uuid::Uuid;
 
 use crate::commands::{Commands, World};
+use crate::outcomes::Outcomes;
+use crate::slots::{self, Life};
 
 struct Place {
     world: World,
@@ -30,33 +33,73 @@ impl Place {
             master_key: Arc::new(MasterKey::from_bytes(&[7; 32])),
             clock: Arc::<ManualClock>::clone(&clock),
             config: Arc::default(),
+            slots: Arc::default(),
         };
         Place { world, clock }
     }
 
     /// Delivers a command the `attempt`th time.
     async fn deliver(&self, id: CommandId, attempt: u64, command: Command) -> Outcome {
-        let delivery = Delivery {
-            envelope: Envelope {
-                id: MessageId::new(id.to_string()),
-                source: "test".to_owned(),
-                time: events::example::at(0),
-                correlation: None,
-                causation: None,
-                traceparent: None,
-                tracestate: None,
-                message: command,
-            },
-            sequence: Sequence(1),
-            attempt,
-            last_attempt: attempt == 5,
-            progress: Progress::default(),
-        };
+        let mut delivery = delivered(command);
+        delivery.envelope.id = MessageId::new(id.to_string());
+        delivery.attempt = attempt;
+        delivery.last_attempt = attempt == 5;
         Commands {
             world: self.world.clone(),
         }
         .handle(&delivery)
         .await
+    }
+
+    /// A worker says that it did not succeed, and the scheduler hears of it. Said again, it is said once.
+    async fn fail_backup(&self, request: &BackupRequested) {
+        let failed = BackupFailed {
+            backup_id: request.backup_id,
+            instance: request.instance.clone(),
+            branch: request.branch.clone(),
+            cause: FailureCause::Source,
+            message: "a test".to_owned(),
+            hint: String::new(),
+            failed_at: self.world.clock.now(),
+        };
+        self.end(request, Event::BackupFailed(failed)).await;
+    }
+
+    /// A worker ends a backup, and the scheduler hears of it.
+    async fn end(&self, request: &BackupRequested, ending: Event) {
+        let (fence, id) = (slots::fence_of(request), request.backup_id);
+        let last = self.world.bus.last_on(&fence).await.unwrap().unwrap();
+        if Life::of(Some(&last)) == Life::Running {
+            let message_id = MessageId::new(format!("ended:{id}"));
+            let outgoing = Outgoing::new(ending.clone(), message_id, self.world.clock.now());
+            let bus = &self.world.bus;
+            let said = bus.publish_expecting(outgoing, &fence, last.sequence);
+            let _sequence = said.await.unwrap();
+        }
+        let delivery = self.delivery(MessageId::new(format!("ended:{id}")), ending);
+        let outcomes = Outcomes {
+            world: self.world.clone(),
+        };
+        assert_eq!(outcomes.handle(&delivery).await, Outcome::Done);
+    }
+
+    fn delivery(&self, id: MessageId, message: Event) -> Delivery<Event> {
+        Delivery {
+            envelope: Envelope {
+                id,
+                source: "test".to_owned(),
+                time: self.world.clock.now(),
+                correlation: None,
+                causation: None,
+                traceparent: None,
+                tracestate: None,
+                message,
+            },
+            sequence: Sequence(1),
+            attempt: 1,
+            last_attempt: false,
+            progress: Progress::default(),
+        }
     }
 
     /// Every event so far, in order.
@@ -78,6 +121,26 @@ impl Place {
     /// The type names of every event so far.
     async fn types(&self) -> Vec<&'static str> {
         self.events().await.iter().map(Event::type_name).collect()
+    }
+}
+
+/// A message as it comes for the first time.
+fn delivered<M>(message: M) -> Delivery<M> {
+    Delivery {
+        envelope: Envelope {
+            id: MessageId::new(Uuid::now_v7().to_string()),
+            source: "test".to_owned(),
+            time: events::example::at(0),
+            correlation: None,
+            causation: None,
+            traceparent: None,
+            tracestate: None,
+            message,
+        },
+        sequence: Sequence(1),
+        attempt: 1,
+        last_attempt: false,
+        progress: Progress::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Backups by hand: a new one, and a failed one once more.
 
-use bus::{BusError, Outgoing, Sequence};
+use bus::Sequence;
 use events::command::{BackupCreate, BackupRetry};
 use events::document::Branch;
 use events::envelope::rfc3339;
@@ -14,7 +14,8 @@ use futures::TryStreamExt as _;
 use super::manual::is_under_way;
 use super::schedules::keeps_no_longer;
 use super::{Given, World, names};
-use crate::refusal::{Refusal, Unfinished, published_once};
+use crate::refusal::{Refusal, Unfinished};
+use crate::slots::WhenBusy;
 
 impl World {
     /// The backup has the command's id: delivered twice, it is requested once.
@@ -58,7 +59,7 @@ impl World {
         };
         self.take_manual_place(&create.instance, backup_id, &create.branch)
             .await?;
-        Ok(self.request_backup(requested, Some(given.id)).await?)
+        self.request_backup(requested, Some(given.id)).await
     }
 
     /// The new backup has the command's id, and everything else of the one that failed.
@@ -84,7 +85,7 @@ impl World {
             requested_at: self.clock.now(),
             ..failed
         };
-        Ok(self.request_backup(requested, Some(given.id)).await?)
+        self.request_backup(requested, Some(given.id)).await
     }
 
     /// What was asked when the backup was that failed; refuses any other.
@@ -131,33 +132,25 @@ impl World {
         }
     }
 
-    /// Requests a backup that a command, or nothing but the time, led to.
+    /// Requests a backup that a command led to; it waits while another one of the branch is being taken.
     pub(crate) async fn request_backup(
         &self,
         requested: BackupRequested,
         cause: Option<CommandId>,
-    ) -> Result<(), BusError> {
+    ) -> Result<(), Unfinished> {
         let cause = cause.map(|cause| MessageId::new(cause.to_string()));
         self.request_backup_because(requested, cause.as_ref()).await
     }
 
-    /// Publishes a request that expects nothing on the backup's fence: whoever publishes it again, and
-    /// whenever, the backup is requested once.
+    /// As [`Self::request_backup`], of whatever message led to it.
     pub(crate) async fn request_backup_because(
         &self,
         requested: BackupRequested,
         cause: Option<&MessageId>,
-    ) -> Result<(), BusError> {
-        let backup_id = requested.backup_id;
-        let fence = subject::backup_fence(&requested.instance, &requested.branch, backup_id);
-        let id = MessageId::new(format!("backup.requested:{backup_id}"));
-        let event = Event::BackupRequested(requested);
-        let mut outgoing = Outgoing::new(event, id, self.clock.now()).correlated(backup_id);
-        if let Some(cause) = cause {
-            outgoing = outgoing.caused_by(cause);
-        }
-        let published = self.bus.publish_expecting(outgoing, &fence, Sequence::NONE);
-        published_once(published.await)
+    ) -> Result<(), Unfinished> {
+        let asking = self.ask_for_backup(requested, cause, WhenBusy::Queue);
+        let _asked = asking.await?;
+        Ok(())
     }
 }
 

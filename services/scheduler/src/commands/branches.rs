@@ -70,7 +70,7 @@ impl World {
             pool: None,
             requested_at: self.clock.now(),
         };
-        Ok(self.request_backup(requested, Some(given.id)).await?)
+        self.request_backup(requested, Some(given.id)).await
     }
 
     pub(super) async fn delete_branch(

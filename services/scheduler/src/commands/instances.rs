@@ -16,7 +16,6 @@ use secrecy::ExposeSecret;
 use service::seal::dsn_context;
 
 use super::{Given, World};
-use crate::fires::default_cron;
 use crate::recall::recall_document;
 use crate::refusal::{Refusal, Unfinished};
 use crate::source;
@@ -100,7 +99,7 @@ impl World {
         let schedule = Schedule {
             id: ScheduleId::default_of(given.id),
             name: "daily".to_owned(),
-            cron: default_cron(&add.instance),
+            cron: calendar::nightly(add.instance.as_str()).to_string(),
             timezone: "UTC".to_owned(),
             retention: Retention::SEVEN_DAYS,
             branch: main.clone(),

@@ -30,6 +30,7 @@ fn world() -> World {
         master_key: Arc::new(MasterKey::from_bytes(&[7; 32])),
         clock: Arc::new(ManualClock::new(example::at(0))),
         config: Arc::default(),
+        slots: Arc::default(),
     }
 }
 

@@ -116,7 +116,7 @@ async fn the_life_of_an_instance_with_every_command_delivered_twice() {
     assert_eq!(place.last_refusal().await.code, RefusalCode::NameTaken);
     let claimed = events::document::Branch::Restoring {
         restore_id: RestoreId(command_id(3).0),
-        source: None,
+        source: Some(BranchName::main()),
     };
     let branch = BranchName::new("fix").unwrap();
     place

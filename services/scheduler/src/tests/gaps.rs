@@ -91,13 +91,20 @@ impl Place {
         gaps.handle(&delivery(gap(), attempt)).await
     }
 
+    /// What was asked for, also behind another backup.
     async fn requests(&self) -> Vec<BackupRequested> {
-        let requests = self.events().await.into_iter();
-        let requests = requests.filter_map(|event| match event {
-            Event::BackupRequested(requested) => Some(requested),
-            _ => None,
-        });
-        requests.collect()
+        let mut requests = Vec::<BackupRequested>::new();
+        for event in self.events().await {
+            let request = match event {
+                Event::BackupRequested(requested) => requested,
+                Event::BackupQueued(queued) => queued.request,
+                _ => continue,
+            };
+            if !requests.iter().any(|r| r.backup_id == request.backup_id) {
+                requests.push(request);
+            }
+        }
+        requests
     }
 
     async fn publish(&self, event: Event) {
