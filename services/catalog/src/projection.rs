@@ -6,6 +6,7 @@
 
 use events::document::DrillSettings;
 use events::event::{ExtensionCheck, RegisteredBranch};
+use events::mark::BackupMark;
 use events::query::BranchState;
 use events::{
     BackupId, BackupSummary, BranchName, DrillId, Event, InstanceName, PoolName, RestoreId,
@@ -214,6 +215,17 @@ pub(crate) fn completed_backup(summary: &BackupSummary) -> Change {
         summary.backup_id,
         Box::new(BackupChange::Completed(summary.clone())),
     )
+}
+
+/// What is wanted of a stored backup, as the repository has it.
+pub(crate) fn marked_backup(
+    instance: &InstanceName,
+    branch: &BranchName,
+    id: BackupId,
+    mark: BackupMark,
+) -> Change {
+    let change = BackupChange::Marked { mark, at: None };
+    Change::Backup(instance.clone(), branch.clone(), id, Box::new(change))
 }
 
 fn set_state(instance: &InstanceName, branch: &BranchName, state: BranchState) -> Vec<Change> {

@@ -27,6 +27,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const REBUILD_PAUSE: Duration = Duration::from_secs(30);
 /// How often the lag is measured.
 const LAG_INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is looked for rows that may be forgotten.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The projection of the streams into the rows.
 #[derive(Clone)]
@@ -209,6 +211,18 @@ impl Projector {
         tokio::select! {
             ended = events => ended,
             ended = wal => ended,
+            ended = self.clean() => ended,
+        }
+    }
+
+    /// Forgets what is long over, now and then.
+    async fn clean(&self) -> Result<Ended, FollowError> {
+        loop {
+            let rows = self.store.clean(self.clock.now()).await?;
+            if rows > 0 {
+                tracing::info!(rows, "forgot rows that were over long ago");
+            }
+            self.clock.sleep(CLEAN_INTERVAL).await;
         }
     }
 

@@ -1,10 +1,12 @@
 //! Building the rows anew: from what the streams still hold, or from a listing of the repository and what
 //! the streams hold over it.
 //!
-//! The repository knows instances, branches, schedules, completed backups, WAL and what is missing of it, from their
-//! beginning; running and failed backups, restores, windows and slots' risks are only in the streams, which forget
-//! (events after a year, WAL after thirty days); their archivers say them anew. All of it is one transaction: readers see the old rows until the new ones are
-//! complete, and a rebuild that was killed has changed nothing but the note that it is wanted.
+//! The repository knows instances, branches, schedules, completed backups with their marks, WAL and what is missing of
+//! it, from their beginning. Running, failed, skipped and expired backups, restores, drills, alerts, sweeps, when a
+//! backup was verified, windows and slots' risks are only in the streams, which forget (events after a year, WAL after
+//! thirty days); windows and risks are said anew by their archivers. So is what WAL came in a day, if it went since: days
+//! before that are made of what is left of them. All of it is one transaction: readers see the old rows until the new
+//! ones are complete, and a rebuild that was killed has changed nothing but the note that it is wanted.
 
 use bus::{Bus, BusError, Sequence};
 use events::document::Branch;
@@ -16,7 +18,9 @@ use pg_format::{Lsn, WalSegmentSize};
 use repository::{BranchReader, Repository, RepositoryError, WalGap, WalObject, WalObjectKind};
 use service::Clock;
 
-use crate::projection::{Change, completed_backup, project, put_branch, put_schedule};
+use crate::projection::{
+    Change, completed_backup, marked_backup, project, put_branch, put_schedule,
+};
 use crate::projector::LARGEST_BATCH;
 use crate::store::rows::{InstanceRow, WalFileRow, WalGapRow};
 use crate::store::{Store, StoreError, Writing};
@@ -122,17 +126,29 @@ async fn list_repository(
     }
     for (instance, branch) in repository.list_branches().await? {
         let reader = repository.reader(&instance, &branch);
-        for id in reader.list_backups().await? {
-            // One backup that cannot be read must not hide the others.
-            if let Some(manifest) = readable(reader.manifest(id).await)? {
-                writing.change(completed_backup(&manifest.summary)).await?;
-            }
-        }
+        list_backups(&reader, writing).await?;
         let gaps = readable(reader.wal_gaps().await)?.unwrap_or_default();
         let gaps = gaps.into_iter().map(|gap| gap_row(&reader, gap));
         writing.change_all(gaps.collect()).await?;
         if let Some(record) = readable(reader.record().await)? {
             list_wal(&reader, record.wal_segment_size, writing).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Completed backups, and what is wanted of them since.
+async fn list_backups(reader: &BranchReader, writing: &mut Writing) -> Result<(), RebuildError> {
+    let mut marks = reader.marks().await?.known;
+    for id in reader.list_backups().await? {
+        // One backup that cannot be read must not hide the others.
+        let Some(manifest) = readable(reader.manifest(id).await)? else {
+            continue;
+        };
+        writing.change(completed_backup(&manifest.summary)).await?;
+        if let Some(mark) = marks.remove(&id) {
+            let marked = marked_backup(reader.instance(), reader.branch(), id, mark);
+            writing.change(marked).await?;
         }
     }
     Ok(())

@@ -12,6 +12,8 @@ use crate::store::rows::{
 };
 use crate::store::{Step, Store};
 
+pub(crate) mod lives;
+
 /// Small segments keep the tests quick.
 pub(crate) const SEGMENT_SIZE: u64 = 1 << 20;
 

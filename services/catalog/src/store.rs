@@ -17,6 +17,7 @@ use sqlx::{Any, AnyPool, Row as _, Transaction};
 use column::Column as _;
 
 mod cache;
+mod clean;
 mod column;
 mod read;
 pub(crate) mod rows;

@@ -1,6 +1,8 @@
 //! One suite for both databases, and a property that holds on any stream.
 
-use events::event::{BranchExtensionsReinstalled, ExtensionState};
+use events::event::{
+    BranchDeleted, BranchDeletionRequested, BranchExtensionsReinstalled, ExtensionState,
+};
 use events::query::{BackupStatus, RebuildSource};
 use events::{BranchName, Event, InstanceName, example, topology};
 use proptest::prelude::*;
@@ -10,6 +12,9 @@ use super::{BackupFilter, Page, Store, StoreError, parse};
 use crate::scenario::{
     adopt, all_rows, archived, backup_id, backup_life, event, registered, sqlite, steps,
 };
+
+mod histories;
+mod lists;
 
 const STREAM: &str = topology::EVENTS;
 
@@ -246,26 +251,27 @@ fn urls_are_those_of_the_contract() {
     }
 }
 
-/// Events of two instances, in an order that streams allow: each life in order, lives interleaved.
-fn stream() -> impl Strategy<Value = Vec<Event>> {
-    let lives = (0..6_u128).map(|number| {
-        let name = if number % 2 == 0 { "a" } else { "b" };
-        backup_life(name, backup_id(number), number % 3 != 0)
-    });
-    let mut lives: Vec<Vec<Event>> = lives.collect();
-    lives.push(example::events());
-    lives.push(vec![registered("a"), registered("b")]);
-    let total = lives.iter().map(Vec::len).sum::<usize>();
-    proptest::collection::vec(any::<prop::sample::Index>(), total).prop_map(move |choices| {
-        let mut left: Vec<_> = lives.iter().map(|life| life.iter().cloned()).collect();
-        let mut events = Vec::with_capacity(total);
-        for choice in choices {
-            left.retain(|life| life.len() > 0);
-            let at = choice.index(left.len());
-            events.extend(left[at].next());
-        }
-        events
-    })
+/// A branch that comes, and goes with its backups and its WAL.
+fn deletion_of(name: &str, branch: &str) -> Vec<Event> {
+    let instance = InstanceName::new(name).unwrap();
+    let branch = BranchName::new(branch).unwrap();
+    let (Event::BranchRegistered(mut registered), Event::WalSegmentArchived(mut file)) =
+        (event("branch.registered"), archived(name, 3))
+    else {
+        panic!("the types were asked for");
+    };
+    (registered.instance, registered.branch) = (instance.clone(), branch.clone());
+    file.branch = branch.clone();
+    vec![
+        Event::BranchRegistered(registered),
+        Event::WalSegmentArchived(file),
+        Event::BranchDeletionRequested(BranchDeletionRequested {
+            instance: instance.clone(),
+            branch: branch.clone(),
+            purge: true,
+        }),
+        Event::BranchDeleted(BranchDeleted { instance, branch }),
+    ]
 }
 
 proptest! {
@@ -275,9 +281,10 @@ proptest! {
     /// opened again in between: the same rows as once in order.
     #[test]
     fn any_replay_makes_the_same_rows(
-        events in stream(),
+        events in histories::interleaved(),
         batches in proptest::collection::vec((1_usize..12, 0_usize..8, any::<bool>()), 1..20),
     ) {
+        let events = histories::plain(&events);
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let created = example::at(0);
