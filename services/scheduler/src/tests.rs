@@ -3,8 +3,11 @@
 mod commands;
 mod firing;
 mod gaps;
+mod manual_backups;
+mod marks;
 mod schedules;
 mod settings;
+mod stored;
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use events::{
     BackupId, BackupType, BranchName, Event, InstanceDocument, InstanceName, MessageId, Trigger,
 };
 
-use super::{Given, World};
+use super::{Given, World, default_wal_keep};
 use crate::refusal::{Refusal, Unfinished};
 
 impl World {
@@ -32,7 +32,7 @@ impl World {
             archive_mode: events::ArchiveMode::default(),
             disk_risk: events::DiskRiskPolicy::default(),
         };
-        let _document = self
+        let document = self
             .update_document(&register.instance, |document| {
                 open(document, register, &active)
             })
@@ -47,7 +47,7 @@ impl World {
         let id = MessageId::new(format!("branch.registered:{restore_id}"));
         self.announce(given, id, Some(restore_id.to_string()), event)
             .await?;
-        self.request_first_backup(given, register).await
+        self.request_first_backup(given, register, &document).await
     }
 
     /// Without a base backup of its own, a new branch has no past to return to.
@@ -55,6 +55,7 @@ impl World {
         &self,
         given: &Given,
         register: &BranchRegister,
+        document: &InstanceDocument,
     ) -> Result<(), Unfinished> {
         let backup_id = BackupId::first_of_branch(register.origin.restore_id);
         let requested = BackupRequested {
@@ -66,8 +67,8 @@ impl World {
             trigger: Trigger::Schedule,
             schedule_id: None,
             retention: None,
-            wal: events::WalKeep::AsLongAsBackup,
-            pool: None,
+            wal: default_wal_keep(document, &register.branch, None),
+            pool: document.pool.clone(),
             requested_at: self.clock.now(),
         };
         self.request_backup(requested, Some(given.id)).await
