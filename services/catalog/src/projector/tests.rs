@@ -17,7 +17,7 @@ use crate::store::{Position, Store};
 
 mod installation;
 
-use installation::{announced, archived_on, completed_on, deletion, put_wal, store_in};
+use installation::{announced, archived_on, completed_on, deletion, put_mark, put_wal, store_in};
 
 struct Running {
     bus: Bus,
@@ -119,6 +119,8 @@ impl Running {
         self.publish(running).await;
         self.publish(vec![event("restore.requested"), event("restore.started")])
             .await;
+        self.publish(put_mark(&self.repository, backup_id(1)).await)
+            .await;
         self.publish(put_wal(&self.repository).await).await;
         self.publish(announced()).await;
         self.caught_up().await;
@@ -131,7 +133,8 @@ async fn rows_follow_the_streams_and_questions_are_answered() {
     running.populate().await;
     let instances = running.ask("instance.list", json!({})).await;
     assert_eq!(instances["instances"][0]["name"], "orders");
-    assert_eq!(instances["instances"][0]["backups"], 2);
+    assert_eq!(instances["instances"][0]["backups"], 1);
+    assert_eq!(instances["instances"][0]["proven_in_ms"], 3500);
     let list = running
         .ask("backup.list", json!({"instance": "orders"}))
         .await;
@@ -168,12 +171,33 @@ async fn rows_follow_the_streams_and_questions_are_answered() {
         "duration_ms",
         "files",
         "server_version",
+        "wal_until",
+        "hold",
+        "deletion",
+        "deleted_at",
+        "verified_at",
     ] {
         assert!(
             shown.get(field).is_some(),
             "{field} of the contract is missing"
         );
     }
+    assert_eq!(shown["status"], "expired");
+    assert_eq!(shown["name"], "audit 2026");
+    assert!(shown["deletion"]["delete_after"].is_string());
+    let drills = running
+        .ask("drill.list", json!({"instance": "orders"}))
+        .await;
+    assert_eq!(drills["drills"][0]["status"], "completed");
+    let id = drills["drills"][0]["id"].clone();
+    let drill = running.ask("drill.show", json!({"id": id})).await;
+    assert_eq!(drill, drills["drills"][0]);
+    let alerts = running.ask("alert.list", json!({"resolved": true})).await;
+    assert_eq!(alerts["alerts"][0]["rule"], "wal_gap");
+    let question = json!({"instance": "orders", "branch": "main", "from": example::at(-1)});
+    let series = running.ask("series", question).await;
+    assert_eq!(series["backups"].as_array().unwrap().len(), 2);
+    assert!(series["wal"][0]["added_bytes"].as_u64().unwrap() > 0);
     let wal = running
         .ask(
             "wal.summary",
@@ -220,6 +244,10 @@ async fn what_is_not_there_is_not_found_with_a_hint() {
         ("backup.list", json!({"instance": "nobody"})),
         ("backup.show", json!({"id": backup_id(9)})),
         ("restore.show", json!({"id": backup_id(9)})),
+        ("drill.show", json!({"id": backup_id(9)})),
+        ("drill.list", json!({"instance": "nobody"})),
+        ("alert.list", json!({"instance": "nobody"})),
+        ("series", json!({"instance": "nobody", "branch": "main"})),
         (
             "wal.summary",
             json!({"instance": "nobody", "branch": "main"}),
@@ -303,6 +331,11 @@ async fn with_an_empty_bus_the_repository_gives_what_it_knows() {
     let mut known = all_rows(&running.store).await;
     known.backups.retain(|row| row.backed_up_at.is_some());
     known.restores.clear();
+    // A mark says what is wanted, not since when.
+    known
+        .backups
+        .iter_mut()
+        .for_each(|row| row.marked_at = None);
     known.windows.clear();
     known.slot_risks.clear();
     known.drills.clear();

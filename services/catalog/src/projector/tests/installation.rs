@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use events::document::{ActiveBranch, Branch};
 use events::event::{
-    BranchDeleted, BranchDeletionRequested, GapCause, SlotRiskChanged, SlotRiskLevel,
+    AlertRule, BranchDeleted, BranchDeletionRequested, GapCause, SlotRiskChanged, SlotRiskLevel,
     WalGapDetected, WalObjectKind as EventKind, WalSegmentArchived,
 };
 use events::{
@@ -13,7 +13,7 @@ use events::{
 use pg_format::{Lsn, SegmentName, TimelineId, WalSegmentSize};
 use repository::{BackupOptions, BranchRecord, Repository, WalGap, WalObjectKind};
 
-use crate::scenario::{SEGMENT_SIZE, archived, backup_id, completed, event, registered};
+use crate::scenario::{SEGMENT_SIZE, archived, backup_id, completed, event, lives, registered};
 
 fn orders() -> (InstanceName, BranchName) {
     (InstanceName::new("orders").unwrap(), BranchName::main())
@@ -169,6 +169,19 @@ pub(super) async fn store_in(repository: &Repository, backups: [u128; 2]) -> Vec
         summaries.push(summary);
     }
     summaries
+}
+
+/// The wish that a backup goes, in the repository and told; with other things that happen to an instance.
+pub(super) async fn put_mark(repository: &Repository, id: BackupId) -> Vec<Event> {
+    let (instance, branch) = orders();
+    let writer = repository.writer(&instance, &branch);
+    let mark = example::mark();
+    let read = writer.mark(id).await.unwrap();
+    let _ = writer.put_mark(id, &mark, &read).await.unwrap();
+    let mut told = vec![lives::marked("orders", id, mark, 900)];
+    told.extend(lives::drill_life("orders", 1, Some(example::at(600))));
+    told.extend(lives::alert_life("orders", AlertRule::WalGap, 7));
+    told
 }
 
 /// A branch's registration, the wish to delete it, and its end.
