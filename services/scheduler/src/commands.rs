@@ -5,6 +5,7 @@
 
 mod backups;
 mod branches;
+mod drills;
 mod instances;
 mod manual;
 mod marks;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bus::{Bus, BusError, Delivery, Handler, Outcome, Outgoing, Sequence};
-use events::event::{RefusalCode, Refused};
+use events::event::Refused;
 use events::{
     BranchName, Command, CommandId, Event, InstanceDocument, InstanceName, MessageId, subject,
     topology,
@@ -106,12 +107,7 @@ impl Commands {
             Command::BackupDelete(delete) => world.delete_backup(given, delete).await,
             Command::BackupUndelete(undelete) => world.undelete_backup(given, undelete).await,
             Command::BackupRetry(retry) => world.retry_backup(given, retry).await,
-            Command::DrillRun(_) => Err(Refusal::new(
-                RefusalCode::Invalid,
-                "this command is not known by this version",
-                "Update the services.",
-            )
-            .into()),
+            Command::DrillRun(run) => world.run_drill(given, run).await,
             Command::ExtensionsReinstall(_)
             | Command::BranchStop(_)
             | Command::BranchStart(_)

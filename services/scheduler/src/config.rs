@@ -29,6 +29,9 @@ pub(crate) struct SchedulerConfig {
     /// How often retention looks at an instance.
     #[serde(with = "humantime_serde")]
     pub(crate) retention_interval: Duration,
+    /// A drill that was asked for so long ago is given up, so that what it reads can be let go of.
+    #[serde(with = "humantime_serde")]
+    pub(crate) drill_deadline: Duration,
     /// Backups of a branch that must fail in a row to raise an alert.
     pub(crate) alert_backup_failures: u32,
     /// A backup is not overdue before this, whatever its schedules promise.
@@ -81,6 +84,7 @@ impl Default for SchedulerConfig {
             backups_at_once: 0,
             retention_grace: 24 * HOUR,
             retention_interval: HOUR,
+            drill_deadline: 24 * HOUR,
             alert_backup_failures: 2,
             alert_backup_overdue: 26 * HOUR,
             alert_archive_lag: Duration::from_secs(5 * 60),

@@ -4,6 +4,7 @@
 mod alerts;
 mod commands;
 mod config;
+mod drills;
 mod exhausted;
 mod fires;
 mod firing;
@@ -83,7 +84,7 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
     let shutdown = &context.shutdown;
     let firing = tokio::spawn(firing::run(world.clone(), shutdown.clone()));
     let watchdog = tokio::spawn(watchdog::run(world.clone(), shutdown.clone()));
-    let ((), (), (), (), (), (), ()) = tokio::try_join!(
+    let ((), (), (), (), (), (), (), ()) = tokio::try_join!(
         bus.consume(
             &command_spec,
             CONCURRENT_COMMANDS,
@@ -94,6 +95,7 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
         bus.consume(&gap_spec, CONCURRENT_GAPS, gaps, shutdown.clone()),
         schedules::serve(&world, shutdown.clone()),
         exhausted::run(&world, shutdown.clone()),
+        drills::run(&world, shutdown.clone()),
         alerts::run(watch, shutdown.clone()),
         notify::run(
             bus.clone(),

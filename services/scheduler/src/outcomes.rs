@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bus::{Delivery, Handler, Outcome};
 use events::document::Branch;
 use events::event::{BackupFailed, Refused};
-use events::{BackupId, Envelope, Event};
+use events::{BackupId, DrillId, Envelope, Event};
 
 use crate::commands::World;
 use crate::refusal::{Unfinished, outcome_of};
@@ -59,6 +59,18 @@ impl Handler<Event> for Outcomes {
             Event::BackupRefused(refused) => {
                 let never_taken = BackupId::from(refused.command_id);
                 self.refused(refused, never_taken).await
+            }
+            Event::DrillCompleted(ended) => {
+                let (instance, drill) = (&ended.instance, ended.drill_id);
+                self.world.release_drill(instance, drill).await
+            }
+            Event::DrillFailed(ended) => {
+                let (instance, drill) = (&ended.instance, ended.drill_id);
+                self.world.release_drill(instance, drill).await
+            }
+            Event::DrillRefused(refused) => {
+                let drill = DrillId::from(refused.command_id);
+                self.world.release_drill(&refused.instance, drill).await
             }
             _ => Ok(()),
         };
