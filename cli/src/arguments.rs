@@ -1,5 +1,6 @@
 //! The command line. Commands of the contract that a later version brings are parsed, hidden and refused.
 
+mod alerts;
 mod moments;
 mod targets;
 mod wal;
@@ -12,6 +13,7 @@ use events::{
     ArchiveMode, BackupId, BackupType, BranchName, DiskRiskPolicy, InstanceName, Retention,
 };
 
+pub(crate) use alerts::{AlertCommand, AlertList};
 pub(crate) use moments::MomentsArguments;
 pub(crate) use targets::RestoreArguments;
 #[cfg(test)]
@@ -94,6 +96,9 @@ pub(crate) enum Command {
     /// The WAL archive
     #[command(subcommand)]
     Wal(WalCommand),
+    /// What needs somebody's attention
+    #[command(subcommand)]
+    Alert(AlertCommand),
     /// Print events, one JSON object a line
     Events(EventsArguments),
     /// The projection that lists and shows are answered from
