@@ -304,6 +304,24 @@ async fn damaged_tables_are_found() -> Result<()> {
     Ok(())
 }
 
+/// The build of 16 that is tested with comes without contrib.
+#[tokio::test]
+async fn without_amcheck_the_drill_says_so_and_goes_on() -> Result<()> {
+    let world = World::without_tablespace(PgVersion::V16).await?;
+    let available = "SELECT count(*) FROM pg_available_extensions WHERE name = 'amcheck'";
+    if world.source.psql(available).await? != "0" {
+        return Ok(());
+    }
+    let _ = world.back_up().await?;
+    let _ = world.archive().await?;
+    let summary = completed(&world, vec![check("asked", "SELECT true")]).await?;
+    let amcheck = result(&summary.checks, "pg_amcheck");
+    assert!(amcheck.skipped && !amcheck.passed, "{amcheck:?}");
+    assert!(amcheck.detail.starts_with("not run"), "{amcheck:?}");
+    assert!(result(&summary.checks, "asked").passed);
+    Ok(())
+}
+
 #[tokio::test]
 async fn killed_in_the_middle_the_next_one_does_it() -> Result<()> {
     let world = World::without_tablespace(PgVersion::V15).await?;
