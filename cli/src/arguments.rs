@@ -1,20 +1,27 @@
 //! The command line. Commands of the contract that a later version brings are parsed, hidden and refused.
 
-mod alerts;
+mod backups;
+mod drills;
 mod moments;
+mod schedules;
 mod targets;
 mod wal;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use events::query::{BackupStatus, RebuildSource};
-use events::{
-    ArchiveMode, BackupId, BackupType, BranchName, DiskRiskPolicy, InstanceName, Retention,
-};
+use events::query::RebuildSource;
+use events::{ArchiveMode, BranchName, DiskRiskPolicy, InstanceName, PoolName};
 
-pub(crate) use alerts::{AlertCommand, AlertList};
+pub(crate) use backups::{
+    BackupCommand, BackupCreate, BackupHold, BackupKeep, BackupList, BackupRename, BackupUndelete,
+    OfBackup,
+};
+pub(crate) use drills::{DrillCommand, DrillRun, DrillSchedule, OfDrill};
 pub(crate) use moments::MomentsArguments;
+pub(crate) use schedules::{
+    OfSchedule, ScheduleCommand, ScheduleCreate, SchedulePreview, ScheduleUpdate, WalOf,
+};
 pub(crate) use targets::RestoreArguments;
 #[cfg(test)]
 pub(crate) use wal::ArchiveOf;
@@ -96,9 +103,6 @@ pub(crate) enum Command {
     /// The WAL archive
     #[command(subcommand)]
     Wal(WalCommand),
-    /// What needs somebody's attention
-    #[command(subcommand)]
-    Alert(AlertCommand),
     /// Print events, one JSON object a line
     Events(EventsArguments),
     /// The projection that lists and shows are answered from
@@ -106,8 +110,9 @@ pub(crate) enum Command {
     Catalog(CatalogCommand),
     #[command(hide = true)]
     Retention(Later),
-    #[command(hide = true)]
-    Drill(Later),
+    /// Restores that are rehearsed: proof that the data comes back
+    #[command(subcommand)]
+    Drill(DrillCommand),
     #[command(hide = true)]
     Recover(Later),
 }
@@ -159,6 +164,8 @@ pub(crate) enum InstanceCommand {
     List,
     /// Show one with its branches and schedules
     Show(OfInstance),
+    /// Change what is wanted of one
+    Update(InstanceUpdate),
     /// Stop protecting one; what is stored stays in the repository
     Remove(OfInstance),
 }
@@ -180,6 +187,14 @@ pub(crate) struct InstanceAdd {
     /// with a recorded gap and a new backup
     #[arg(long, value_enum, default_value = "keep")]
     pub(crate) on_disk_risk: OnDiskRisk,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstanceUpdate {
+    pub(crate) instance: InstanceName,
+    /// The workers that take its backups; `default` for those that serve everyone
+    #[arg(long, required = true)]
+    pub(crate) pool: Option<PoolName>,
 }
 
 /// [`ArchiveMode`] as it is written on the command line.
@@ -224,87 +239,6 @@ pub(crate) struct OfBranch {
     pub(crate) instance: InstanceName,
     #[arg(long, default_value = "main")]
     pub(crate) branch: BranchName,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ScheduleCommand {
-    /// List an instance's schedules and when they fire next
-    List(OfInstance),
-    #[command(hide = true)]
-    Create(Later),
-    #[command(hide = true)]
-    Delete(Later),
-    #[command(hide = true)]
-    Preview(Later),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum BackupCommand {
-    /// Take a backup now
-    Create(BackupCreate),
-    /// List backups, newest first
-    List(BackupList),
-    /// Show one backup
-    Show(OfBackup),
-    #[command(hide = true)]
-    Verify(Later),
-    #[command(hide = true)]
-    Delete(Later),
-    #[command(hide = true)]
-    Hold(Later),
-    #[command(hide = true)]
-    Release(Later),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BackupCreate {
-    pub(crate) instance: InstanceName,
-    #[arg(long, default_value = "main")]
-    pub(crate) branch: BranchName,
-    /// A name for people [default: made from the time]
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// How it is taken
-    #[arg(long = "type", value_enum, default_value = "auto")]
-    pub(crate) backup_type: BackupKind,
-    /// How long it is kept: 12h, 7d, 4w, 6mo, 1y [default: until it is deleted]
-    #[arg(long)]
-    pub(crate) retention: Option<Retention>,
-}
-
-/// [`BackupType`] as it is written on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum BackupKind {
-    Auto,
-    Full,
-    Incremental,
-}
-
-impl From<BackupKind> for BackupType {
-    fn from(kind: BackupKind) -> Self {
-        match kind {
-            BackupKind::Auto => BackupType::Auto,
-            BackupKind::Full => BackupType::Full,
-            BackupKind::Incremental => BackupType::Incremental,
-        }
-    }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BackupList {
-    pub(crate) instance: InstanceName,
-    /// Only of this branch
-    #[arg(long)]
-    pub(crate) branch: Option<BranchName>,
-    /// Only in this state: requested, in_progress, completed, failed, expired
-    #[arg(long)]
-    pub(crate) status: Option<BackupStatus>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct OfBackup {
-    pub(crate) instance: InstanceName,
-    pub(crate) id: BackupId,
 }
 
 #[derive(Debug, Subcommand)]
@@ -380,15 +314,7 @@ impl Command {
     pub(crate) fn later(&self) -> Option<&'static str> {
         Some(match self {
             Command::Retention(_) => "retention explain",
-            Command::Drill(_) => "drill",
             Command::Recover(_) => "recover",
-            Command::Schedule(ScheduleCommand::Create(_)) => "schedule create",
-            Command::Schedule(ScheduleCommand::Delete(_)) => "schedule delete",
-            Command::Schedule(ScheduleCommand::Preview(_)) => "schedule preview",
-            Command::Backup(BackupCommand::Verify(_)) => "backup verify",
-            Command::Backup(BackupCommand::Delete(_)) => "backup delete",
-            Command::Backup(BackupCommand::Hold(_)) => "backup hold",
-            Command::Backup(BackupCommand::Release(_)) => "backup release",
             _ => return None,
         })
     }

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use bus::{BusError, Class, RequestError};
-use events::event::{BackupFailed, FailureCause, RefusalCode, Refused, RestoreFailed};
+use events::event::{BackupFailed, DrillFailed, FailureCause, RefusalCode, Refused, RestoreFailed};
 use events::query;
 use repository::RepositoryError;
 use serde_json::{Value, json};
@@ -166,6 +166,12 @@ impl From<&BackupFailed> for Failure {
 
 impl From<&RestoreFailed> for Failure {
     fn from(failed: &RestoreFailed) -> Self {
+        given_up(failed.cause, &failed.message, &failed.hint)
+    }
+}
+
+impl From<&DrillFailed> for Failure {
+    fn from(failed: &DrillFailed) -> Self {
         given_up(failed.cause, &failed.message, &failed.hint)
     }
 }

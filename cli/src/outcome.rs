@@ -137,8 +137,10 @@ fn belongs(envelope: &Envelope<Event>, ids: &BTreeSet<String>) -> bool {
 fn failure_of(event: &Event) -> Option<Failure> {
     match event {
         Event::InstanceRefused(refused)
+        | Event::ScheduleRefused(refused)
         | Event::BranchRefused(refused)
         | Event::BackupRefused(refused)
+        | Event::DrillRefused(refused)
         | Event::RestoreRefused(refused) => Some(refused.into()),
         Event::BackupFailed(failed) => Some(failed.into()),
         Event::RestoreFailed(failed) => Some(failed.into()),

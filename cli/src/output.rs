@@ -182,6 +182,25 @@ pub(crate) fn moment(at: Timestamp) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
+/// A moment for narrow tables, whose header says that it is in UTC.
+pub(crate) fn minute(at: Timestamp) -> String {
+    at.format("%Y-%m-%d %H:%M").to_string()
+}
+
+/// A day for narrow tables, in UTC.
+pub(crate) fn day(at: Timestamp) -> String {
+    at.format("%Y-%m-%d").to_string()
+}
+
+/// At most so many characters, the last one a sign that some are missing.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let kept = text.chars().take(most.saturating_sub(1));
+    kept.chain(['\u{2026}']).collect()
+}
+
 /// A moment that can be given to `--time`.
 pub(crate) fn exact(at: Timestamp) -> String {
     events::envelope::rfc3339(at)

@@ -62,10 +62,19 @@ fn a_bus_that_is_not_there_is_exit_code_5() {
 
 #[test]
 fn what_is_not_in_this_version_is_a_usage_error() {
-    for line in ["drill run orders", "backup verify orders x"] {
+    for line in ["recover --latest", "retention explain orders"] {
         let stderr = check(line, 2, "not_in_this_version");
         assert!(stderr.contains("is not in this version yet"), "{stderr}");
     }
+}
+
+#[test]
+fn a_preview_asks_nobody() {
+    let output = zektor("schedule preview orders --every daily --at 02:30 --output json");
+    assert_eq!(output.status.code(), Some(0));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["cron"], "30 2 * * *");
+    assert_eq!(document["fires"].as_array().unwrap().len(), 5);
 }
 
 #[test]
@@ -75,6 +84,12 @@ fn usage_errors_are_exit_code_2() {
     let _ = check("events --type backup.done", 2, "usage");
     let _ = check("instance add orders --dsn mysql://u@h/", 2, "usage");
     let _ = check("up --repository ftp://host/", 2, "usage");
+    let _ = check("schedule preview --cron 0", 2, "usage");
+    let _ = check(
+        "schedule preview --every daily --timezone Berln",
+        2,
+        "usage",
+    );
     let backwards = "moments orders --from 2026-03-02T00:00:00Z --to 2026-03-01T00:00:00Z";
     let _ = check(backwards, 2, "usage");
 }

@@ -1,18 +1,33 @@
-//! `zektor backup create|list|show`.
+//! `zektor backup`: takes backups here; what becomes of them then is below.
+
+mod found;
+mod list;
+mod marks;
+mod show;
+mod verify;
 
 use events::event::{BackupCompleted, BackupPhase, BackupProgressed, BackupRequested};
-use events::query::{self, BackupStatus, BackupView, Backups};
-use events::{BackupId, Command, Event, command};
+use events::query::{BackupStatus, BackupView};
+use events::{BackupId, Command, Event, InstanceName, command};
 
-use crate::arguments::{BackupCreate, BackupList, OfBackup};
-use crate::failure::{Failure, word};
+use crate::arguments::{BackupCreate, OfBackup};
+use crate::failure::Failure;
 use crate::outcome::{ACCEPTED_WITHIN, Sent, unless_interrupted};
-use crate::output::{Reply, moment, or_dash, pairs, size, span, table};
+use crate::output::Reply;
 use crate::progress::Progress;
 use crate::session::Session;
 
-/// As many as the catalog gives at once.
-pub(crate) const PAGE: u32 = 1000;
+pub(crate) use list::{PAGE, all, list};
+pub(crate) use marks::{delete, hold, keep, release, rename, undelete};
+pub(crate) use show::show;
+pub(crate) use verify::verify;
+
+/// A backup that was asked for.
+struct Asked {
+    request: BackupRequested,
+    /// The one that is being taken before it.
+    behind: Option<BackupId>,
+}
 
 /// Asks for a backup; with `--wait`, until it is taken or given up.
 pub(crate) async fn create(session: &Session, create: BackupCreate) -> Result<Reply, Failure> {
@@ -23,36 +38,71 @@ pub(crate) async fn create(session: &Session, create: BackupCreate) -> Result<Re
         name: create.name,
         backup_type: create.backup_type.into(),
         retention: create.retention,
-        wal: None,
+        wal: create.wal.keep(),
     });
+    ask(session, command, &instance).await
+}
+
+/// Asks once more for a backup that failed.
+pub(crate) async fn retry(session: &Session, of: OfBackup) -> Result<Reply, Failure> {
+    let failed = found::find(session, &of).await?;
+    let command = Command::BackupRetry(command::BackupRetry {
+        instance: of.instance.clone(),
+        branch: failed.branch,
+        backup_id: failed.id,
+    });
+    ask(session, command, &of.instance).await
+}
+
+/// Sends a command whose backup has its id.
+async fn ask(
+    session: &Session,
+    command: Command,
+    instance: &InstanceName,
+) -> Result<Reply, Failure> {
     let mut sent = session.send(command, &["backup"]).await?;
     let id = BackupId(sent.id.0);
     let how = format!("zektor backup show {instance} {id}");
     let taken = async {
-        let requested = sent.until(ACCEPTED_WITHIN, |event| match event {
-            Event::BackupRequested(requested) => Some(requested),
+        let asked = sent.until(ACCEPTED_WITHIN, |event| match event {
+            Event::BackupRequested(request) => Some(Asked {
+                request,
+                behind: None,
+            }),
+            Event::BackupQueued(queued) => Some(Asked {
+                request: queued.request,
+                behind: Some(queued.behind),
+            }),
             _ => None,
         });
-        let requested = requested.await?;
+        let asked = asked.await?;
         match session.setting.wait {
-            true => Ok((Some(completed(&mut sent).await?), requested)),
-            false => Ok((None, requested)),
+            true => Ok((Some(completed(&mut sent, asked.behind).await?), asked)),
+            false => Ok((None, asked)),
         }
     };
-    let (completed, requested) = unless_interrupted(taken, "the backup", &how).await?;
+    let (completed, asked) = unless_interrupted(taken, "the backup", &how).await?;
     session.projected(sent.seen).await;
-    let view = view_of(&requested, completed.as_ref());
-    let text = match completed {
-        Some(_) => format!("Backup {id} is completed.\n\n{}", show_text(&view)),
-        None => format!("Backup {id} is requested. Follow it: {how}"),
+    let view = view_of(&asked.request, completed.as_ref());
+    let text = match (completed, asked.behind) {
+        (Some(_), _) => format!("Backup {id} is completed.\n\n{}", show::text(&view)),
+        (None, None) => format!("Backup {id} is requested. Follow it: {how}"),
+        (None, Some(behind)) => {
+            format!("Backup {id} is taken after {behind}, which is being taken. Follow it: {how}")
+        }
     };
     Reply::new(&view, text)
 }
 
-async fn completed(sent: &mut Sent) -> Result<BackupCompleted, Failure> {
-    let mut progress = Progress::start("waiting for a worker");
+async fn completed(sent: &mut Sent, behind: Option<BackupId>) -> Result<BackupCompleted, Failure> {
+    let first = match behind {
+        None => "waiting for a worker".to_owned(),
+        Some(behind) => format!("waiting for the end of backup {behind}"),
+    };
+    let mut progress = Progress::start(&first);
     loop {
         match sent.next().await? {
+            Event::BackupRequested(_) => progress.enter("waiting for a worker"),
             Event::BackupStarted(started) => {
                 progress.enter(&format!("taken by {}", started.worker))
             }
@@ -112,149 +162,3 @@ fn view_of(requested: &BackupRequested, completed: Option<&BackupCompleted>) -> 
         total_bytes: None,
     }
 }
-
-/// Lists an instance's backups, newest first.
-pub(crate) async fn list(session: &Session, list: BackupList) -> Result<Reply, Failure> {
-    let question = query::BackupList {
-        instance: Some(list.instance.clone()),
-        branch: list.branch,
-        status: list.status,
-        limit: Some(PAGE),
-        ..query::BackupList::default()
-    };
-    let backups = all(session, question).await?;
-    if backups.is_empty() {
-        // Tells "no backup" from "no such instance".
-        let question = query::InstanceShow {
-            instance: list.instance.clone(),
-        };
-        let _detail = session.ask_patiently(&question).await?;
-    }
-    let text = match backups.is_empty() {
-        true => format!(
-            "No backup. Take one: zektor backup create {} --wait",
-            list.instance
-        ),
-        false => list_text(&backups),
-    };
-    Reply::new(&Backups { backups }, text)
-}
-
-/// Every backup that matches, page by page.
-pub(crate) async fn all(
-    session: &Session,
-    mut question: query::BackupList,
-) -> Result<Vec<BackupView>, Failure> {
-    let mut backups = Vec::new();
-    loop {
-        let page = session.ask(&question).await?.backups;
-        let last = page.len() < PAGE as usize;
-        backups.extend(page);
-        if last {
-            return Ok(backups);
-        }
-        question.offset = question.offset.saturating_add(PAGE);
-    }
-}
-
-fn list_text(backups: &[BackupView]) -> String {
-    let rows = backups.iter().map(|backup| {
-        vec![
-            backup.id.to_string(),
-            backup.name.clone(),
-            backup.branch.to_string(),
-            word(backup.backup_type),
-            state(backup),
-            or_dash(backup.backed_up_at.map(moment)),
-            or_dash(backup.size_bytes.map(size)),
-            or_dash(backup.expires_at.map(moment)),
-        ]
-    });
-    let header = [
-        "id",
-        "name",
-        "branch",
-        "type",
-        "status",
-        "backed up",
-        "size",
-        "expires",
-    ];
-    table(&header, rows.collect())
-}
-
-/// The status, and what should not be overlooked beside it.
-fn state(backup: &BackupView) -> String {
-    let status = word(backup.status);
-    match backup.damaged_pages.len() {
-        0 => status,
-        pages => format!("{status}, {pages} damaged pages"),
-    }
-}
-
-/// Shows one backup.
-pub(crate) async fn show(session: &Session, of: OfBackup) -> Result<Reply, Failure> {
-    let question = query::BackupShow {
-        instance: Some(of.instance),
-        id: of.id,
-    };
-    let backup = session.ask_patiently(&question).await?;
-    let text = show_text(&backup);
-    Reply::new(&backup, text)
-}
-
-fn show_text(backup: &BackupView) -> String {
-    let copied = backup.done_bytes.zip(backup.total_bytes);
-    let lsns = backup.start_lsn.zip(backup.stop_lsn);
-    let timeline = backup.timeline;
-    let pages = backup.damaged_pages.iter().map(|page| match page.block {
-        Some(block) => format!("{} block {block}", page.file),
-        None => page.file.clone(),
-    });
-    let pages = pages.collect::<Vec<_>>().join(", ");
-    pairs(&[
-        ("id", Some(backup.id.to_string())),
-        ("name", Some(backup.name.clone())),
-        (
-            "of",
-            Some(format!("{}, branch {}", backup.instance, backup.branch)),
-        ),
-        ("type", Some(word(backup.backup_type))),
-        ("status", Some(word(backup.status))),
-        ("error", backup.error.clone()),
-        ("hint", backup.hint.clone()),
-        ("worker", backup.worker.clone()),
-        (
-            "copied",
-            copied.map(|(done, total)| format!("{} of {}", size(done), size(total))),
-        ),
-        ("backed up", backup.backed_up_at.map(moment)),
-        (
-            "took",
-            backup
-                .duration_ms
-                .map(|ms| span(std::time::Duration::from_millis(ms))),
-        ),
-        ("database", backup.logical_bytes.map(size)),
-        ("stored", backup.size_bytes.map(size)),
-        ("files", backup.files.map(|files| files.to_string())),
-        (
-            "WAL",
-            lsns.map(|(start, stop)| format!("{start} to {stop}")),
-        ),
-        ("timeline", timeline.map(|timeline| timeline.to_string())),
-        (
-            "postgresql",
-            backup.server_version.map(super::instance::version),
-        ),
-        ("trigger", backup.trigger.map(word)),
-        (
-            "expires",
-            Some(backup.expires_at.map_or_else(|| "never".to_owned(), moment)),
-        ),
-        ("damaged", (!pages.is_empty()).then_some(pages)),
-    ])
-}
-
-#[cfg(test)]
-mod tests;

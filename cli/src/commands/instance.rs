@@ -4,17 +4,17 @@ use std::io::Read as _;
 
 use events::event::InstanceRegistered;
 use events::query::{self, BranchView, InstanceDetail, InstanceView, ScheduleView};
-use events::{ArchiveMode, BranchName, Command, Event, InstanceName, command};
+use events::{ArchiveMode, BranchName, Command, Event, InstanceName, PoolName, command};
 use pg_format::ServerVersion;
 use pg_replication::ConnectionSettings;
 use serde_json::json;
 use service::seal::dsn_context;
 
 use super::{branch, schedule};
-use crate::arguments::{ArchiveBy, InstanceAdd, OfInstance};
+use crate::arguments::{ArchiveBy, InstanceAdd, InstanceUpdate, OfInstance};
 use crate::failure::{Failure, word};
-use crate::outcome::{DONE_WITHIN, unless_interrupted};
-use crate::output::{Reply, moment, note, or_dash, pairs, size, table};
+use crate::outcome::{ACCEPTED_WITHIN, DONE_WITHIN, unless_interrupted};
+use crate::output::{Reply, moment, note, or_dash, pairs, size, span, table};
 use crate::progress::Progress;
 use crate::session::{Session, Setting};
 
@@ -201,6 +201,17 @@ fn show_text(detail: &InstanceDetail) -> String {
             "last backup",
             Some(or_dash(instance.last_backup_at.map(moment))),
         ),
+        ("pool", Some(pool_of(instance.pool.as_ref()).to_owned())),
+        ("proven", Some(proven(instance))),
+        (
+            "alerts",
+            (instance.alerts > 0).then(|| {
+                format!(
+                    "{}; see `zektor alert list {}`",
+                    instance.alerts, instance.name
+                )
+            }),
+        ),
     ]);
     text.push('\n');
     text.push_str(&branches_text(branch_list));
@@ -209,6 +220,26 @@ fn show_text(detail: &InstanceDetail) -> String {
         text.push_str(&schedules_text(schedules));
     }
     text
+}
+
+/// What the last drill that came out well has shown.
+fn proven(instance: &InstanceView) -> String {
+    let Some(at) = instance.proven_at else {
+        return format!(
+            "never; rehearse a restore with `zektor drill run {}`",
+            instance.name
+        );
+    };
+    let target = instance.proven_target.map(moment);
+    let target = target.map(|target| format!(", to {target}"));
+    let took = instance.proven_in_ms.map(std::time::Duration::from_millis);
+    let took = took.map(|took| format!(", in {}", span(took)));
+    format!(
+        "restorable at {}{}{}",
+        moment(at),
+        target.unwrap_or_default(),
+        took.unwrap_or_default()
+    )
 }
 
 fn branches_text(branches: &[BranchView]) -> String {
@@ -223,7 +254,10 @@ fn schedules_text(schedules: &[ScheduleView]) -> String {
             schedule.timezone.clone(),
             schedule.retention.to_string(),
             schedule.branch.to_string(),
-            or_dash(schedule.last_at.map(moment)),
+            match schedule.paused {
+                true => "paused".to_owned(),
+                false => or_dash(schedule.last_at.map(moment)),
+            },
         ]
     });
     let header = [
@@ -235,6 +269,33 @@ fn schedules_text(schedules: &[ScheduleView]) -> String {
         "last",
     ];
     table(&header, rows.collect())
+}
+
+/// Changes what is wanted of an instance.
+pub(crate) async fn update(session: &Session, update: InstanceUpdate) -> Result<Reply, Failure> {
+    let instance = update.instance;
+    let command = Command::InstanceUpdate(command::InstanceUpdate {
+        instance: instance.clone(),
+        pool: update.pool,
+        drills: None,
+        no_drills: false,
+    });
+    let mut sent = session.send(command, &["instance"]).await?;
+    let updated = sent.until(ACCEPTED_WITHIN, |event| match event {
+        Event::InstanceUpdated(updated) => Some(updated),
+        _ => None,
+    });
+    let how = format!("zektor instance show {instance}");
+    let updated = unless_interrupted(updated, "the command", &how).await?;
+    session.projected(sent.seen).await;
+    let served = pool_of(updated.pool.as_ref());
+    let text = format!("{instance} is served by the workers of the pool {served}.");
+    let document = json!({ "name": instance, "pool": updated.pool, "drills": updated.drills });
+    Reply::new(&document, text)
+}
+
+fn pool_of(pool: Option<&PoolName>) -> &str {
+    pool.map_or(PoolName::DEFAULT, PoolName::as_str)
 }
 
 /// Ends the protection; what is stored stays.

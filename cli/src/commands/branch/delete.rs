@@ -112,7 +112,7 @@ async fn purged(session: &Session, of: &NamedBranch) -> Result<Purged, Failure> 
         limit: Some(PAGE),
         ..query::BackupList::default()
     };
-    let backups = all(session, question).await?;
+    let backups = all(session, question, None).await?;
     let question = query::WalSummary {
         instance: instance.clone(),
         branch: branch.clone(),

@@ -1,0 +1,169 @@
+//! `zektor backup list`.
+
+use events::Trigger;
+use events::query::{self, BackupStatus, BackupView, Backups};
+
+use crate::arguments::BackupList;
+use crate::commands::{named, schedule};
+use crate::failure::{Failure, word};
+use crate::moment;
+use crate::output::{Reply, day, minute, or_dash, shortened, size, table};
+use crate::session::Session;
+
+/// As many as the catalog gives at once.
+pub(crate) const PAGE: u32 = 1000;
+/// Names longer than this are shortened in tables.
+const NAME_WIDTH: usize = 19;
+
+/// Lists an instance's backups, newest first.
+pub(crate) async fn list(session: &Session, list: BackupList) -> Result<Reply, Failure> {
+    let given = |text: Option<&String>| text.map(|text| moment::parse(text)).transpose();
+    let (from, to) = (given(list.from.as_ref())?, given(list.to.as_ref())?);
+    let schedule_id = match &list.schedule {
+        None => None,
+        Some(text) => Some(schedule_id(session, &list, text).await?),
+    };
+    let question = query::BackupList {
+        instance: Some(list.instance.clone()),
+        branch: list.branch.clone(),
+        status: list.status,
+        schedule_id,
+        from,
+        to,
+        name: list.name.clone(),
+        all: list.all,
+        limit: None,
+        offset: list.offset,
+    };
+    let trigger = list.trigger.map(Trigger::from);
+    let backups = match trigger {
+        None => all(session, question, list.limit).await?,
+        // The catalog is not asked for this, so it is not what pages are counted by.
+        Some(trigger) => {
+            let mut backups = all(session, question, None).await?;
+            backups.retain(|backup| backup.trigger == Some(trigger));
+            backups.truncate(list.limit.map_or(usize::MAX, |limit| limit as usize));
+            backups
+        }
+    };
+    if backups.is_empty() {
+        // Tells "no backup" from "no such instance".
+        let question = query::InstanceShow {
+            instance: list.instance.clone(),
+        };
+        let _detail = session.ask_patiently(&question).await?;
+    }
+    let text = match backups.is_empty() {
+        true => nothing(&list),
+        false => text(&backups),
+    };
+    Reply::new(&Backups { backups }, text)
+}
+
+/// A schedule that is gone has no name any more, but backups.
+async fn schedule_id(
+    session: &Session,
+    list: &BackupList,
+    text: &str,
+) -> Result<events::ScheduleId, Failure> {
+    match text.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => Ok(schedule::found(session, &list.instance, text).await?.id),
+    }
+}
+
+fn nothing(list: &BackupList) -> String {
+    let filtered = list.branch.is_some()
+        || list.status.is_some()
+        || list.schedule.is_some()
+        || list.trigger.is_some()
+        || list.from.is_some()
+        || list.to.is_some()
+        || list.name.is_some()
+        || list.offset > 0;
+    match filtered {
+        true => "No backup is like that.".to_owned(),
+        false => format!(
+            "No backup. Take one: zektor backup create {} --wait",
+            list.instance
+        ),
+    }
+}
+
+/// The backups that match, page by page; at most `limit`.
+pub(crate) async fn all(
+    session: &Session,
+    mut question: query::BackupList,
+    limit: Option<u32>,
+) -> Result<Vec<BackupView>, Failure> {
+    let mut left = limit.unwrap_or(u32::MAX);
+    let mut backups = Vec::new();
+    while left > 0 {
+        let page = left.min(PAGE);
+        question.limit = Some(page);
+        let found = session.ask(&question).await?.backups;
+        let count = u32::try_from(found.len()).unwrap_or(page);
+        backups.extend(found);
+        if count < page {
+            break;
+        }
+        left -= page;
+        question.offset = question.offset.saturating_add(page);
+    }
+    Ok(backups)
+}
+
+fn text(backups: &[BackupView]) -> String {
+    let ids: Vec<_> = backups.iter().map(|backup| backup.id.0).collect();
+    let rows = backups.iter().zip(named::short(&ids)).map(|(backup, id)| {
+        vec![
+            id,
+            shortened(&backup.name, NAME_WIDTH),
+            backup.branch.to_string(),
+            state(backup),
+            or_dash(backup.backed_up_at.map(minute)),
+            or_dash(backup.size_bytes.map(size)),
+            stays(backup),
+        ]
+    });
+    let header = [
+        "id",
+        "name",
+        "branch",
+        "status",
+        "ended (utc)",
+        "size",
+        "kept until",
+    ];
+    table(&header, rows.collect())
+}
+
+/// The status, or what should not be overlooked beside it.
+fn state(backup: &BackupView) -> String {
+    match (backup.sound, backup.damaged_pages.is_empty()) {
+        (Some(false), _) => "damaged".to_owned(),
+        (_, false) => "damaged pages".to_owned(),
+        _ => word(backup.status),
+    }
+}
+
+/// Until when it stays, in a word or two.
+fn stays(backup: &BackupView) -> String {
+    if backup.hold.is_some() {
+        return "held".to_owned();
+    }
+    if let Some(gone) = backup.deleted_at {
+        return format!("gone {}", day(gone));
+    }
+    if let Some(deletion) = &backup.deletion {
+        return format!("goes {}", day(deletion.delete_after));
+    }
+    match (backup.status, backup.expires_at) {
+        (_, Some(expires_at)) => day(expires_at),
+        (BackupStatus::Completed, None) => "deleted".to_owned(),
+        (_, None) => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+use events::mark::{DeletedBy, Deletion, Hold};
+use events::query::{BackupStatus, BackupView};
+
+use super::super::show::tests::completed;
+use super::text;
+
+fn at(text: &str) -> events::Timestamp {
+    text.parse().unwrap()
+}
+
+#[test]
+fn the_list_fits_a_terminal() {
+    let running = BackupView {
+        id: "0190a5d0-0001-7000-8000-000000000002".parse().unwrap(),
+        status: BackupStatus::InProgress,
+        backed_up_at: None,
+        size_bytes: None,
+        expires_at: None,
+        damaged_pages: Vec::new(),
+        name: "daily 2026-03-02T05:50:00.000000Z".to_owned(),
+        ..completed()
+    };
+    let sound = BackupView {
+        damaged_pages: Vec::new(),
+        ..completed()
+    };
+    let hold = Hold {
+        reason: None,
+        since: at("2026-03-02T00:00:00Z"),
+    };
+    let held = BackupView {
+        id: "0190a5d0-0002-7000-8000-000000000002".parse().unwrap(),
+        hold: Some(hold),
+        ..sound.clone()
+    };
+    let deletion = Deletion {
+        by: DeletedBy::User,
+        asked_at: at("2026-03-02T00:00:00Z"),
+        delete_after: at("2026-03-03T00:00:00Z"),
+    };
+    let going = BackupView {
+        id: "0190a5d0-0003-7000-8000-000000000002".parse().unwrap(),
+        status: BackupStatus::Expired,
+        deletion: Some(deletion),
+        ..sound.clone()
+    };
+    let forever = BackupView {
+        id: "0190a5d0-0004-7000-8000-000000000002".parse().unwrap(),
+        expires_at: None,
+        sound: Some(false),
+        ..sound.clone()
+    };
+    let text = text(&[running, sound, held, going, forever]);
+    insta::assert_snapshot!(text, @r#"
+    ID             NAME                 BRANCH  STATUS       ENDED (UTC)       SIZE     KEPT UNTIL
+    0190a5d0-0001  daily 2026-03-02T0…  main    in_progress  -                 -        -
+    0190a5d0-0000  manual 2026-03-01    main    completed    2026-03-01 10:00  5.0 MiB  2026-03-08
+    0190a5d0-0002  manual 2026-03-01    main    completed    2026-03-01 10:00  5.0 MiB  held
+    0190a5d0-0003  manual 2026-03-01    main    expired      2026-03-01 10:00  5.0 MiB  goes 2026-03-03
+    0190a5d0-0004  manual 2026-03-01    main    damaged      2026-03-01 10:00  5.0 MiB  deleted
+    "#);
+    assert!(text.lines().all(|line| line.chars().count() <= 100));
+}

@@ -1,0 +1,142 @@
+use events::query::{BackupStatus, BackupView};
+
+use super::text;
+
+/// As the catalog answers, in the names of the contract.
+pub(crate) fn completed() -> BackupView {
+    let answer = serde_json::json!({
+        "id": "0190a5d0-0000-7000-8000-000000000001",
+        "name": "manual 2026-03-01",
+        "instance": "orders",
+        "branch": "main",
+        "type": "full",
+        "status": "completed",
+        "backed_up_at": "2026-03-01T10:00:12.5Z",
+        "size_bytes": 5_242_880,
+        "logical_bytes": 33_554_432,
+        "start_lsn": "0/3000028",
+        "stop_lsn": "0/3000158",
+        "timeline": 1,
+        "trigger": "manual",
+        "schedule_id": null,
+        "expires_at": "2026-03-08T10:00:12.5Z",
+        "error": null,
+        "hint": null,
+        "damaged_pages": [{ "file": "base/5/16384", "block": 7 }],
+        "requested_at": "2026-03-01T10:00:00Z",
+        "started_at": "2026-03-01T10:00:01Z",
+        "duration_ms": 11_500,
+        "files": 970,
+        "server_version": 180_001,
+        "worker": null,
+        "done_bytes": null,
+        "total_bytes": null
+    });
+    serde_json::from_value(answer).unwrap()
+}
+
+#[test]
+fn a_completed_backup() {
+    insta::assert_snapshot!(text(&completed()), @r#"
+    id          0190a5d0-0000-7000-8000-000000000001
+    name        manual 2026-03-01
+    of          orders, branch main
+    type        full
+    status      completed
+    backed up   2026-03-01 10:00:12 UTC
+    took        11.5 s
+    database    32.0 MiB
+    stored      5.0 MiB
+    files       970
+    WAL         0/3000028 to 0/3000158
+    timeline    1
+    postgresql  18.1
+    trigger     manual
+    kept        until 2026-03-08 10:00:12 UTC
+    pitr        every moment from it on, as long as it is kept
+    damaged     base/5/16384 block 7
+    "#);
+}
+
+#[test]
+fn what_is_wanted_of_it() {
+    let kept = |change: serde_json::Value| {
+        let mut view = serde_json::to_value(completed()).unwrap();
+        let fields = view.as_object_mut().unwrap();
+        fields.extend(change.as_object().unwrap().clone());
+        let text = text(&serde_json::from_value(view).unwrap());
+        let lines = text.lines().filter(|line| {
+            let name = line.split(' ').next().unwrap();
+            ["kept", "pitr", "verified"].contains(&name)
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let held = serde_json::json!({
+        "hold": { "reason": "audit", "since": "2026-03-02T00:00:00Z" },
+        "wal_until": "2026-03-05T00:00:00Z",
+        "verified_at": "2026-03-02T00:00:00Z",
+        "sound": true,
+    });
+    insta::assert_snapshot!(kept(held), @r"
+    kept        held since 2026-03-02 00:00:00 UTC: audit
+    pitr        every moment from it on until 2026-03-05 00:00:00 UTC
+    verified    2026-03-02 00:00:00 UTC: it is sound
+    ");
+    let deleted = serde_json::json!({
+        "status": "expired",
+        "deletion": { "by": "user", "asked_at": "2026-03-02T00:00:00Z", "delete_after": "2026-03-03T00:00:00Z" },
+        "wal_until": "2026-03-01T10:00:12.5Z",
+        "verified_at": "2026-03-02T00:00:00Z",
+        "sound": false,
+    });
+    insta::assert_snapshot!(kept(deleted), @r"
+    kept        until 2026-03-03 00:00:00 UTC: it was deleted; keep it with `zektor backup undelete orders 0190a5d0-0000-7000-8000-000000000001`
+    pitr        only the backup itself; no WAL is kept because of it
+    verified    2026-03-02 00:00:00 UTC: it is damaged
+    ");
+    let gone = serde_json::json!({ "status": "expired", "deleted_at": "2026-03-09T00:00:00Z" });
+    insta::assert_snapshot!(kept(gone), @"kept        it is gone since 2026-03-09 00:00:00 UTC");
+    insta::assert_snapshot!(kept(serde_json::json!({ "expires_at": null })), @r"
+    kept        until it is deleted
+    pitr        every moment from it on, as long as it is kept
+    ");
+}
+
+#[test]
+fn one_that_failed() {
+    let failed = BackupView {
+        status: BackupStatus::Failed,
+        error: Some("the store refused".to_owned()),
+        hint: Some("check its credentials".to_owned()),
+        backed_up_at: None,
+        damaged_pages: Vec::new(),
+        ..completed()
+    };
+    assert!(!text(&failed).contains("pitr"));
+}
+
+#[test]
+fn the_fields_of_the_contract() {
+    let document = serde_json::to_value(completed()).unwrap();
+    for field in [
+        "id",
+        "name",
+        "instance",
+        "branch",
+        "type",
+        "status",
+        "backed_up_at",
+        "size_bytes",
+        "logical_bytes",
+        "start_lsn",
+        "stop_lsn",
+        "timeline",
+        "trigger",
+        "schedule_id",
+        "expires_at",
+        "error",
+        "damaged_pages",
+    ] {
+        assert!(document.get(field).is_some(), "{field}");
+    }
+}
