@@ -13,6 +13,7 @@ mod notify;
 mod outcomes;
 mod recall;
 mod refusal;
+mod retention;
 mod schedules;
 mod slots;
 mod source;
@@ -84,7 +85,7 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
     let shutdown = &context.shutdown;
     let firing = tokio::spawn(firing::run(world.clone(), shutdown.clone()));
     let watchdog = tokio::spawn(watchdog::run(world.clone(), shutdown.clone()));
-    let ((), (), (), (), (), (), (), ()) = tokio::try_join!(
+    let ((), (), (), (), (), (), (), (), ()) = tokio::try_join!(
         bus.consume(
             &command_spec,
             CONCURRENT_COMMANDS,
@@ -95,6 +96,7 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
         bus.consume(&gap_spec, CONCURRENT_GAPS, gaps, shutdown.clone()),
         schedules::serve(&world, shutdown.clone()),
         exhausted::run(&world, shutdown.clone()),
+        retention::run(&world, shutdown.clone()),
         drills::run(&world, shutdown.clone()),
         alerts::run(watch, shutdown.clone()),
         notify::run(

@@ -72,6 +72,11 @@ impl Handler<Event> for Outcomes {
                 let drill = DrillId::from(refused.command_id);
                 self.world.release_drill(&refused.instance, drill).await
             }
+            Event::BranchSwept(swept) => {
+                self.world
+                    .forget_sweep(&swept.instance, &swept.branch, swept.sweep_id)
+                    .await
+            }
             _ => Ok(()),
         };
         match result {

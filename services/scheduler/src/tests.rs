@@ -3,6 +3,7 @@
 mod commands;
 mod firing;
 mod gaps;
+mod retention;
 mod manual_backups;
 mod marks;
 mod schedules;

@@ -1,0 +1,94 @@
+//! What a replica remembers of its rounds, so that the next one of a branch costs one listing: what was stored then, and
+//! until when nothing can be due if that has not changed.
+//!
+//! It may be forgotten at any time; then the next round reads everything.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use chrono::TimeDelta;
+use events::{BranchName, InstanceName, Timestamp};
+use repository::Digest;
+use retention::{Class, Decision, Plan, WalFate};
+
+/// Everything is read again after so long, whatever was foreseen.
+const LONGEST_QUIET: TimeDelta = TimeDelta::days(1);
+
+/// By branch.
+#[derive(Default)]
+pub(crate) struct Memory {
+    branches: Mutex<BTreeMap<InstanceName, BTreeMap<BranchName, Quiet>>>,
+}
+
+/// Nothing is due.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Quiet {
+    /// While the backups and marks are these,
+    pub(crate) digest: Digest,
+    /// the branch is there, or is gone,
+    pub(crate) live: bool,
+    /// and it is not before this moment
+    pub(crate) since: Timestamp,
+    /// nor after this one.
+    pub(crate) until: Timestamp,
+}
+
+impl Memory {
+    pub(crate) fn is_quiet(
+        &self,
+        (instance, branch): (&InstanceName, &BranchName),
+        (digest, live): (Digest, bool),
+        now: Timestamp,
+    ) -> bool {
+        let branches = self.branches();
+        let known = branches.get(instance).and_then(|known| known.get(branch));
+        known.is_some_and(|known| {
+            (known.digest, known.live) == (digest, live)
+                && (known.since..known.until).contains(&now)
+        })
+    }
+
+    pub(crate) fn keep(&self, instance: &InstanceName, branch: &BranchName, quiet: Option<Quiet>) {
+        let mut branches = self.branches();
+        let known = branches.entry(instance.clone()).or_default();
+        match quiet {
+            Some(quiet) => drop(known.insert(branch.clone(), quiet)),
+            None => drop(known.remove(branch)),
+        }
+    }
+
+    pub(crate) fn forget(&self, instance: &InstanceName) {
+        drop(self.branches().remove(instance));
+    }
+
+    fn branches(&self) -> MutexGuard<'_, BTreeMap<InstanceName, BTreeMap<BranchName, Quiet>>> {
+        self.branches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Until when a plan stays as it is, if what is stored does; `None` when something is to be done or is in the way.
+pub(crate) fn quiet_until(plan: &Plan) -> Option<Timestamp> {
+    let mut until = plan.now + LONGEST_QUIET;
+    for verdict in &plan.backups {
+        match &verdict.decision {
+            Decision::Keep {
+                until: Some(end), ..
+            }
+            | Decision::Grace { until: end } => {
+                until = until.min(*end);
+            }
+            Decision::Keep { until: None, .. } => {}
+            Decision::Mark { .. } | Decision::Delete | Decision::Postponed { .. } => return None,
+        }
+        if let Class::Pitr { until: Some(end) } = verdict.class {
+            until = until.min(end);
+        }
+    }
+    let done = plan.in_the_way.is_empty()
+        && plan
+            .wal
+            .iter()
+            .all(|one| matches!(one.fate, WalFate::Keep(_)))
+        && plan.histories.iter().all(|one| !one.goes);
+    done.then_some(until)
+}

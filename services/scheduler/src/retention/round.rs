@@ -1,0 +1,190 @@
+//! One round: each branch of an instance is looked at, what has expired is marked, what is due is swept.
+
+use bus::{FenceError, Outgoing, Sequence};
+use events::event::BackupUpdated;
+use events::mark::{BackupMark, DeletedBy, Deletion};
+use events::{
+    BackupId, BranchName, Event, InstanceDocument, InstanceName, MessageId, SweepId, subject,
+};
+use repository::PutMark;
+use retention::Plan;
+use uuid::Uuid;
+
+use super::Rounds;
+use super::memory::{Quiet, quiet_until};
+use super::stored::{self, Found, Life, life};
+use crate::refusal::Unfinished;
+
+impl Rounds {
+    /// Looks at every branch of an instance. What fails is left to the next round.
+    #[tracing::instrument(name = "retention.round", skip_all, fields(%instance))]
+    pub(crate) async fn round(&self, instance: &InstanceName) {
+        match self.branches(instance).await {
+            Ok(branches) => {
+                for branch in branches {
+                    if let Err(error) = self.branch(instance, &branch).await {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(%branch, error, "retention is late here; the next round tries again");
+                    }
+                }
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "retention is late here; the next round tries again");
+            }
+        }
+    }
+
+    async fn branches(&self, instance: &InstanceName) -> Result<Vec<BranchName>, Unfinished> {
+        let Some(document) = self.document(instance).await? else {
+            return Ok(Vec::new());
+        };
+        let mut branches = self.world.repository.list_branches_of(instance).await?;
+        branches.extend(document.sweeps.keys().cloned());
+        branches.sort();
+        branches.dedup();
+        Ok(branches)
+    }
+
+    /// The instance's document, if something may be deleted by it.
+    async fn document(
+        &self,
+        instance: &InstanceName,
+    ) -> Result<Option<InstanceDocument>, Unfinished> {
+        let found = self.world.bus.instances().get(instance).await?;
+        let document = found.map(|(document, _revision)| document);
+        Ok(document.filter(|document| !document.removing))
+    }
+
+    /// Looks at one branch.
+    pub(crate) async fn branch(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<(), Unfinished> {
+        let Some(document) = self.document(instance).await? else {
+            return Ok(());
+        };
+        if let Some(sweep) = document.sweeps.get(branch) {
+            return self.push_on(instance, branch, sweep).await;
+        }
+        let life = life(&document, branch);
+        if life == Life::Between {
+            return Ok(());
+        }
+        let (live, place) = (life == Life::Live, (instance, branch));
+        let reader = self.world.repository.reader(instance, branch);
+        let digest = reader.backups_digest().await?;
+        let since = self.world.clock.now();
+        if self.memory.is_quiet(place, (digest, live), since) {
+            return Ok(());
+        }
+        self.memory.keep(instance, branch, None);
+        let Some(found) = stored::find(&self.world, instance, branch).await? else {
+            return Ok(());
+        };
+        if stored::life(&found.document, branch) != life {
+            return Ok(());
+        }
+        let plan = retention::plan(&found.stored);
+        let quiet = quiet_until(&plan).map(|until| Quiet {
+            digest,
+            live,
+            since,
+            until,
+        });
+        self.carry_out(place, &found, &plan).await?;
+        self.memory.keep(instance, branch, quiet);
+        Ok(())
+    }
+
+    async fn carry_out(
+        &self,
+        (instance, branch): (&InstanceName, &BranchName),
+        found: &Found,
+        plan: &Plan,
+    ) -> Result<(), Unfinished> {
+        for (backup, deletion) in plan.marks() {
+            let planned = found.archive.marks.of(backup);
+            self.mark(instance, branch, backup, &planned, deletion)
+                .await?;
+        }
+        // A scheduler may have been killed between the mark and its event.
+        for (backup, mark) in &found.archive.marks.known {
+            let there = || plan.backups.iter().any(|one| one.backup_id == *backup);
+            let by_us = |deletion: Deletion| deletion.by == DeletedBy::Retention;
+            if mark.deletion.is_some_and(by_us) && there() {
+                self.tell(instance, branch, *backup, mark).await?;
+            }
+        }
+        match plan.sweep(SweepId(Uuid::now_v7())) {
+            Some(sweep) => {
+                self.begin_sweep(instance, branch, found.stored.live, sweep)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Marks what has expired, unless something else is wanted of it since it was decided.
+    async fn mark(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        backup: BackupId,
+        planned: &BackupMark,
+        deletion: Deletion,
+    ) -> Result<(), Unfinished> {
+        let writer = self.world.repository.writer(instance, branch);
+        let read = writer.mark(backup).await?;
+        if read.mark != *planned {
+            return Ok(());
+        }
+        let marked = BackupMark {
+            deletion: Some(deletion),
+            ..planned.clone()
+        };
+        match writer.put_mark(backup, &marked, &read).await? {
+            PutMark::Changed(_) => Ok(()),
+            PutMark::Written(_) => {
+                tracing::info!(%branch, %backup, delete_after = %deletion.delete_after, "a backup has expired and is marked");
+                self.tell(instance, branch, backup, &marked).await
+            }
+        }
+    }
+
+    /// Publishes the mark, unless that is the last that was said of the backup.
+    async fn tell(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        backup: BackupId,
+        mark: &BackupMark,
+    ) -> Result<(), Unfinished> {
+        let world = &self.world;
+        let fence = subject::backup_fence(instance, branch, backup);
+        let head = world.bus.last_on(&fence).await?;
+        match head.as_ref().map(|head| &head.envelope.message) {
+            Some(Event::BackupUpdated(told)) if told.mark == *mark => return Ok(()),
+            // It is gone meanwhile.
+            Some(Event::BackupExpired(_)) => return Ok(()),
+            _ => {}
+        }
+        let updated_at = world.clock.now();
+        let event = Event::BackupUpdated(BackupUpdated {
+            backup_id: backup,
+            instance: instance.clone(),
+            branch: branch.clone(),
+            mark: mark.clone(),
+            updated_at,
+        });
+        let last = head.map_or(Sequence::NONE, |head| head.sequence);
+        let id = MessageId::new(format!("backup.updated:retention:{backup}:{}", last.0));
+        let outgoing = Outgoing::new(event, id, updated_at).correlated(backup);
+        match world.bus.publish_expecting(outgoing, &fence, last).await {
+            // Whoever was faster tells the mark as it is, or the next round does.
+            Ok(_) | Err(FenceError::Lost { .. }) => Ok(()),
+            Err(FenceError::Bus(error)) => Err(error.into()),
+        }
+    }
+}

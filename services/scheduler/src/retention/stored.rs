@@ -1,0 +1,192 @@
+//! What the planner is given: what the repository has of a branch, what is wanted of it, and what is going on.
+
+use chrono::TimeDelta;
+use events::document::Branch;
+use events::mark::Hold;
+use events::slot::{BackupSlot, backup_slot};
+use events::{BackupId, BranchName, InstanceDocument, InstanceName, Timestamp, topology};
+use pg_format::WalSegmentSize;
+use repository::WalObjectKind;
+use repository::archive::{self, Archive};
+use retention::{Backup, HistoryFile, Reader, RunningBackup, Stored, WalFile, WalFileKind};
+
+use crate::commands::World;
+use crate::refusal::Unfinished;
+
+/// A branch as it was found.
+pub(crate) struct Found {
+    pub(crate) archive: Archive,
+    pub(crate) stored: Stored,
+    /// Read after what is stored.
+    pub(crate) document: InstanceDocument,
+}
+
+/// Whether retention is carried out on a branch, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It is there.
+    Live,
+    /// It is stored and nowhere else.
+    Gone,
+    /// It is being made or removed: whoever does that decides.
+    Between,
+}
+
+pub(crate) fn life(document: &InstanceDocument, branch: &BranchName) -> Life {
+    match document.branches.get(branch) {
+        Some(Branch::Active(_)) => Life::Live,
+        Some(Branch::Restoring { .. } | Branch::Deleting(_)) => Life::Between,
+        None => Life::Gone,
+    }
+}
+
+/// What reads a branch, by the document.
+pub(crate) fn readers(document: &InstanceDocument, branch: &BranchName) -> Vec<Reader> {
+    let mut readers = Vec::new();
+    for (name, state) in &document.branches {
+        // Older versions did not say what they read.
+        if let Branch::Restoring { restore_id, source } = state
+            && source.as_ref().is_none_or(|source| source == branch)
+        {
+            let what = format!("restore {restore_id} into {}/{name}", document.instance);
+            readers.push(Reader { what });
+        }
+    }
+    if let Some(drill) = &document.running_drill
+        && drill.branch == *branch
+    {
+        let what = format!("drill {}", drill.drill_id);
+        readers.push(Reader { what });
+    }
+    readers
+}
+
+/// Reads a branch. `None` when nothing of it is stored, or the instance is gone.
+pub(crate) async fn find(
+    world: &World,
+    instance: &InstanceName,
+    branch: &BranchName,
+) -> Result<Option<Found>, Unfinished> {
+    let reader = world.repository.reader(instance, branch);
+    let (archive, size) = archive::read_all(&reader).await?;
+    // What is going on is read after what is stored: what began later is seen, what is not listed is not touched.
+    let found = world.bus.instances().get(instance).await?;
+    let (Some((document, _)), Some(size)) = (found, size) else {
+        return Ok(None);
+    };
+    let running = running(world, instance, branch, &archive).await?;
+    let grace = TimeDelta::from_std(world.config.retention_grace).unwrap_or(TimeDelta::MAX);
+    let now = world.clock.now();
+    let mut stored = from(&archive, (now, grace), size);
+    stored.live = life(&document, branch) == Life::Live;
+    stored.readers.extend(readers(&document, branch));
+    stored.running = running;
+    Ok(Some(Found {
+        archive,
+        stored,
+        document,
+    }))
+}
+
+/// The backup that is being taken, if there is one.
+async fn running(
+    world: &World,
+    instance: &InstanceName,
+    branch: &BranchName,
+    archive: &Archive,
+) -> Result<Vec<RunningBackup>, Unfinished> {
+    let slots = world.bus.bucket(topology::SLOTS);
+    let taken = slots.get(&backup_slot(instance, branch)).await?;
+    let taken = taken.and_then(|(value, _)| serde_json::from_slice::<BackupSlot>(&value).ok());
+    let completed = |id: BackupId| archive.backups.iter().any(|backup| backup.backup_id == id);
+    let running = taken.filter(|slot| !completed(slot.backup_id));
+    Ok(running
+        .map(|slot| RunningBackup {
+            id: slot.backup_id,
+            start: None,
+        })
+        .into_iter()
+        .collect())
+}
+
+fn from(archive: &Archive, (now, grace): (Timestamp, TimeDelta), size: WalSegmentSize) -> Stored {
+    let unreadable = archive.unreadable.iter().map(|id| Reader {
+        what: format!(
+            "whoever knows what backup {id} needs (its manifest is damaged or of a newer version: bring it back, or \
+             delete the object)"
+        ),
+    });
+    Stored {
+        now,
+        grace,
+        live: false,
+        segment_size: size,
+        archived_timeline: archive.position.as_ref().map(|position| position.timeline),
+        backups: backups(archive),
+        wal: wal(archive, size),
+        history_files: histories(archive),
+        readers: unreadable.collect(),
+        running: Vec::new(),
+    }
+}
+
+fn backups(archive: &Archive) -> Vec<Backup> {
+    let backup = |summary: &events::BackupSummary| {
+        let id = summary.backup_id;
+        let mark = archive.marks.of(id);
+        let unknown = archive.marks.unreadable.contains(&id).then(|| Hold {
+            reason: Some("its mark cannot be read".to_owned()),
+            since: summary.backed_up_at,
+        });
+        Backup {
+            id,
+            name: summary.name.clone(),
+            timeline: summary.timeline,
+            start_lsn: summary.start_lsn,
+            stop_lsn: summary.stop_lsn,
+            backed_up_at: summary.backed_up_at,
+            expires_at: summary.expires_at,
+            wal_until: summary.wal_until,
+            stored_bytes: summary.stored_bytes,
+            // Pages that were damaged on the source already are in every later backup too.
+            damaged: false,
+            hold: mark.hold.or(unknown),
+            deletion: mark.deletion,
+            refers_to: archive.refers_to.get(&id).cloned().unwrap_or_default(),
+        }
+    };
+    archive.backups.iter().map(backup).collect()
+}
+
+fn wal(archive: &Archive, size: WalSegmentSize) -> Vec<WalFile> {
+    let files = archive.objects.iter().filter_map(|object| {
+        let (name, kind) = match object.kind {
+            WalObjectKind::History => return None,
+            WalObjectKind::Segment(name) => (name, WalFileKind::Complete),
+            WalObjectKind::Partial(name) => {
+                let open = archive.open.iter().find(|open| open.name == name);
+                let raw_bytes = open.map_or(0, |open| open.raw_bytes);
+                (name, WalFileKind::Partial { raw_bytes })
+            }
+        };
+        Some(WalFile {
+            timeline: object.timeline,
+            number: name.number(size),
+            kind,
+            stored_bytes: object.stored_bytes,
+        })
+    });
+    files.collect()
+}
+
+fn histories(archive: &Archive) -> Vec<HistoryFile> {
+    let files = archive.objects.iter();
+    let files = files.filter(|object| object.kind == WalObjectKind::History);
+    files
+        .map(|object| HistoryFile {
+            timeline: object.timeline,
+            history: archive.histories.get(&object.timeline).cloned(),
+            stored_bytes: object.stored_bytes,
+        })
+        .collect()
+}

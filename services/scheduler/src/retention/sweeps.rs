@@ -1,0 +1,183 @@
+//! Sweeps: what is to be deleted is put into the instance's document, looked at once more, and given to a worker.
+//!
+//! The document's entry comes first: from then on restores act as if all of it were gone, and whoever wants to keep a
+//! backup after all is told that it is too late. Whoever wanted that before has written it into a mark by then, so the
+//! marks are read after the entry stands. The sweep's fence decides the rest: the first event on it is either the
+//! request, and then it is carried out, or its end, and then nothing is.
+
+use bus::{Decision, FenceError, Outgoing, Sequence};
+use events::document::Sweep;
+use events::event::{BranchSweepRequested, BranchSwept};
+use events::{BranchName, Event, InstanceName, MessageId, SweepId, subject};
+use repository::{BranchReader, RepositoryError};
+
+use super::Rounds;
+use super::stored::{Life, life, readers};
+use crate::commands::World;
+use crate::refusal::{Unfinished, published_once};
+
+impl Rounds {
+    /// Claims what is to be deleted, and sees to it.
+    pub(crate) async fn begin_sweep(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        live: bool,
+        sweep: Sweep,
+    ) -> Result<(), Unfinished> {
+        let instances = self.world.bus.instances();
+        let claimed = instances.update(instance, |document| {
+            let Some(document) = document.filter(|document| !document.removing) else {
+                return Decision::Keep(false);
+            };
+            let expected = if live { Life::Live } else { Life::Gone };
+            let free = readers(document, branch).is_empty()
+                && !document.sweeps.contains_key(branch)
+                && life(document, branch) == expected;
+            if !free {
+                return Decision::Keep(false);
+            }
+            let mut document = document.clone();
+            let _ = document.sweeps.insert(branch.clone(), sweep.clone());
+            Decision::Put(Box::new(document), true)
+        });
+        match claimed.await? {
+            true => self.push_on(instance, branch, &sweep).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Brings a sweep that stands in the document on its way, wherever it was left.
+    pub(super) async fn push_on(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        sweep: &Sweep,
+    ) -> Result<(), Unfinished> {
+        let world = &self.world;
+        let fence = subject::sweep_fence(instance, branch, sweep.sweep_id);
+        let last = world.bus.last_on(&fence).await?;
+        match last.map(|last| last.envelope.message) {
+            None => {
+                let reader = world.repository.reader(instance, branch);
+                match self.may_go(&reader, sweep).await? {
+                    true => self.request(instance, branch, sweep, &fence).await,
+                    false => self.withdraw(instance, branch, sweep, &fence).await,
+                }
+            }
+            Some(Event::BranchSwept(_)) => {
+                world.forget_sweep(instance, branch, sweep.sweep_id).await
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Whether every backup is still wanted to go, or is gone. To be asked while the sweep stands in the document.
+    async fn may_go(&self, reader: &BranchReader, sweep: &Sweep) -> Result<bool, Unfinished> {
+        let now = self.world.clock.now();
+        for backup in &sweep.backups {
+            let mark = match reader.mark(*backup).await {
+                Ok(read) => read.mark,
+                Err(RepositoryError::Corrupt { .. } | RepositoryError::Newer { .. }) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let due = mark
+                .deletion
+                .is_some_and(|deletion| deletion.delete_after <= now);
+            if due && mark.hold.is_none() {
+                continue;
+            }
+            let manifest = reader.manifest(*backup).await;
+            if RepositoryError::absent_as_none(manifest)?.is_some() {
+                tracing::info!(%backup, sweep = %sweep.sweep_id, "a backup is to stay after all; the sweep is withdrawn");
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn request(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        sweep: &Sweep,
+        fence: &str,
+    ) -> Result<(), Unfinished> {
+        tracing::info!(
+            %branch, sweep = %sweep.sweep_id, backups = sweep.backups.len(), wal = sweep.wal.len(),
+            "what nothing needs any more is given to the workers to delete"
+        );
+        let event = Event::BranchSweepRequested(BranchSweepRequested {
+            instance: instance.clone(),
+            branch: branch.clone(),
+            sweep_id: sweep.sweep_id,
+            sweep: sweep.clone(),
+        });
+        Ok(published_once(self.say_first(event, sweep, fence).await)?)
+    }
+
+    /// Ends a sweep that nobody has been asked to carry out. If somebody has, it goes on.
+    async fn withdraw(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        sweep: &Sweep,
+        fence: &str,
+    ) -> Result<(), Unfinished> {
+        let event = Event::BranchSwept(BranchSwept {
+            instance: instance.clone(),
+            branch: branch.clone(),
+            sweep_id: sweep.sweep_id,
+            objects: 0,
+            bytes: 0,
+            swept_at: self.world.clock.now(),
+        });
+        match self.say_first(event, sweep, fence).await {
+            Ok(_) => {
+                let world = &self.world;
+                world.forget_sweep(instance, branch, sweep.sweep_id).await
+            }
+            Err(FenceError::Lost { .. }) => Ok(()),
+            Err(FenceError::Bus(error)) => Err(error.into()),
+        }
+    }
+
+    async fn say_first(
+        &self,
+        event: Event,
+        sweep: &Sweep,
+        fence: &str,
+    ) -> Result<Sequence, FenceError> {
+        let id = MessageId::new(format!("{}:{}", event.type_name(), sweep.sweep_id));
+        let outgoing = Outgoing::new(event, id, self.world.clock.now()).correlated(sweep.sweep_id);
+        let bus = &self.world.bus;
+        bus.publish_expecting(outgoing, fence, Sequence::NONE).await
+    }
+}
+
+impl World {
+    /// Takes a sweep that has ended out of the instance's document.
+    pub(crate) async fn forget_sweep(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        sweep_id: SweepId,
+    ) -> Result<(), Unfinished> {
+        let instances = self.bus.instances();
+        let forgotten = instances.update(instance, |document| {
+            let swept = |document: &&events::InstanceDocument| {
+                let sweep = document.sweeps.get(branch);
+                sweep.is_some_and(|sweep| sweep.sweep_id == sweep_id)
+            };
+            let Some(document) = document.filter(swept) else {
+                return Decision::Keep(());
+            };
+            let mut document = document.clone();
+            let _ = document.sweeps.remove(branch);
+            Decision::Put(Box::new(document), ())
+        });
+        Ok(forgotten.await?)
+    }
+}
