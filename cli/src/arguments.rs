@@ -1,5 +1,6 @@
 //! The command line. Commands of the contract that a later version brings are parsed, hidden and refused.
 
+mod alerts;
 mod backups;
 mod drills;
 mod moments;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use events::query::RebuildSource;
 use events::{ArchiveMode, BranchName, DiskRiskPolicy, InstanceName, PoolName};
 
+pub(crate) use alerts::{AlertCommand, AlertList};
 pub(crate) use backups::{
     BackupCommand, BackupCreate, BackupHold, BackupKeep, BackupList, BackupRename, BackupUndelete,
     OfBackup,
@@ -103,6 +105,9 @@ pub(crate) enum Command {
     /// The WAL archive
     #[command(subcommand)]
     Wal(WalCommand),
+    /// What needs somebody's attention
+    #[command(subcommand)]
+    Alert(AlertCommand),
     /// Print events, one JSON object a line
     Events(EventsArguments),
     /// The projection that lists and shows are answered from

@@ -1,5 +1,6 @@
 //! What each command does: ask or send, then say what came of it.
 
+mod alert;
 mod backup;
 mod branch;
 mod catalog;
@@ -20,7 +21,7 @@ mod window;
 pub(crate) use wal::in_doubt;
 
 use crate::arguments::{
-    BackupCommand, BranchCommand, CatalogCommand, Command, DrillCommand,
+    AlertCommand, BackupCommand, BranchCommand, CatalogCommand, Command, DrillCommand,
     ExtensionsCommand, InstanceCommand, ScheduleCommand, WalCommand,
 };
 use crate::failure::Failure;
@@ -83,6 +84,8 @@ pub(crate) async fn run(setting: Setting, command: Command) -> Result<Reply, Fai
             extensions::reinstall(&session, of).await
         }
         Command::Wal(WalCommand::Status(of)) => wal::status(&session, of).await,
+        Command::Alert(AlertCommand::List(which)) => alert::list(&session, which).await,
+        Command::Alert(AlertCommand::Test) => alert::test(&session).await,
         Command::Catalog(CatalogCommand::Rebuild(rebuild)) => {
             catalog::rebuild(&session, rebuild.from).await
         }
