@@ -1,5 +1,6 @@
 //! The stories, each told on real servers. One binary, so that it links once.
 
+mod alerts;
 mod branches;
 mod exactness;
 mod idle;
