@@ -20,6 +20,8 @@ mod projection;
 mod projector;
 mod rebuild;
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod scenario;
 mod store;
 

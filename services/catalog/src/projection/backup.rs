@@ -248,12 +248,13 @@ fn on_terms(mut row: BackupRow, own: OwnTerms) -> BackupRow {
         Some(expiry) => expiry.expires_at,
         None => own.expires_at,
     };
-    // Never longer than the backup itself.
+    // Never longer than the backup itself, and than was promised when it was made.
+    let promised = own.wal_until.or(own.expires_at);
     let longer = |until: &Timestamp| expires_at.is_some_and(|expires_at| expires_at <= *until);
     let terms = OwnTerms {
         name: mark.name.unwrap_or_else(|| own.name.clone()),
         expires_at,
-        wal_until: own.wal_until.filter(|until| !longer(until)),
+        wal_until: promised.filter(|until| !longer(until)),
     };
     row.own = (terms != own).then_some(own);
     (row.name, row.expires_at, row.wal_until) = (terms.name, terms.expires_at, terms.wal_until);
