@@ -2,11 +2,13 @@
 
 mod alerts;
 mod branches;
+mod drills;
 mod exactness;
 mod idle;
 mod loss;
 mod memory;
 mod moments;
+mod month;
 mod promotion;
 mod pushed;
 mod random_targets;
