@@ -8,7 +8,6 @@ mod idle;
 mod loss;
 mod memory;
 mod moments;
-mod month;
 mod promotion;
 mod pushed;
 mod random_targets;
