@@ -16,8 +16,6 @@
 mod claim;
 mod queue;
 mod recover;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;

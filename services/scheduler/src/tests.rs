@@ -3,12 +3,15 @@
 mod commands;
 mod firing;
 mod gaps;
-mod retention;
 mod manual_backups;
 mod marks;
+mod retention;
 mod schedules;
 mod settings;
+mod simulation;
+mod slots_and_queues;
 mod stored;
+mod stuck_backups;
 
 use std::sync::Arc;
 
@@ -21,7 +24,7 @@ use uuid::Uuid;
 
 use crate::commands::{Commands, World};
 use crate::outcomes::Outcomes;
-use crate::slots::{self, Life};
+use crate::slots::{Life, fence_of};
 
 struct Place {
     world: World,
@@ -71,7 +74,7 @@ impl Place {
 
     /// A worker ends a backup, and the scheduler hears of it.
     async fn end(&self, request: &BackupRequested, ending: Event) {
-        let (fence, id) = (slots::fence_of(request), request.backup_id);
+        let (fence, id) = (fence_of(request), request.backup_id);
         let last = self.world.bus.last_on(&fence).await.unwrap().unwrap();
         if Life::of(Some(&last)) == Life::Running {
             let message_id = MessageId::new(format!("ended:{id}"));

@@ -6,8 +6,6 @@
 
 mod judge;
 mod retry;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
