@@ -4,6 +4,7 @@ mod alerts;
 mod backups;
 mod drills;
 mod moments;
+mod retention;
 mod schedules;
 mod targets;
 mod wal;
@@ -21,6 +22,7 @@ pub(crate) use backups::{
 };
 pub(crate) use drills::{DrillCommand, DrillRun, DrillSchedule, OfDrill};
 pub(crate) use moments::MomentsArguments;
+pub(crate) use retention::{RetentionCommand, RetentionExplain};
 pub(crate) use schedules::{
     OfSchedule, ScheduleCommand, ScheduleCreate, SchedulePreview, ScheduleUpdate, WalOf,
 };
@@ -113,8 +115,9 @@ pub(crate) enum Command {
     /// The projection that lists and shows are answered from
     #[command(subcommand)]
     Catalog(CatalogCommand),
-    #[command(hide = true)]
-    Retention(Later),
+    /// What is kept, why, and until when
+    #[command(subcommand)]
+    Retention(RetentionCommand),
     /// Restores that are rehearsed: proof that the data comes back
     #[command(subcommand)]
     Drill(DrillCommand),
@@ -318,7 +321,6 @@ impl Command {
     /// The words of a command that is not in this version.
     pub(crate) fn later(&self) -> Option<&'static str> {
         Some(match self {
-            Command::Retention(_) => "retention explain",
             Command::Recover(_) => "recover",
             _ => return None,
         })

@@ -12,6 +12,7 @@ mod instance;
 mod moments;
 mod named;
 mod restore;
+mod retention;
 mod schedule;
 mod stack;
 mod status;
@@ -22,7 +23,7 @@ pub(crate) use wal::in_doubt;
 
 use crate::arguments::{
     AlertCommand, BackupCommand, BranchCommand, CatalogCommand, Command, DrillCommand,
-    ExtensionsCommand, InstanceCommand, ScheduleCommand, WalCommand,
+    ExtensionsCommand, InstanceCommand, RetentionCommand, ScheduleCommand, WalCommand,
 };
 use crate::failure::Failure;
 use crate::output::Reply;
@@ -59,6 +60,10 @@ pub(crate) async fn run(setting: Setting, command: Command) -> Result<Reply, Fai
         Command::Moments(which) => {
             let question = which.question()?;
             return moments::moments(&setting.connect().await?, question).await;
+        }
+        Command::Retention(RetentionCommand::Explain(given)) => {
+            let at = given.moment()?;
+            return retention::explain(&setting.connect().await?, given, at).await;
         }
         command => command,
     };

@@ -1,0 +1,205 @@
+//! `zektor retention explain`: what stays, why, until when, what it costs, and what goes.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use events::retention_plan::{
+    BackupRetention, BranchRetention, Fate, RetentionAnswer, RetentionClass, RetentionQuestion,
+    WalRetention,
+};
+use events::{Timestamp, subject};
+
+use crate::arguments::RetentionExplain;
+use crate::failure::Failure;
+use crate::output::{Reply, minute, size, table};
+use crate::session::Session;
+
+/// The repository of every branch is read.
+const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+
+/// Explains.
+pub(crate) async fn explain(
+    session: &Session,
+    given: RetentionExplain,
+    at: Option<Timestamp>,
+) -> Result<Reply, Failure> {
+    let question = RetentionQuestion {
+        instance: given.instance.clone(),
+        at,
+    };
+    let subject = subject::scheduler_retention();
+    let mut answer: RetentionAnswer = session.request(&subject, &question, ANSWER_WITHIN).await?;
+    if let Some(branch) = &given.branch {
+        answer.branches.retain(|one| one.branch == *branch);
+        if answer.branches.is_empty() {
+            return Err(Failure::not_found(
+                format!("nothing is stored of branch {branch} of {}", given.instance),
+                format!("see `zektor branch list {}`", given.instance),
+            ));
+        }
+    }
+    let text = text(&answer, at.is_some());
+    Reply::new(&answer, text)
+}
+
+fn text(answer: &RetentionAnswer, ahead: bool) -> String {
+    let mut text = match ahead {
+        true => format!(
+            "As it will be at {} if no backup is added and nobody asks for anything:\n",
+            minute(answer.at)
+        ),
+        false => String::new(),
+    };
+    if answer.branches.is_empty() {
+        text.push_str("Nothing is stored yet.");
+    }
+    let branches = answer.branches.iter();
+    let told: Vec<String> = branches.map(|one| branch(one, &answer.instance)).collect();
+    text.push_str(&told.join("\n"));
+    text
+}
+
+fn branch(branch: &BranchRetention, instance: &events::InstanceName) -> String {
+    let mut text = format!("{instance}/{}", branch.branch);
+    if !branch.live {
+        text.push_str(" (no longer there; its backups go when their own retention is over)");
+    }
+    text.push_str("\n\n");
+    match branch.earliest {
+        Some(earliest) => drop(writeln!(
+            text,
+            "Every moment since {} can be restored from what stays.",
+            minute(earliest)
+        )),
+        None => text.push_str("No stretch of moments can be restored from what stays.\n"),
+    }
+    let _ = writeln!(
+        text,
+        "{} stay, {} go now or soon.",
+        size(branch.kept_bytes),
+        size(branch.going_bytes)
+    );
+    if let Some(postponed) = &branch.postponed {
+        let _ = writeln!(text, "At the moment: {postponed}.");
+    }
+    text.push('\n');
+    let rows = branch.backups.iter().map(backup).collect();
+    let header = [
+        "BACKUP", "NAME", "TAKEN", "CLASS", "FATE", "UNTIL", "SIZE", "OWN WAL", "WHY",
+    ];
+    text.push_str(&table(&header, rows));
+    text.push('\n');
+    let rows = branch.wal.iter().map(wal).collect();
+    let header = ["WAL FROM", "TO", "SEGMENTS", "FATE", "UNTIL", "SIZE", "WHY"];
+    text.push_str(&table(&header, rows));
+    text
+}
+
+fn backup(backup: &BackupRetention) -> Vec<String> {
+    let class = match (backup.class, backup.wal_until) {
+        (RetentionClass::Pitr, None) => "every moment after it".to_owned(),
+        (RetentionClass::Pitr, Some(until)) => format!("every moment, until {}", minute(until)),
+        (RetentionClass::Standalone, _) => "it alone".to_owned(),
+    };
+    vec![
+        backup.id.to_string(),
+        backup.name.clone(),
+        minute(backup.backed_up_at),
+        class,
+        fate(backup.fate).to_owned(),
+        until(backup.until, backup.fate),
+        size(backup.size_bytes),
+        size(backup.wal_bytes),
+        backup.reasons.join("\n"),
+    ]
+}
+
+fn wal(wal: &WalRetention) -> Vec<String> {
+    let needed: Vec<String> = wal
+        .needed_by
+        .iter()
+        .take(1)
+        .map(ToString::to_string)
+        .collect();
+    let why = match needed.first() {
+        Some(first) => format!("{}: {first}", wal.reason),
+        None => wal.reason.clone(),
+    };
+    vec![
+        wal.first_segment.clone(),
+        wal.last_segment.clone(),
+        wal.segments.to_string(),
+        fate(wal.fate).to_owned(),
+        until(wal.until, wal.fate),
+        size(wal.bytes),
+        why,
+    ]
+}
+
+fn until(until: Option<Timestamp>, fate: Fate) -> String {
+    match (until, fate) {
+        (Some(until), _) => minute(until),
+        (None, Fate::Keep) => "not foreseen".to_owned(),
+        (None, _) => "-".to_owned(),
+    }
+}
+
+fn fate(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Keep => "stays",
+        Fate::Grace => "marked",
+        Fate::Delete => "goes now",
+        Fate::Postponed => "waits",
+        Fate::Gone => "gone by then",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use events::retention_plan::{
+        BackupRetention, BranchRetention, Fate, RetentionAnswer, RetentionClass,
+    };
+    use events::{BackupId, BranchName, InstanceName};
+
+    use super::text;
+
+    #[test]
+    fn says_what_stays_and_why() {
+        let at = chrono::DateTime::UNIX_EPOCH;
+        let answer = RetentionAnswer {
+            instance: InstanceName::new("orders").unwrap(),
+            at,
+            branches: vec![BranchRetention {
+                branch: BranchName::main(),
+                live: false,
+                earliest: Some(at),
+                backups: vec![BackupRetention {
+                    id: BackupId(uuid::Uuid::nil()),
+                    name: "nightly".to_owned(),
+                    backed_up_at: at,
+                    class: RetentionClass::Standalone,
+                    fate: Fate::Grace,
+                    reasons: vec!["it is marked".to_owned()],
+                    until: Some(at),
+                    wal_until: Some(at),
+                    size_bytes: 1,
+                    wal_bytes: 0,
+                }],
+                wal: Vec::new(),
+                kept_bytes: 1 << 30,
+                going_bytes: 0,
+                postponed: Some("a restore reads it".to_owned()),
+            }],
+        };
+        let told = text(&answer, true);
+        for part in [
+            "if no backup is added",
+            "no longer there",
+            "it alone",
+            "marked",
+            "a restore reads it.",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
+}
