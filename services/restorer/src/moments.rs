@@ -6,7 +6,7 @@ mod before;
 use events::moments::{
     Bucket, Moment, MomentKind, MomentObject, Moments, MomentsAnswer, MomentsQuestion,
 };
-use repository::archive::{self, Archive};
+use repository::archive::Archive;
 use repository::{BranchReader, IndexSlice, WalPath};
 use wal_index::{Names, RelationKind, SegmentIndex, buckets, moments};
 
@@ -51,7 +51,7 @@ impl Restorer {
         } = question;
         let reader = self.repository.reader(instance, branch);
         freshness::ask_archiver(&self.bus, instance, branch).await;
-        let archive = archive::read(&reader).await?;
+        let archive = self.kept(instance, branch).await?;
         self.moments_of(&reader, &archive, question).await
     }
 

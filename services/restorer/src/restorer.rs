@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bus::Bus;
-use events::document::Branch;
+use events::document::{Branch, Sweep};
 use events::event::RefusalCode;
 use events::plan::{RestoreAnswer, RestorePreview, RestoreQuestion, RestoreRefusal};
 use events::{BranchName, InstanceName, RestoreId, RestoreTarget};
@@ -115,7 +115,38 @@ impl Restorer {
         if freshness::would_help(target, position.as_ref(), self.clock.now()) {
             freshness::ask_archiver(&self.bus, instance, source).await;
         }
-        Ok(archive::read(&reader).await?)
+        let sweep = self.sweep_of(instance, source).await?;
+        if let RestoreTarget::Backup { id } = target
+            && let Some(sweep) = sweep.as_ref().filter(|sweep| sweep.backups.contains(id))
+        {
+            return Err(Refusal::being_deleted(*id, sweep.asked_at).into());
+        }
+        Ok(without(archive::read(&reader).await?, sweep))
+    }
+
+    /// What is stored of a branch and not being deleted.
+    ///
+    /// # Errors
+    /// The repository or the bus failed.
+    pub(crate) async fn kept(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<Archive, RestoreError> {
+        let sweep = self.sweep_of(instance, branch).await?;
+        let reader = self.repository.reader(instance, branch);
+        Ok(without(archive::read(&reader).await?, sweep))
+    }
+
+    /// What is being deleted of a branch. To be read after the restore's claim and before the repository: while the
+    /// claim stands no other sweep begins, and one that has ended by now is not in the listing any more.
+    async fn sweep_of(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<Option<Sweep>, RestoreError> {
+        let found = self.bus.instances().get(instance).await?;
+        Ok(found.and_then(|(document, _)| document.sweeps.get(branch).cloned()))
     }
 
     /// A branch writes to a prefix of its own: one that was used before is not ours.
@@ -219,5 +250,12 @@ impl Restorer {
             checks,
             latest: plan::latest_restorable(&archive, self.clock.now(), self.policy),
         })
+    }
+}
+
+fn without(archive: Archive, sweep: Option<Sweep>) -> Archive {
+    match sweep {
+        Some(sweep) => archive.without(&sweep),
+        None => archive,
     }
 }

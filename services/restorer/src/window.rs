@@ -1,7 +1,6 @@
 //! Answers "from when to when can this branch be restored?", from the repository.
 
 use events::window::{Window, WindowAnswer, WindowQuestion};
-use repository::archive;
 use wal_index::IndexSettings;
 
 use crate::error::RestoreError;
@@ -32,7 +31,7 @@ impl Restorer {
         let WindowQuestion { instance, branch } = question;
         let reader = self.repository.reader(instance, branch);
         freshness::ask_archiver(&self.bus, instance, branch).await;
-        let archive = archive::read(&reader).await?;
+        let archive = self.kept(instance, branch).await?;
         let settings = IndexSettings::default();
         Ok(reader.restorable_window(&archive, settings).await?)
     }

@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(600);
 const GATHER: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(10);
 /// News that change what can be restored, or the names in it.
-const NEWS: [&str; 2] = ["backup.completed", "backup.failed"];
+const NEWS: [&str; 3] = ["backup.completed", "backup.failed", "branch.swept"];
 
 /// Keeps the branch's window, until it is cancelled.
 pub(crate) async fn keep(branch: BranchContext, cancel: CancellationToken) {
@@ -130,6 +130,7 @@ fn tell(statuses: &Statuses, event: &Event) {
     let (instance, branch, completed) = match event {
         Event::BackupCompleted(backup) => (&backup.instance, &backup.branch, true),
         Event::BackupFailed(backup) => (&backup.instance, &backup.branch, false),
+        Event::BranchSwept(swept) => (&swept.instance, &swept.branch, false),
         _ => return,
     };
     let (instance, branch) = (instance.clone(), branch.clone());

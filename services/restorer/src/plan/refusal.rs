@@ -34,6 +34,16 @@ impl Refusal {
         Self::new(RefusalCode::OutsideWindow, message, hint)
     }
 
+    /// It stands in a sweep.
+    pub(crate) fn being_deleted(id: BackupId, since: Timestamp) -> Self {
+        let message = format!(
+            "backup {id} is being deleted since {}; its time of grace was over",
+            rfc3339(since)
+        );
+        let hint = "choose another backup or a moment: see `zektor window` and `zektor backup list`";
+        Self::new(RefusalCode::NotFound, message, hint)
+    }
+
     pub(super) fn no_backup() -> Self {
         let message = "the branch has no completed backup".to_owned();
         Self::new(

@@ -144,6 +144,7 @@ pub(super) fn world() -> World {
             raw_bytes: 0x1000,
         }],
         gaps: Vec::new(),
+        ..Archive::default()
     };
     let records = (10..40).flat_map(|number| {
         let start = Lsn(into(number).0 + 0x40_0000);
