@@ -24,10 +24,10 @@ DROP INDEX backups_by_time;
 CREATE INDEX backups_of_instance ON backups (instance, hidden, listed_at, id);
 CREATE INDEX backups_of_branch ON backups (instance, branch, hidden, listed_at, id);
 CREATE INDEX backups_of_all ON backups (hidden, listed_at, id);
-CREATE INDEX backups_of_schedule ON backups (schedule_id, listed_at) WHERE schedule_id IS NOT NULL;
+CREATE INDEX backups_of_schedule ON backups (instance, schedule_id, hidden, listed_at, id)
+    WHERE schedule_id IS NOT NULL;
 CREATE INDEX backups_in_state ON backups (instance, status, listed_at);
-CREATE INDEX backups_unusual ON backups (status, listed_at)
-    WHERE status IN ('requested', 'in_progress', 'failed', 'skipped');
+CREATE INDEX backups_unusual ON backups (status, listed_at) WHERE status <> 'completed';
 CREATE INDEX backups_gone ON backups (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- What was archived, in the order of the WAL; one index is enough.

@@ -12,7 +12,7 @@ use testkit::postgres::Postgres;
 use crate::projection::project;
 use crate::projector::LARGEST_BATCH;
 use crate::scenario::lives::{expired, skipped};
-use crate::scenario::{adopt, backup_life, completed, event, sqlite};
+use crate::scenario::{adopt, backup_life, completed, event, registered, sqlite};
 use crate::store::{BackupFilter, Page, Step, Store};
 
 const INSTANCES: u64 = 10_000;
@@ -216,6 +216,7 @@ async fn fill(store: &Store) -> u64 {
     for round in 0..100 {
         let mut events = Vec::new();
         for of in 0..INSTANCES {
+            events.extend((round == 0).then(|| registered(instance(of).as_str())));
             events.extend(listed(backups, instance(of).as_str()));
             backups += 1;
             if of % 10 == 0 {

@@ -20,7 +20,7 @@ const OVER: [(&str, &str, &str); 6] = [
     (
         "backups",
         "instance, branch, id",
-        "status IN ('requested', 'in_progress', 'failed', 'skipped') AND listed_at < $1",
+        "status <> 'completed' AND status IN ('requested', 'in_progress', 'failed', 'skipped') AND listed_at < $1",
     ),
     ("drills", "instance, branch, id", "listed_at < $1"),
     (

@@ -81,6 +81,16 @@ impl Filter {
         filter
     }
 
+    /// Places for these values, as a row of them.
+    fn places(&mut self, values: &[SqlValue]) -> String {
+        let first = self.before + self.values.len() + 1;
+        self.values.extend_from_slice(values);
+        let places: Vec<String> = (first..first + values.len())
+            .map(|place| format!("${place}"))
+            .collect();
+        format!("({})", places.join(", "))
+    }
+
     /// A condition without a value of its own.
     fn and(mut self, condition: &str) -> Self {
         self.conditions.push(condition.to_owned());

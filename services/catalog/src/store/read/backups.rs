@@ -3,8 +3,10 @@
 use events::query::{BackupList, BackupStatus};
 use events::{BackupId, BranchName, InstanceName, ScheduleId, Timestamp};
 
+use sqlx::any::AnyRow;
+
 use super::{Filter, Page};
-use crate::store::column::Column;
+use crate::store::column::{Column, SqlValue};
 use crate::store::rows::{BackupRow, Row};
 use crate::store::{Result, Store, cannot};
 
@@ -44,17 +46,17 @@ impl From<BackupList> for BackupFilter {
 enum Half {
     Shown,
     Hidden,
-    /// The index in use is not by this.
+    /// The index in use is not by this: few are in such a state.
     Either,
 }
 
 impl BackupFilter {
     /// The halves in which there may be any.
     fn halves(&self) -> &'static [Half] {
-        match (self.status, self.all, self.schedule) {
-            (Some(_), ..) | (None, true, Some(_)) => &[Half::Either],
-            (None, false, _) => &[Half::Shown],
-            (None, true, None) => &[Half::Shown, Half::Hidden],
+        match (self.status, self.all) {
+            (None, false) | (Some(BackupStatus::Completed), _) => &[Half::Shown],
+            (None, true) => &[Half::Shown, Half::Hidden],
+            (Some(_), _) => &[Half::Either],
         }
     }
 
@@ -68,10 +70,10 @@ impl BackupFilter {
             .compared("listed_at", ">=", self.from.as_ref())
             .compared("listed_at", "<", self.to.as_ref())
             .like("folded_name", words.as_ref());
-        // Said as it stands in the index of the few: a value would not be known to be one of these.
+        // Said as it stands in the index of those: of a value nobody knows before that it is none.
         let filter = match self.status {
-            Some(status) if is_unusual(status) && self.instance.is_none() => {
-                filter.and("status IN ('requested', 'in_progress', 'failed', 'skipped')")
+            Some(status) if status != BackupStatus::Completed => {
+                filter.and("status <> 'completed'")
             }
             _ => filter,
         };
@@ -81,11 +83,6 @@ impl BackupFilter {
             Half::Either => filter,
         }
     }
-}
-
-/// Few are in such a state.
-fn is_unusual(status: BackupStatus) -> bool {
-    !matches!(status, BackupStatus::Completed | BackupStatus::Expired)
 }
 
 /// What matches a name that contains this.
@@ -110,7 +107,6 @@ impl Store {
         filter: &BackupFilter,
         page: Page,
     ) -> Result<Vec<BackupRow>> {
-        let mut rows: Vec<BackupRow> = Vec::new();
         let halves = filter.halves();
         if let [half] = halves {
             let rest = format!("{NEWEST_FIRST}{}", page.sql());
@@ -118,11 +114,16 @@ impl Store {
         }
         // Where a page of both begins, nobody knows before both are merged.
         let keys = self.merged(filter, halves, page).await?;
-        for id in keys {
-            let of_branch = Filter::of_branch(&id.0, &id.1).equal("id", Some(&id.2));
-            rows.extend(self.select::<BackupRow>(of_branch, "").await?);
+        if keys.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(rows)
+        let mut among = Filter::default();
+        let places: Vec<String> = keys.iter().map(|key| among.places(key)).collect();
+        let among = among.and(&format!(
+            "(instance, branch, id) IN (VALUES {})",
+            places.join(", ")
+        ));
+        self.select(among, NEWEST_FIRST).await
     }
 
     /// The keys of a page over more than one half.
@@ -131,7 +132,7 @@ impl Store {
         filter: &BackupFilter,
         halves: &[Half],
         page: Page,
-    ) -> Result<Vec<(InstanceName, BranchName, BackupId)>> {
+    ) -> Result<Vec<[SqlValue; 3]>> {
         let Page { limit, offset } = page;
         let to_its_end = u64::from(limit) + u64::from(offset);
         let mut values = Vec::new();
@@ -152,12 +153,11 @@ impl Store {
             page.sql()
         );
         let rows = self.rows(sql, values).await?;
-        let key = |row: &sqlx::any::AnyRow| {
-            Ok((
-                Column::read(row, "instance")?,
-                Column::read(row, "branch")?,
-                Column::read(row, "id")?,
-            ))
+        let key = |row: &AnyRow| {
+            let instance: InstanceName = Column::read(row, "instance")?;
+            let branch: BranchName = Column::read(row, "branch")?;
+            let id: BackupId = Column::read(row, "id")?;
+            Ok([instance.to_sql(), branch.to_sql(), id.to_sql()])
         };
         let keys: sqlx::Result<_> = rows.iter().map(key).collect();
         keys.map_err(cannot("answer from its rows"))
@@ -175,15 +175,20 @@ impl Store {
         Ok(self.select(filter, "LIMIT 1").await?.pop())
     }
 
-    /// When a branch was last backed up.
+    /// When a branch was last backed up. One backup of a branch is taken at a time, in the order they are asked for.
     pub(crate) async fn last_backup_at(
         &self,
         instance: &InstanceName,
         branch: &BranchName,
     ) -> Result<Option<Timestamp>> {
-        let filter =
-            Filter::of_branch(instance, branch).equal("status", Some(&BackupStatus::Completed));
-        self.latest("backed_up_at", filter).await
+        let filter = BackupFilter {
+            instance: Some(instance.clone()),
+            branch: Some(branch.clone()),
+            status: Some(BackupStatus::Completed),
+            ..BackupFilter::default()
+        };
+        let newest = self.backups(&filter, Page::new(Some(1), 0)).await?;
+        Ok(newest.first().and_then(|row| row.backed_up_at))
     }
 
     /// When a schedule last asked for a backup.
@@ -192,23 +197,14 @@ impl Store {
         instance: &InstanceName,
         schedule: ScheduleId,
     ) -> Result<Option<Timestamp>> {
-        let filter = Filter::default()
-            .equal("instance", Some(instance))
-            .equal("schedule_id", Some(&schedule));
-        self.latest("requested_at", filter).await
-    }
-
-    async fn latest(&self, column: &str, filter: Filter) -> Result<Option<Timestamp>> {
-        let sql = format!(
-            "SELECT MAX({column}) AS latest FROM backups{}",
-            filter.sql()
-        );
-        let rows = self.rows(sql, filter.values).await?;
-        let latest = rows
-            .first()
-            .map(|row| Column::read(row, "latest"))
-            .transpose();
-        Ok(latest.map_err(cannot("answer from its rows"))?.flatten())
+        let filter = BackupFilter {
+            instance: Some(instance.clone()),
+            schedule: Some(schedule),
+            all: true,
+            ..BackupFilter::default()
+        };
+        let newest = self.backups(&filter, Page::new(Some(1), 0)).await?;
+        Ok(newest.first().and_then(|row| row.requested_at))
     }
 }
 

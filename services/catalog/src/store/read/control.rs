@@ -10,6 +10,8 @@ use crate::store::{Result, Store, cannot};
 
 /// The most backups that a series has.
 const MOST_POINTS: u32 = 1000;
+/// Longer than any backup waits and takes: thirty days, in microseconds.
+const LONGEST_MICROS: i64 = 30 * 86_400_000_000;
 
 /// What a series says of a backup.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,16 +69,41 @@ impl Store {
         branch: &BranchName,
         (from, to): (Timestamp, Timestamp),
     ) -> Result<Vec<BackupMeasure>> {
-        // A backup ends after it was asked for; what the index is by narrows what is read.
+        let mut measures = Vec::new();
+        for hidden in ["hidden = 0", "hidden = 1"] {
+            measures.extend(
+                self.measures_of(instance, branch, (from, to), hidden)
+                    .await?,
+            );
+        }
+        measures.sort_by_key(|measure| (measure.backed_up_at, measure.id));
+        let surplus = measures.len().saturating_sub(MOST_POINTS as usize);
+        Ok(measures.split_off(surplus))
+    }
+
+    /// Along the index: a backup ends after it was asked for, and not later than the longest that one waits and takes.
+    async fn measures_of(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        (from, to): (Timestamp, Timestamp),
+        hidden: &str,
+    ) -> Result<Vec<BackupMeasure>> {
+        let earliest = from.timestamp_micros().saturating_sub(LONGEST_MICROS);
         let filter = Filter::of_branch(instance, branch)
-            .and("hidden IN (0, 1)")
+            .and(hidden)
+            .compared(
+                "listed_at",
+                ">=",
+                Timestamp::from_timestamp_micros(earliest).as_ref(),
+            )
             .compared("listed_at", "<", Some(&to))
             .compared("backed_up_at", ">=", Some(&from))
             .compared("backed_up_at", "<", Some(&to))
             .and("size_bytes IS NOT NULL");
         let sql = format!(
             "SELECT id, started_at, backed_up_at, size_bytes, logical_bytes FROM backups{} \
-             ORDER BY backed_up_at DESC, id DESC LIMIT {MOST_POINTS}",
+             ORDER BY listed_at DESC, id DESC LIMIT {MOST_POINTS}",
             filter.sql()
         );
         let rows = self.rows(sql, filter.values).await?;
@@ -89,7 +116,7 @@ impl Store {
                 logical_bytes: Column::read(row, "logical_bytes")?,
             })
         };
-        let measures: sqlx::Result<Vec<BackupMeasure>> = rows.iter().rev().map(measure).collect();
+        let measures: sqlx::Result<Vec<BackupMeasure>> = rows.iter().map(measure).collect();
         measures.map_err(cannot("answer from its rows"))
     }
 
