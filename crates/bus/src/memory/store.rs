@@ -23,7 +23,7 @@ pub(super) struct Store {
     last: Sequence,
     messages: BTreeMap<Sequence, Held>,
     /// Where each subject's messages are.
-    places: HashMap<String, BTreeSet<Sequence>>,
+    places: BTreeMap<String, BTreeSet<Sequence>>,
     /// The same by the last token of the subject: what is asked for by a wildcard mostly ends in an id.
     places_by_end: HashMap<String, BTreeSet<Sequence>>,
     expiries: BTreeSet<(Timestamp, Sequence)>,
@@ -47,7 +47,7 @@ impl Store {
             created,
             last: Sequence::NONE,
             messages: BTreeMap::new(),
-            places: HashMap::new(),
+            places: BTreeMap::new(),
             places_by_end: HashMap::new(),
             expiries: BTreeSet::new(),
             ids: HashMap::new(),
@@ -168,8 +168,19 @@ impl Store {
             return;
         };
         let subject = stored.message.subject.as_str();
-        take_from(&mut self.places, subject, sequence);
-        take_from(&mut self.places_by_end, last_token(subject), sequence);
+        if let Some(there) = self.places.get_mut(subject) {
+            let _ = there.remove(&sequence);
+            if there.is_empty() {
+                let _ = self.places.remove(subject);
+            }
+        }
+        let end = last_token(subject);
+        if let Some(there) = self.places_by_end.get_mut(end) {
+            let _ = there.remove(&sequence);
+            if there.is_empty() {
+                let _ = self.places_by_end.remove(end);
+            }
+        }
         if let Some(at) = expires {
             let _ = self.expiries.remove(&(at, sequence));
         }
@@ -191,11 +202,20 @@ impl Store {
                 .filter_map(|sequence| self.get(*sequence))
                 .find(|stored| covers(filter, &stored.message.subject));
         }
-        self.messages
-            .values()
-            .rev()
-            .map(|held| &held.stored)
-            .find(|stored| covers(filter, &stored.message.subject))
+        let last = self
+            .on(filter)
+            .filter_map(|(_, places)| places.last())
+            .max();
+        self.get(*last?)
+    }
+
+    /// The subjects that a filter selects, with the places of their messages.
+    fn on(&self, filter: &str) -> impl Iterator<Item = (&String, &BTreeSet<Sequence>)> {
+        let begin = literal(filter);
+        self.places
+            .range(begin.to_owned()..)
+            .take_while(move |(subject, _)| subject.starts_with(begin))
+            .filter(move |(subject, _)| covers(filter, subject))
     }
 
     /// The first message from `from` on that one of the filters selects; without filters any.
@@ -218,17 +238,22 @@ impl Store {
                 .find(|held| held.stored.time >= at)
                 .map_or(self.last.next(), |held| held.stored.sequence),
         };
-        let mut first = BTreeMap::new();
+        let mut first = BTreeSet::new();
         if start == Start::LastPerSubject {
-            for held in self.messages.values() {
-                if selected(filters, &held.stored) {
-                    let subject = held.stored.message.subject.as_str();
-                    let _ = first.insert(subject, held.stored.sequence);
-                }
+            let everything = [">".to_owned()];
+            let filters = if filters.is_empty() {
+                &everything
+            } else {
+                filters
+            };
+            for filter in filters {
+                first.extend(
+                    self.on(filter)
+                        .filter_map(|(_, places)| places.last().copied()),
+                );
             }
         }
-        let mut first: Vec<_> = first.into_values().collect();
-        first.sort_unstable();
+        let first: Vec<_> = first.into_iter().collect();
         (first.into(), next)
     }
 
@@ -251,13 +276,9 @@ fn last_token(subject: &str) -> &str {
     subject.rsplit('.').next().unwrap_or(subject)
 }
 
-fn take_from(places: &mut HashMap<String, BTreeSet<Sequence>>, key: &str, sequence: Sequence) {
-    if let Some(there) = places.get_mut(key) {
-        let _ = there.remove(&sequence);
-        if there.is_empty() {
-            let _ = places.remove(key);
-        }
-    }
+/// What a filter says before its first wildcard.
+fn literal(filter: &str) -> &str {
+    filter.find(['*', '>']).map_or(filter, |at| &filter[..at])
 }
 
 fn selected(filters: &[String], stored: &RawStored) -> bool {
