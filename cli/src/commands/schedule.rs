@@ -12,7 +12,7 @@ use super::named;
 use crate::arguments::{OfInstance, OfSchedule, ScheduleCreate, ScheduleUpdate};
 use crate::failure::Failure;
 use crate::outcome::{ACCEPTED_WITHIN, unless_interrupted};
-use crate::output::{Reply, minute, moment, or_dash, pairs, shortened, table};
+use crate::output::{Reply, exact, minute, moment, or_dash, pairs, shortened, table};
 use crate::session::{ANSWER_WITHIN, Session};
 
 pub(crate) use preview::preview;
@@ -149,7 +149,7 @@ async fn reply(
         "wal": wal,
         "next_at": next.first(),
         "next": next,
-        "created_at": schedule.created_at,
+        "created_at": exact(schedule.created_at),
     });
     let fires: Vec<String> = next.iter().copied().take(3).map(moment).collect();
     let fires = (!fires.is_empty()).then(|| fires.join(", "));

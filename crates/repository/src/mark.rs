@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use events::event::BackupSummary;
 use events::mark::BackupMark;
-use events::{BackupId, Timestamp};
+use events::BackupId;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::UpdateVersion;
 
@@ -57,26 +57,19 @@ impl Marks {
 }
 
 /// The backup as it is wanted now: its name and its end as the mark has them. WAL is never kept longer for it than it
-/// is itself.
+/// is itself, and never longer than was promised when it was made: who keeps one backup of a daily schedule for ever
+/// does not keep all WAL since then.
 #[must_use]
 pub fn effective(mut summary: BackupSummary, mark: &BackupMark) -> BackupSummary {
+    let promised = summary.wal_until.or(summary.expires_at);
     if let Some(name) = &mark.name {
         summary.name.clone_from(name);
     }
     if let Some(expiry) = mark.expiry {
         summary.expires_at = expiry.expires_at;
     }
-    summary.wal_until = wal_until(&summary);
+    summary.wal_until = promised.filter(|until| summary.expires_at.is_none_or(|end| end > *until));
     summary
-}
-
-/// Until when WAL is kept from its start on; as long as the backup when absent.
-fn wal_until(summary: &BackupSummary) -> Option<Timestamp> {
-    let until = summary.wal_until?;
-    match summary.expires_at {
-        Some(expires_at) if expires_at <= until => None,
-        _ => Some(until),
-    }
 }
 
 impl BranchReader {

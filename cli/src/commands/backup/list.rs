@@ -160,7 +160,7 @@ fn stays(backup: &BackupView) -> String {
     }
     match (backup.status, backup.expires_at) {
         (_, Some(expires_at)) => day(expires_at),
-        (BackupStatus::Completed, None) => "deleted".to_owned(),
+        (BackupStatus::Completed, None) => "no end".to_owned(),
         (_, None) => "-".to_owned(),
     }
 }

@@ -145,4 +145,8 @@ fn what_the_mark_says_stands() {
     check(made(year, week), Some(Some(day(3))), (Some(day(3)), None));
     check(made(week, week), Some(None), (None, week));
     check(made(year, year), None, (year, None));
+    // Kept longer than it was to be kept, with no more WAL than was promised.
+    check(made(week, None), Some(None), (None, week));
+    check(made(week, None), Some(year), (year, week));
+    check(made(None, None), Some(year), (year, None));
 }

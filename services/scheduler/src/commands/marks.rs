@@ -9,7 +9,7 @@
 
 use bus::FenceError;
 use bus::Sequence;
-use chrono::TimeDelta;
+use chrono::{SubsecRound as _, TimeDelta};
 use events::command::{BackupDelete, BackupHold, BackupRelease, BackupUndelete, BackupUpdate};
 use events::document::ManualBackup;
 use events::event::{BackupUpdated, RefusalCode};
@@ -67,7 +67,7 @@ impl World {
             id: hold.backup_id,
         };
         let reason = names::given(hold.reason.as_deref(), "reason of a hold")?;
-        let now = self.clock.now();
+        let now = self.clock.now().trunc_subsecs(6);
         let Some(_summary) = self.stored(given, of).await? else {
             return Ok(());
         };
@@ -135,7 +135,7 @@ impl World {
         let Some(summary) = self.stored(given, of).await? else {
             return Ok(());
         };
-        let now = self.clock.now();
+        let now = self.clock.now().trunc_subsecs(6);
         let grace = TimeDelta::from_std(self.config.retention_grace).unwrap_or(TimeDelta::MAX);
         let delete_after = now.checked_add_signed(grace);
         let deletion = Deletion {
@@ -174,7 +174,7 @@ impl World {
         let Some(summary) = self.stored(given, of).await? else {
             return Ok(());
         };
-        let now = self.clock.now();
+        let now = self.clock.now().trunc_subsecs(6);
         let marked = self.read_mark(of).await?.deletion.is_some();
         if !marked && given.attempt == 1 {
             return Err(invalid(

@@ -6,6 +6,7 @@
 
 use bus::Sequence;
 use calendar::Calendar;
+use chrono::SubsecRound as _;
 use events::command::{ScheduleCreate, ScheduleDelete, ScheduleUpdate};
 use events::document::{Branch, Schedule};
 use events::event::{RefusalCode, ScheduleCreated, ScheduleDeleted, ScheduleUpdated};
@@ -41,7 +42,7 @@ impl World {
             timezone: create.timezone.clone(),
             retention: create.retention,
             branch: create.branch.clone(),
-            created_at: self.clock.now(),
+            created_at: self.clock.now().trunc_subsecs(6),
             wal: create.wal,
             paused: false,
         };
@@ -81,7 +82,7 @@ impl World {
             return Ok(());
         }
         let name = names::given(update.name.as_deref(), "name of a schedule")?;
-        let now = self.clock.now();
+        let now = self.clock.now().trunc_subsecs(6);
         let document = self
             .update_document(&update.instance, |document| {
                 changed(document, update, name.as_deref(), now)

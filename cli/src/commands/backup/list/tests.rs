@@ -57,7 +57,7 @@ fn the_list_fits_a_terminal() {
     0190a5d0-0000  manual 2026-03-01    main    completed    2026-03-01 10:00  5.0 MiB  2026-03-08
     0190a5d0-0002  manual 2026-03-01    main    completed    2026-03-01 10:00  5.0 MiB  held
     0190a5d0-0003  manual 2026-03-01    main    expired      2026-03-01 10:00  5.0 MiB  goes 2026-03-03
-    0190a5d0-0004  manual 2026-03-01    main    damaged      2026-03-01 10:00  5.0 MiB  deleted
+    0190a5d0-0004  manual 2026-03-01    main    damaged      2026-03-01 10:00  5.0 MiB  no end
     "#);
     assert!(text.lines().all(|line| line.chars().count() <= 100));
 }
