@@ -47,6 +47,7 @@ fn without_a_stack_it_says_how_to_start_one() {
         "events",
         "window orders",
         "moments orders",
+        "retention explain orders",
     ] {
         let stderr = check(line, 5, "not_running");
         assert!(stderr.contains("zektor up"), "{stderr}");
@@ -62,10 +63,15 @@ fn a_bus_that_is_not_there_is_exit_code_5() {
 
 #[test]
 fn what_is_not_in_this_version_is_a_usage_error() {
-    for line in ["recover --latest", "retention explain orders"] {
-        let stderr = check(line, 2, "not_in_this_version");
-        assert!(stderr.contains("is not in this version yet"), "{stderr}");
-    }
+    let stderr = check("recover --latest", 2, "not_in_this_version");
+    assert!(stderr.contains("is not in this version yet"), "{stderr}");
+}
+
+#[test]
+fn a_look_ahead_at_a_moment_with_two_readings_is_refused() {
+    let line = "retention explain orders --at 2026-03-01T14:30";
+    let stderr = check(line, 2, "usage");
+    assert!(stderr.contains("has no offset"), "{stderr}");
 }
 
 #[test]
