@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 /// The scheduler's own settings. Replicas should have the same ones.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[allow(dead_code, reason = "the fields came before the parts that read them")]
 pub(crate) struct SchedulerConfig {
     /// Schedules that one instance may have.
     pub(crate) limit_schedules: usize,

@@ -6,6 +6,7 @@
 //! however many schedulers hear of it, and however often. One that failed is followed by another after a growing
 //! pause, a limited number of times; from then on the schedules must do.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,15 +15,16 @@ use chrono::TimeDelta;
 use events::document::Branch;
 use events::event::{BackupRequested, BackupSummary, WalGapDetected};
 use events::{
-    BackupId, BackupType, Event, InstanceDocument, MessageId, Retention, Timestamp, Trigger,
-    subject, topology,
+    BackupId, BackupType, Event, InstanceDocument, MessageId, PoolName, Retention, Timestamp,
+    Trigger, subject, topology,
 };
 use futures::StreamExt as _;
 use repository::{BranchReader, ErrorClass, RepositoryError};
 
-use crate::commands::World;
+use crate::commands::{World, default_wal_keep};
 use crate::recall::recall_document;
 use crate::refusal::{Unfinished, outcome_of};
+use crate::slots::Life;
 
 /// Backups that are asked for because of one gap, the failed ones included: about four hours of them.
 const MOST_ATTEMPTS: u32 = 8;
@@ -103,7 +105,7 @@ impl World {
                 }
             }
         };
-        if self.another_is_coming(gap).await? {
+        if self.another_is_coming(gap, document.pool.as_ref()).await? {
             return Ok(looking("another backup begins behind this gap"));
         }
         let reader = self.repository.reader(&gap.instance, &gap.branch);
@@ -153,11 +155,12 @@ impl World {
                 Event::BackupCompleted(completed) if begins_behind(&completed.summary, gap) => {
                     return Ok(Answered::Behind);
                 }
-                // A standby's backup may begin at a restart point before the gap's end.
-                Event::BackupCompleted(_) | Event::BackupFailed(_) | Event::BackupRefused(_) => {
-                    last_failure = Some(last.envelope.time);
+                _ if matches!(Life::of(Some(&last)), Life::Queued | Life::Running) => {
+                    return Ok(Answered::UnderWay);
                 }
-                _ => return Ok(Answered::UnderWay),
+                // It failed; or a standby's backup began at a restart point before the gap's end; or it was marked or
+                // read since, and the repository knows where it begins.
+                _ => last_failure = Some(last.envelope.time),
             }
         }
         Ok(Answered::Failed(MOST_ATTEMPTS, last_failure))
@@ -165,13 +168,21 @@ impl World {
 
     /// Whether somebody else has asked for a backup of the branch that begins, or has begun, after the gap was
     /// found. One that was running by then may have begun before the gap.
-    async fn another_is_coming(&self, gap: &WalGapDetected) -> Result<bool, Unfinished> {
+    async fn another_is_coming(
+        &self,
+        gap: &WalGapDetected,
+        pool: Option<&PoolName>,
+    ) -> Result<bool, Unfinished> {
         let (instance, branch) = (&gap.instance, &gap.branch);
         let since = self.clock.now() - REQUEST_AGE;
-        let subjects = vec![format!(
-            "{}.backup.requested.{instance}.{branch}.*",
-            subject::ROOT
-        )];
+        let verbs = [
+            subject::backup_requested(None),
+            subject::backup_requested(pool),
+        ];
+        let subjects = BTreeSet::from(verbs)
+            .into_iter()
+            .map(|verb| format!("{}.{verb}.{instance}.{branch}.*", subject::ROOT))
+            .collect();
         let requests = self
             .bus
             .history(subjects, Sequence::NONE, topology::EVENTS)
@@ -246,6 +257,7 @@ fn backup_after(
         .map(|schedule| schedule.retention);
     // Months and years have no length but from a day on.
     let longest = retentions.max_by_key(|retention| retention.expires_at(now));
+    let retention = longest.unwrap_or(Retention::SEVEN_DAYS);
     BackupRequested {
         backup_id: id_after(gap, attempt),
         instance: gap.instance.clone(),
@@ -254,9 +266,9 @@ fn backup_after(
         backup_type: BackupType::Auto,
         trigger: Trigger::Schedule,
         schedule_id: None,
-        retention: Some(longest.unwrap_or(Retention::SEVEN_DAYS)),
-        wal: events::WalKeep::AsLongAsBackup,
-        pool: None,
+        retention: Some(retention),
+        wal: default_wal_keep(document, &gap.branch, Some(retention)),
+        pool: document.pool.clone(),
         requested_at: now,
     }
 }

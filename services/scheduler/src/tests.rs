@@ -6,6 +6,7 @@ mod gaps;
 mod manual_backups;
 mod marks;
 mod retention;
+mod scale;
 mod schedules;
 mod settings;
 mod simulation;

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bus::{Bus, BusConfig};
 use chrono::{Datelike, TimeDelta};
 use events::document::Schedule;
 use events::event::BackupRequested;
@@ -11,6 +12,7 @@ use events::{
     BackupId, Event, InstanceDocument, InstanceName, ScheduleId, Timestamp, example, topology,
 };
 use futures::StreamExt as _;
+use testkit::nats::NatsServer;
 use uuid::Uuid;
 
 use super::Place;
@@ -416,4 +418,51 @@ async fn a_clock_that_is_set_makes_no_second_effect_and_misses_none() {
     }
     // No step was as long as a day, so no fire was swallowed by a catch-up.
     listener.has_exactly(&fleet.expected(begin(), furthest));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_are_killed_at_any_point_on_nats() {
+    let mut chance = Chance(seed());
+    let server = NatsServer::start().await.unwrap();
+    let bus = Bus::connect(BusConfig::new(server.url(), "test"));
+    let mut place = Place::new("2026-01-01T00:00:30Z");
+    place.world.bus = bus.await.unwrap();
+    place.world.bus.apply_topology().await.unwrap();
+    let fleet = Fleet::new(begin(), 60, 1, || Times {
+        days: Days::Every,
+        hour: None,
+        minute: 5 * u32::try_from(chance.below(3)).unwrap(),
+    });
+    fleet.register(&place).await;
+    let (mut listener, end) = (Listener::new(), begin() + TimeDelta::hours(3));
+    for moment in fleet.moments(begin(), end) {
+        place.clock.set(moment + TimeDelta::milliseconds(100));
+        let replicas = [(); 3].map(|()| {
+            let world = crate::commands::World {
+                slots: std::sync::Arc::default(),
+                ..place.world.clone()
+            };
+            tokio::spawn(async move {
+                let mut firing = Firing::default();
+                firing.reload(&world).await.unwrap();
+                assert_eq!(firing.fire_due(&world).await, 0);
+            })
+        });
+        // Two of them die at some point, or not; the third one does its work.
+        let pause = std::time::Duration::from_millis(chance.below(60));
+        tokio::time::sleep(pause).await;
+        let [first, second, third] = replicas;
+        first.abort();
+        if chance.one_in(2) {
+            second.abort();
+        }
+        for replica in [first, second] {
+            let ended = replica.await;
+            assert!(ended.is_ok() || ended.is_err_and(|error| error.is_cancelled()));
+        }
+        third.await.unwrap();
+        listener.listen(&place).await;
+        listener.work(&place, &mut chance, 2).await;
+    }
+    listener.has_exactly(&fleet.expected(begin(), end));
 }
