@@ -151,12 +151,8 @@ fn open(
     if document.removing {
         return Err(Refusal::no_such_instance(&register.instance));
     }
-    let claim = Branch::Restoring {
-        restore_id: register.origin.restore_id,
-        source: None,
-    };
     match document.branches.get(&register.branch) {
-        Some(held) if *held == claim => {
+        Some(Branch::Restoring { restore_id, .. }) if *restore_id == register.origin.restore_id => {
             let _claim = document
                 .branches
                 .insert(register.branch.clone(), Branch::Active(active.clone()));
@@ -210,7 +206,7 @@ fn mark_deleting(
 mod tests {
     use events::command::BranchRegister;
     use events::document::{ActiveBranch, Branch};
-    use events::{Command, CommandId, InstanceDocument, RestoreId, example};
+    use events::{BranchName, Command, CommandId, InstanceDocument, RestoreId, example};
 
     use super::open;
 
@@ -259,7 +255,7 @@ mod tests {
         let claim = |restore_id| {
             Some(Branch::Restoring {
                 restore_id,
-                source: None,
+                source: Some(BranchName::main()),
             })
         };
         let opened = open(document(false, claim(restore_id)), &register, &active).unwrap();
