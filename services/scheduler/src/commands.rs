@@ -7,7 +7,7 @@ mod backups;
 mod branches;
 mod drills;
 mod instances;
-mod manual;
+pub(crate) mod manual;
 mod marks;
 mod names;
 mod restores;

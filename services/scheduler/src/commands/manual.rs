@@ -4,16 +4,17 @@
 //! A place is taken before a backup is asked for and given back when it is known not to be needed; whoever dies in
 //! between leaves a place taken, and [`World::reconcile_manual_backups`] finds it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;
 use events::document::ManualBackup;
 use events::event::RefusalCode;
+use events::mark::BackupMark;
 use events::{
     BackupId, BackupSummary, BranchName, Event, InstanceDocument, InstanceName, Timestamp, Trigger,
     subject,
 };
-use repository::{BranchReader, effective};
+use repository::effective;
 
 use super::World;
 use crate::refusal::{Refusal, Unfinished};
@@ -79,7 +80,7 @@ impl World {
         }
     }
 
-    /// Makes the places those of the backups that count: each round of retention may call it.
+    /// Makes the places those of the backups that count.
     pub(crate) async fn reconcile_manual_backups(
         &self,
         instance: &InstanceName,
@@ -88,18 +89,29 @@ impl World {
             return Ok(());
         };
         let now = self.clock.now();
-        let mut stored = BTreeMap::new();
-        for branch in self.branches_of(&document).await? {
+        let (mut counting, mut ended) = (BTreeMap::new(), BTreeSet::new());
+        for branch in self.repository.list_branches_of(instance).await? {
             let reader = self.repository.reader(instance, &branch);
-            stored.extend(self.stored_that_count(&reader, now).await?);
+            let marks = reader.marks().await?;
+            for summary in reader.summaries().await? {
+                let mark = marks.of(summary.backup_id);
+                let (id, place) = (summary.backup_id, place_of(&summary));
+                match counts(&effective(summary, &mark), &mark, now) {
+                    true => drop(counting.insert(id, place)),
+                    false => drop(ended.insert(id)),
+                }
+            }
         }
         let mut gone = Vec::new();
         for (id, place) in &document.manual_backups {
             let young = place.requested_at > now - ON_ITS_WAY;
-            if !young && !stored.contains_key(id) && !self.is_under_way(instance, *id).await? {
+            let kept =
+                counting.contains_key(id) || young || self.is_under_way(instance, *id).await?;
+            if ended.contains(id) || !kept {
                 gone.push(*id);
             }
         }
+        let mut stored = counting;
         stored.retain(|id, _| !document.manual_backups.contains_key(id));
         if gone.is_empty() && stored.is_empty() {
             return Ok(());
@@ -119,45 +131,6 @@ impl World {
         }
     }
 
-    /// The branches that may have manual backups: those of today, and those that a place is for.
-    async fn branches_of(
-        &self,
-        document: &InstanceDocument,
-    ) -> Result<Vec<BranchName>, Unfinished> {
-        let all = self.repository.list_branches().await?;
-        let of_this = |(instance, _): &(InstanceName, _)| *instance == document.instance;
-        Ok(all
-            .into_iter()
-            .filter(of_this)
-            .map(|(_, branch)| branch)
-            .collect())
-    }
-
-    async fn stored_that_count(
-        &self,
-        reader: &BranchReader,
-        now: Timestamp,
-    ) -> Result<Vec<(BackupId, ManualBackup)>, Unfinished> {
-        let summaries = reader.summaries().await?;
-        let marks = reader.marks().await?;
-        let counts = |summary: &BackupSummary| {
-            let mark = marks.of(summary.backup_id);
-            let expires_at = effective(summary.clone(), &mark).expires_at;
-            summary.trigger == Trigger::Manual
-                && mark.deletion.is_none()
-                && expires_at.is_none_or(|end| end > now)
-        };
-        let place = |summary: &BackupSummary| ManualBackup {
-            branch: summary.branch.clone(),
-            requested_at: summary.requested_at,
-        };
-        Ok(summaries
-            .iter()
-            .filter(|summary| counts(summary))
-            .map(|summary| (summary.backup_id, place(summary)))
-            .collect())
-    }
-
     /// Whether the backup waits or is being taken.
     async fn is_under_way(
         &self,
@@ -167,6 +140,20 @@ impl World {
         let fence = format!("{}.backup.*.{instance}.*.{backup_id}", subject::ROOT);
         let last = self.bus.last_on(&fence).await?;
         Ok(last.is_some_and(|last| is_under_way(&last.envelope.message)))
+    }
+}
+
+/// Whether a completed backup is an active manual one, with its mark taken into account.
+pub(crate) fn counts(backup: &BackupSummary, mark: &BackupMark, now: Timestamp) -> bool {
+    backup.trigger == Trigger::Manual
+        && mark.deletion.is_none()
+        && backup.expires_at.is_none_or(|end| end > now)
+}
+
+fn place_of(summary: &BackupSummary) -> ManualBackup {
+    ManualBackup {
+        branch: summary.branch.clone(),
+        requested_at: summary.requested_at,
     }
 }
 

@@ -4,7 +4,8 @@ use bus::{FenceError, Outgoing, Sequence};
 use events::event::BackupUpdated;
 use events::mark::{BackupMark, DeletedBy, Deletion};
 use events::{
-    BackupId, BranchName, Event, InstanceDocument, InstanceName, MessageId, SweepId, subject,
+    BackupId, BackupSummary, BranchName, Event, InstanceDocument, InstanceName, MessageId, SweepId,
+    subject,
 };
 use repository::PutMark;
 use retention::Plan;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use super::Rounds;
 use super::memory::{Quiet, quiet_until};
 use super::stored::{self, Found, Life, life};
+use crate::commands::manual;
 use crate::refusal::Unfinished;
 
 impl Rounds {
@@ -87,11 +89,18 @@ impl Rounds {
             return Ok(());
         }
         let plan = retention::plan(&found.stored);
+        // What stays although it has expired, such as the newest, is not counted any more.
+        let ends = found
+            .archive
+            .backups
+            .iter()
+            .filter_map(|one| one.expires_at);
+        let next_end = ends.filter(|end| *end > plan.now).min();
         let quiet = quiet_until(&plan).map(|until| Quiet {
             digest,
             live,
             since,
-            until,
+            until: next_end.map_or(until, |end| end.min(until)),
         });
         self.carry_out(place, &found, &plan).await?;
         self.memory.keep(instance, branch, quiet);
@@ -117,12 +126,13 @@ impl Rounds {
                 self.tell(instance, branch, *backup, mark).await?;
             }
         }
-        match plan.sweep(SweepId(Uuid::now_v7())) {
-            Some(sweep) => {
-                self.begin_sweep(instance, branch, found.stored.live, sweep)
-                    .await
-            }
-            None => Ok(()),
+        if let Some(sweep) = plan.sweep(SweepId(Uuid::now_v7())) {
+            self.begin_sweep(instance, branch, found.stored.live, sweep)
+                .await?;
+        }
+        match places_are_wrong(branch, found, plan) {
+            true => self.world.reconcile_manual_backups(instance).await,
+            false => Ok(()),
         }
     }
 
@@ -187,4 +197,18 @@ impl Rounds {
             Err(FenceError::Bus(error)) => Err(error.into()),
         }
     }
+}
+
+/// Whether a manual backup that is marked, expired or gone has a place still, or one that counts has none.
+fn places_are_wrong(branch: &BranchName, found: &Found, plan: &Plan) -> bool {
+    let (places, archive) = (&found.document.manual_backups, &found.archive);
+    let marked: Vec<BackupId> = plan.marks().into_iter().map(|(id, _)| id).collect();
+    let stored = |id: &BackupId| archive.backups.iter().any(|one| one.backup_id == *id);
+    let wrong = |backup: &BackupSummary| {
+        let (id, mark) = (backup.backup_id, archive.marks.of(backup.backup_id));
+        let counts = manual::counts(backup, &mark, plan.now) && !marked.contains(&id);
+        counts != places.contains_key(&id)
+    };
+    let mut of_this = places.iter().filter(|(_, place)| place.branch == *branch);
+    archive.backups.iter().any(wrong) || of_this.any(|(id, _)| !stored(id))
 }

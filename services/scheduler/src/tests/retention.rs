@@ -84,6 +84,33 @@ async fn what_expires_is_marked_and_goes_after_the_grace() {
 }
 
 #[tokio::test]
+async fn a_manual_backup_counts_until_it_is_marked_or_has_expired() {
+    let (place, rounds) = Place::retained().await;
+    place.days(1, 3, Some(7), None).await;
+    let counted = async || {
+        let places = place.document().await.manual_backups.into_keys();
+        places.collect::<Vec<_>>()
+    };
+    place.at(5);
+    rounds.round(&instance()).await;
+    assert_eq!(counted().await, [1, 2, 3].map(id), "places that were lost");
+    place.at(8);
+    rounds.round(&instance()).await;
+    assert_eq!(counted().await, [2, 3].map(id), "the first is marked");
+    // Swept, and nobody heard of it.
+    place.sweep_away(id(2)).await;
+    rounds.round(&instance()).await;
+    assert_eq!(counted().await, [id(3)]);
+    // The newest stays, and counts as long as it was to.
+    place.at(10);
+    rounds.round(&instance()).await;
+    assert_eq!(counted().await, []);
+    assert_eq!(place.backups().await, [1, 3]);
+    let mirrored = place.world.repository.instance(&instance()).await.unwrap();
+    assert!(mirrored.manual_backups.is_empty());
+}
+
+#[tokio::test]
 async fn a_yearly_archive_does_not_pin_a_year_of_wal() {
     let (place, rounds) = Place::retained().await;
     place.days(1, 1, Some(365), Some(7)).await;

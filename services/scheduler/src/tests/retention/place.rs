@@ -107,6 +107,7 @@ impl Place {
                 backup_id: id(number),
                 instance: instance(),
                 branch: main(),
+                requested_at: at,
                 backed_up_at: at,
                 expires_at: kept.map(|days| at + TimeDelta::days(days)),
                 wal_until: wal.map(|days| at + TimeDelta::days(days)),
