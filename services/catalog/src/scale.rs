@@ -15,6 +15,8 @@ use crate::scenario::lives::{expired, skipped};
 use crate::scenario::{adopt, backup_life, completed, event, registered, sqlite};
 use crate::store::{BackupFilter, Page, Step, Store};
 
+mod bus;
+
 const INSTANCES: u64 = 10_000;
 const EVENTS: u64 = 1_000_000;
 /// Of ten events, those of backups; the others are of WAL.
