@@ -12,5 +12,6 @@ mod moments;
 mod purge;
 mod registration;
 mod scheduler;
+mod sweeps;
 mod targets;
 mod world;
