@@ -13,6 +13,7 @@ mod notify;
 mod outcomes;
 mod recall;
 mod refusal;
+mod restoring;
 mod retention;
 mod schedules;
 mod slots;
@@ -85,6 +86,7 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
     let shutdown = &context.shutdown;
     let firing = tokio::spawn(firing::run(world.clone(), shutdown.clone()));
     let watchdog = tokio::spawn(watchdog::run(world.clone(), shutdown.clone()));
+    let restoring = tokio::spawn(restoring::run(world.clone(), shutdown.clone()));
     let ((), (), (), (), (), (), (), (), ()) = tokio::try_join!(
         bus.consume(
             &command_spec,
@@ -108,5 +110,6 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
     )?;
     firing.await?;
     watchdog.await?;
+    restoring.await?;
     Ok(())
 }

@@ -21,6 +21,7 @@ mod sweeps;
 
 #[cfg(test)]
 pub(crate) use explain::answer;
+pub(crate) use stored::readers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

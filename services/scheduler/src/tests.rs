@@ -1,7 +1,7 @@
 //! The scheduler's decisions on an in-memory bus, with a manual clock; sources are real servers.
 
 mod commands;
-mod firing;
+pub(crate) mod firing;
 mod gaps;
 mod manual_backups;
 mod marks;
@@ -27,13 +27,13 @@ use crate::commands::{Commands, World};
 use crate::outcomes::Outcomes;
 use crate::slots::{Life, fence_of};
 
-struct Place {
-    world: World,
+pub(crate) struct Place {
+    pub(crate) world: World,
     clock: Arc<ManualClock>,
 }
 
 impl Place {
-    fn new(now: &str) -> Self {
+    pub(crate) fn new(now: &str) -> Self {
         let clock = Arc::new(ManualClock::new(now.parse().unwrap()));
         let world = World {
             bus: Bus::in_memory(),

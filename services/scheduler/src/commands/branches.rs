@@ -12,6 +12,7 @@ use events::{
 
 use super::{Given, World, default_wal_keep};
 use crate::refusal::{Refusal, Unfinished};
+use crate::retention::readers;
 
 impl World {
     /// From here on the archiver sees the branch; its slot has held its WAL since before it was open.
@@ -82,6 +83,13 @@ impl World {
         let _document = self.document(&delete.instance).await?;
         let _document = self
             .update_document(&delete.instance, |document| {
+                let begun = matches!(
+                    document.branches.get(&delete.branch),
+                    Some(Branch::Deleting(_))
+                );
+                if delete.purge && !begun {
+                    nothing_reads(&document, &delete.branch)?;
+                }
                 mark_deleting(document, &delete.branch)
             })
             .await?;
@@ -168,6 +176,18 @@ fn open(
                 register.branch
             ),
             "The restore was given up meanwhile; its branch is not part of the instance.",
+        )),
+    }
+}
+
+/// A purge takes at once what a restore or a drill may be reading.
+fn nothing_reads(document: &InstanceDocument, branch: &BranchName) -> Result<(), Refusal> {
+    match readers(document, branch).first() {
+        None => Ok(()),
+        Some(reader) => Err(Refusal::new(
+            RefusalCode::Invalid,
+            format!("{} reads branch {branch}", reader.what),
+            "Wait until it has ended, or delete the branch without --purge.",
         )),
     }
 }

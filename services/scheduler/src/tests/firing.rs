@@ -32,7 +32,7 @@ pub(super) fn document(created_at: Timestamp) -> InstanceDocument {
     }
 }
 
-pub(super) async fn registered(place: &Place, document: &InstanceDocument) {
+pub(crate) async fn registered(place: &Place, document: &InstanceDocument) {
     let put = |_: Option<&InstanceDocument>| bus::Decision::Put(Box::new(document.clone()), ());
     place
         .world
