@@ -18,6 +18,7 @@ use crate::store::Store;
 mod answer;
 mod projection;
 mod projector;
+mod read_ahead;
 mod rebuild;
 #[cfg(test)]
 mod scale;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bus::{Bus, BusError, From, Stored};
 use events::query::RebuildSource;
 use events::{Event, Timestamp};
-use futures::{FutureExt, StreamExt};
+use futures::FutureExt;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 use repository::Repository;
@@ -16,11 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::projection::project;
+use crate::read_ahead::{next_batch, read_ahead};
 use crate::rebuild::{STREAMS, rebuild, subjects_of};
 use crate::store::{Step, Store, StoreError};
 
-/// Events of one transaction, when the rows are behind.
-pub(crate) const LARGEST_BATCH: usize = 2000;
 /// Pause after a failure that waiting may mend.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a rebuild that failed is tried again; the streams are followed meanwhile.
@@ -235,7 +234,7 @@ impl Projector {
         };
         let from = From::Sequence(position.applied.saturating_add(1));
         let messages = self.bus.follow(subjects_of(stream), from, stream);
-        let mut batches = messages.ready_chunks(LARGEST_BATCH);
+        let mut steps = read_ahead(stream, messages, step_of);
         let mut applied = position.applied;
         let mut measuring = tokio::time::interval(LAG_INTERVAL);
         loop {
@@ -245,13 +244,12 @@ impl Projector {
                     self.measure(stream, applied).await;
                     continue;
                 }
-                batch = batches.next() => batch,
+                batch = next_batch(&mut steps) => batch,
             };
-            let Some(batch) = batch else {
+            let Some((batch, end)) = batch else {
                 return Ok(Ended::Rebuild);
             };
-            let (steps, end) = steps_of(stream, batch);
-            let done = self.store.apply(stream, created, steps).await?;
+            let done = self.store.apply(stream, created, batch).await?;
             applied = done.sequence;
             let label = [KeyValue::new("stream", stream.to_owned())];
             self.metrics.applied.record(applied, &label);
@@ -277,30 +275,6 @@ impl Projector {
 /// Moments rest with microseconds.
 fn same(a: Timestamp, b: Timestamp) -> bool {
     a.timestamp_micros() == b.timestamp_micros()
-}
-
-/// The steps of a batch, and the error that ended it.
-fn steps_of(
-    stream: &str,
-    batch: Vec<Result<Stored<Event>, BusError>>,
-) -> (Vec<Step>, Option<BusError>) {
-    let mut steps = Vec::with_capacity(batch.len());
-    for item in batch {
-        match item {
-            Ok(stored) => steps.push(step_of(&stored)),
-            Err(BusError::Undecodable { sequence, source }) => {
-                let error = &source as &dyn std::error::Error;
-                tracing::warn!(stream, %sequence, error, "passed over a message");
-                steps.push(Step {
-                    sequence: sequence.0,
-                    changes: Vec::new(),
-                    span: tracing::Span::none(),
-                });
-            }
-            Err(error) => return (steps, Some(error)),
-        }
-    }
-    (steps, None)
 }
 
 /// One event, in a span that continues its trace: the last one of the road from a decision to the catalog.

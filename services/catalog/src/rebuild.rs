@@ -13,7 +13,6 @@ use events::document::Branch;
 use events::event::{RegisteredBranch, WalObjectKind as EventKind};
 use events::query::{BranchState, RebuildSource};
 use events::{BranchName, InstanceDocument, InstanceName, topology};
-use futures::StreamExt;
 use pg_format::{Lsn, WalSegmentSize};
 use repository::{BranchReader, Repository, RepositoryError, WalGap, WalObject, WalObjectKind};
 use service::Clock;
@@ -21,9 +20,9 @@ use service::Clock;
 use crate::projection::{
     Change, completed_backup, marked_backup, project, put_branch, put_schedule,
 };
-use crate::projector::LARGEST_BATCH;
+use crate::read_ahead::{LARGEST_BATCH, next_batch, read_ahead};
 use crate::store::rows::{InstanceRow, WalFileRow, WalGapRow};
-use crate::store::{Store, StoreError, Writing};
+use crate::store::{Step, Store, StoreError, Writing};
 
 /// The streams that are projected.
 pub(crate) const STREAMS: [&str; 2] = [topology::EVENTS, topology::WAL];
@@ -88,26 +87,24 @@ pub(crate) async fn rebuild(
 async fn replay(bus: &Bus, stream: &str, writing: &mut Writing) -> Result<(), RebuildError> {
     let state = bus.stream_state(stream).await?;
     let mut reached = state.last.0;
-    let mut history = bus
+    let history = bus
         .history(subjects_of(stream), Sequence(1), stream)
         .await?;
-    let mut changes = Vec::new();
-    while let Some(item) = history.next().await {
-        match item {
-            Ok(stored) => {
-                changes.extend(project(&stored.envelope.message, stored.envelope.time));
-                reached = reached.max(stored.sequence.0);
-            }
-            Err(BusError::Undecodable { sequence, source }) => {
-                tracing::warn!(stream, %sequence, error = &source as &dyn std::error::Error, "passed over a message");
-            }
-            Err(error) => return Err(error.into()),
-        }
-        if changes.len() >= LARGEST_BATCH {
-            writing.change_all(std::mem::take(&mut changes)).await?;
+    let mut steps = read_ahead(stream, history, |stored| Step {
+        sequence: stored.sequence.0,
+        changes: project(&stored.envelope.message, stored.envelope.time),
+        span: tracing::Span::none(),
+    });
+    while let Some((batch, end)) = next_batch(&mut steps).await {
+        reached = batch
+            .last()
+            .map_or(reached, |step| reached.max(step.sequence));
+        let changes = batch.into_iter().flat_map(|step| step.changes);
+        writing.change_all(changes.collect()).await?;
+        if let Some(error) = end {
+            return Err(error.into());
         }
     }
-    writing.change_all(changes).await?;
     writing
         .set_position(stream, Some(state.created), reached)
         .await?;

@@ -10,7 +10,7 @@ use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 use testkit::postgres::Postgres;
 
 use crate::projection::project;
-use crate::projector::LARGEST_BATCH;
+use crate::read_ahead::LARGEST_BATCH;
 use crate::scenario::lives::{expired, skipped};
 use crate::scenario::{adopt, backup_life, completed, event, registered, sqlite};
 use crate::store::{BackupFilter, Page, Step, Store};

@@ -272,16 +272,20 @@ fn settings(backend: Backend, use_of: Use) -> &'static [&'static str] {
             "PRAGMA busy_timeout = 10000",
             "PRAGMA cache_size = -65536",
         ],
-        // Every row is had by its key. A plan that was made when a table was empty must not read all of it later.
-        (Backend::Postgres, Use::Changes) => &[
-            "SET synchronous_commit = off",
-            "SET enable_seqscan = off",
-            "SET enable_hashjoin = off",
-            "SET enable_mergejoin = off",
-        ],
+        (Backend::Postgres, Use::Changes) => &["SET synchronous_commit = off"],
         (Backend::Postgres, Use::Answers) => &[],
     }
 }
+
+/// Rows are had by their keys, and lists along an index in its order. A plan that was made when a table was empty, or for
+/// an instance with few backups, must not read or sort all of it later.
+const ALONG_INDEXES: &[&str] = &[
+    "SET enable_seqscan = off",
+    "SET enable_bitmapscan = off",
+    "SET enable_hashjoin = off",
+    "SET enable_mergejoin = off",
+    "SET enable_sort = off",
+];
 
 fn pool(backend: Backend, use_of: Use, connections: u32) -> AnyPoolOptions {
     AnyPoolOptions::new()
@@ -289,7 +293,11 @@ fn pool(backend: Backend, use_of: Use, connections: u32) -> AnyPoolOptions {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_connect(move |connection, _| {
             Box::pin(async move {
-                for statement in settings(backend, use_of) {
+                let along_indexes = match backend {
+                    Backend::Sqlite => &[],
+                    Backend::Postgres => ALONG_INDEXES,
+                };
+                for statement in settings(backend, use_of).iter().chain(along_indexes) {
                     let _ = sqlx::query(*statement).execute(&mut *connection).await?;
                 }
                 Ok(())

@@ -69,6 +69,7 @@ async fn count(bus: &Bus) -> usize {
     let mut all = 0;
     loop {
         let question = BackupList {
+            all: true,
             limit: Some(1000),
             offset: u32::try_from(all).unwrap(),
             ..BackupList::default()
