@@ -181,46 +181,77 @@ fn at(
 ///
 /// Several segments are uploaded at a time, so a crash can leave a later one without an earlier one:
 /// the newest object proves nothing. `wal/position` does.
+///
+/// Retention takes the oldest segments, and those between two backups: what was proven and is not there any more is no
+/// part of the chain, and is not asked for.
 fn chain_end(evidence: &Evidence<'_>) -> Option<(SegmentNumber, SegmentName)> {
     let size = evidence.segment_size;
-    let (mut number, chain_first) = match evidence.position {
+    let (mut number, known_first) = match evidence.position {
         Some(position) => (proven_segment(evidence, &position), position.first_segment),
-        None => {
-            let oldest = evidence
-                .archived
-                .iter()
-                .min_by_key(|name| name.number(size))?;
-            (oldest.number(size), *oldest)
-        }
+        None => unproven_chain(evidence)?,
     };
-    let name =
-        |number| SegmentName::new(archived_under(evidence.history, number, size), number, size);
+    let first = known_first.number(size);
     // A position at the very end of a segment may rest on a full `.partial`. (One that is neither there
     // in part nor whole was expired.)
     if let Some(before) = number.checked_sub(1)
-        && before >= chain_first.number(size)
-        && evidence.partials.contains(&name(before))
-        && !evidence.archived.contains(&name(before))
+        && before >= first
+        && evidence.partials.contains(&own_name(evidence, before))
+        && !is_archived(evidence, before)
     {
         number = before;
     }
-    while evidence.archived.contains(&name(number)) {
+    while is_archived(evidence, number) {
         number += 1;
     }
-    Some((number, chain_first))
+    let mut begin = number;
+    while begin > first && is_archived(evidence, begin - 1) {
+        begin -= 1;
+    }
+    // Where nothing is left before the open segment, nothing says more than the position does.
+    match begin == first || begin == number {
+        true => Some((number, known_first)),
+        false => Some((number, own_name(evidence, begin))),
+    }
+}
+
+/// Without a position: the oldest chain, or the one that the slot, which was only told of complete ones, is in.
+fn unproven_chain(evidence: &Evidence<'_>) -> Option<(SegmentNumber, SegmentName)> {
+    let size = evidence.segment_size;
+    let archived = evidence.archived.iter();
+    let oldest = archived.min_by_key(|name| name.number(size))?;
+    let held = evidence
+        .slot_restart
+        .map(|restart| size.segment_of(restart));
+    let number = held.filter(|held| is_archived(evidence, *held));
+    Some((number.unwrap_or(oldest.number(size)), *oldest))
 }
 
 /// The segment up to which the position proves the chain, along the server's own history.
 fn proven_segment(evidence: &Evidence<'_>, position: &ArchivePosition) -> SegmentNumber {
     let (size, history) = (evidence.segment_size, evidence.history);
     if !history.contains(position.timeline) {
-        return position.first_segment.number(size);
+        // What of the chain's beginning is not there was expired, if it was proven.
+        let first = position.first_segment.number(size);
+        let mut proven = first..size.segment_of(position.lsn);
+        return proven
+            .find(|number| is_archived(evidence, *number))
+            .unwrap_or(first);
     }
     // An old primary may have gone on beyond the point where its timeline was left.
     let left = history
         .switch_point(position.timeline)
         .unwrap_or(Lsn(u64::MAX));
     size.segment_of(position.lsn.min(left))
+}
+
+fn is_archived(evidence: &Evidence<'_>, number: SegmentNumber) -> bool {
+    evidence.archived.contains(&own_name(evidence, number))
+}
+
+/// The name under which the server's history has a segment archived.
+fn own_name(evidence: &Evidence<'_>, number: SegmentNumber) -> SegmentName {
+    let size = evidence.segment_size;
+    SegmentName::new(archived_under(evidence.history, number, size), number, size)
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ const FORMAT: &str = "zektor-wal-position";
 /// The proven end of a branch's archive.
 ///
 /// Everything from `first_segment` up to `lsn` is in the repository without a gap, and whatever had
-/// been committed on the server by `proven_at` lies before `lsn`.
+/// been committed on the server by `proven_at` lies before `lsn`. Retention does not write here: what it has let go of
+/// since the archiver began last is not there, and `first_segment` may be of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalPosition {
     /// The timeline that is archived now.

@@ -114,7 +114,33 @@ fn what_was_expired_is_not_asked_for_again() {
         position,
         ..Case::default()
     }
-    .check(1, lsn(7, 0), segment(1, 1), StartReason::Archive);
+    .check(1, lsn(7, 0), segment(1, 5), StartReason::Archive);
+}
+
+#[test]
+fn the_chain_begins_behind_what_was_expired_between_two_backups() {
+    let archived = || [2, 3, 6, 7].map(|number| segment(1, number)).to_vec();
+    let case = |position, slot| Case {
+        archived: archived(),
+        position,
+        slot: Some(slot),
+        ..Case::default()
+    };
+    let position = Some((1, lsn(8, 12), segment(1, 1)));
+    let archive = StartReason::Archive;
+    case(position, lsn(8, 0)).check(1, lsn(8, 0), segment(1, 6), archive);
+    // The position was lost: the slot knows what is complete, and one that was made anew does not.
+    case(None, lsn(7, 9)).check(1, lsn(8, 0), segment(1, 6), archive);
+    case(None, lsn(9, 0)).check(1, lsn(4, 0), segment(1, 2), archive);
+    // Of a timeline that the server has not followed, and the chain's beginning was expired.
+    let followed = Some((3, lsn(8, 12), segment(1, 1)));
+    case(followed, lsn(8, 0)).check(1, lsn(4, 0), segment(1, 2), archive);
+    // All of it was.
+    let case = Case {
+        position,
+        ..Case::default()
+    };
+    case.check(1, lsn(8, 0), segment(1, 1), archive);
 }
 
 #[test]

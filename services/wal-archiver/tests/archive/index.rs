@@ -1,7 +1,7 @@
 //! The commit-time index: complete, exact, and the same whoever made it.
 
 mod along;
-mod window;
+pub(crate) mod window;
 
 use std::collections::BTreeMap;
 

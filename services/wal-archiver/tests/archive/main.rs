@@ -8,6 +8,7 @@ mod disturbed;
 mod gaps;
 mod index;
 mod plain;
+mod pruned;
 mod pushed;
 mod set_back;
 mod timelines;

@@ -14,8 +14,10 @@ use testkit::wait_until;
 
 use crate::world::{PATIENCE, Registered, World};
 
+const FIRST: u128 = 0x0192_d6a0_0000_7000_8000_0000_0000_0008;
+
 /// Every window that was told, the first one first.
-async fn told(world: &World, registered: &Registered) -> Vec<Window> {
+pub(crate) async fn told(world: &World, registered: &Registered) -> Vec<Window> {
     let subject = events::subject::events_of("branch.window_changed");
     let stream = world.bus.history(vec![subject], bus::Sequence(1), "EVENTS");
     let events: Vec<_> = futures::StreamExt::collect(stream.await.unwrap()).await;
@@ -31,7 +33,11 @@ async fn told(world: &World, registered: &Registered) -> Vec<Window> {
 }
 
 /// A backup without files, of the WAL between two positions.
-async fn back_up(world: &World, registered: &Registered, server: &Postgres) -> BackupSummary {
+pub(crate) async fn back_up(
+    world: &World,
+    registered: &Registered,
+    server: &Postgres,
+) -> BackupSummary {
     let lsn = async || -> Lsn {
         let ask = "SELECT pg_current_wal_insert_lsn()";
         server.psql(ask).await.unwrap().parse().unwrap()
@@ -40,10 +46,13 @@ async fn back_up(world: &World, registered: &Registered, server: &Postgres) -> B
     let _ = server.psql("INSERT INTO t VALUES (1)").await.unwrap();
     let stop_lsn = lsn().await;
     let _ = registered.caught_up(server).await;
-    let backup_id: BackupId = "0192d6a0-0000-7000-8000-000000000009".parse().unwrap();
     let writer = world
         .repository
         .writer(&registered.instance, &registered.branch);
+    let others = writer.list_backups().await.unwrap();
+    // Later than those before it.
+    let last = others.last().map_or(FIRST, |last| last.0.as_u128());
+    let backup_id: BackupId = format!("{:032x}", last + 1).parse().unwrap();
     let files = writer.begin_backup(backup_id, "a", BackupOptions::default());
     let stored = files.unwrap().finish().await.unwrap();
     let at = SystemClock.now();
