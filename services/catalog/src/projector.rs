@@ -17,7 +17,7 @@ use tracing::Instrument;
 
 use crate::projection::project;
 use crate::read_ahead::{next_batch, read_ahead};
-use crate::rebuild::{STREAMS, rebuild, subjects_of};
+use crate::rebuild::{STREAMS, everything, rebuild};
 use crate::store::{Step, Store, StoreError};
 
 /// Pause after a failure that waiting may mend.
@@ -233,7 +233,7 @@ impl Projector {
             return Ok(Ended::Rebuild);
         };
         let from = From::Sequence(position.applied.saturating_add(1));
-        let messages = self.bus.follow(subjects_of(stream), from, stream);
+        let messages = self.bus.follow(everything(), from, stream);
         let mut steps = read_ahead(stream, messages, step_of);
         let mut applied = position.applied;
         let mut measuring = tokio::time::interval(LAG_INTERVAL);

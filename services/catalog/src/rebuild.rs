@@ -38,12 +38,9 @@ pub(crate) enum RebuildError {
     Bus(#[from] BusError),
 }
 
-/// Everything that `stream` captures.
-pub(crate) fn subjects_of(stream: &str) -> Vec<String> {
-    let spec = topology::streams()
-        .into_iter()
-        .find(|spec| spec.name == stream);
-    spec.map(|spec| spec.subjects).unwrap_or_default()
+/// Everything in a stream. Not said by its subjects: the server reads a list of them ten times slower than all.
+pub(crate) fn everything() -> Vec<String> {
+    Vec::new()
 }
 
 /// Replaces all rows, in one transaction.
@@ -87,9 +84,7 @@ pub(crate) async fn rebuild(
 async fn replay(bus: &Bus, stream: &str, writing: &mut Writing) -> Result<(), RebuildError> {
     let state = bus.stream_state(stream).await?;
     let mut reached = state.last.0;
-    let history = bus
-        .history(subjects_of(stream), Sequence(1), stream)
-        .await?;
+    let history = bus.history(everything(), Sequence(1), stream).await?;
     let mut steps = read_ahead(stream, history, |stored| Step {
         sequence: stored.sequence.0,
         changes: project(&stored.envelope.message, stored.envelope.time),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus::{Bus, BusConfig, Outgoing};
+use bus::{Bus, BusConfig, Outgoing, Sequence};
 use events::query::RebuildSource;
 use events::{MessageId, example};
 use futures::StreamExt as _;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{EVENTS, Traffic, server};
 use crate::projector::Projector;
-use crate::rebuild::STREAMS;
+use crate::rebuild::{STREAMS, everything};
 use crate::scenario::{adopt, sqlite};
 use crate::store::Store;
 
@@ -48,6 +48,16 @@ async fn published() -> (NatsServer, Bus) {
     drop(sent);
     println!("published in {:.1?}", began.elapsed());
     (nats, bus)
+}
+
+/// What reading alone takes: nothing that writes can be faster.
+async fn read_only(bus: &Bus) {
+    let began = Instant::now();
+    for stream in STREAMS {
+        let history = bus.history(everything(), Sequence(1), stream).await;
+        let read = history.unwrap().count().await;
+        println!("read {read} of {stream}, {:.1?} in all", began.elapsed());
+    }
 }
 
 /// Waits until the rows are at the end of both streams and no rebuild is wanted.
@@ -104,6 +114,7 @@ async fn follow_and_rebuild(store: Store, bus: &Bus, label: &str) {
 #[ignore = "a measurement"]
 async fn scale_a_million_events_from_nats() {
     let (_nats, bus) = published().await;
+    read_only(&bus).await;
     let (store, _directory) = sqlite().await;
     follow_and_rebuild(store, &bus, "nats to sqlite").await;
     let server = server().await;
