@@ -6,6 +6,7 @@
 //! - A moment is only promised when a backup ends before it and every byte of WAL from that backup's start on is
 //!   archived, along the history of the timeline that is archived now. A backup on a timeline that was abandoned opens
 //!   nothing, whatever it can be restored to by its id.
+//! - The window begins with a backup whose WAL is kept; one that is kept alone is no beginning of it.
 //! - Where WAL is missing the promise ends, whatever lies beyond, until the end of the next backup that began beyond.
 //! - `latest` is never later than what is known: the position's proof, the end of a backup, or the last commit before
 //!   the WAL ends.
@@ -43,7 +44,7 @@ pub fn window(
     let Some(path) = Path::of(archive) else {
         return window;
     };
-    let islands = path.islands();
+    let islands = path.promised(path.islands());
     let Some(first) = islands.first() else {
         return window;
     };
@@ -131,6 +132,24 @@ impl<'a> Path<'a> {
         let backed_up = path.bases.last().map(|base| base.stop_lsn);
         path.end = proven.max(backed_up)?;
         Some(path)
+    }
+
+    /// Without what stands before the first backup whose WAL is kept from its start on: backups that were meant to be
+    /// restored alone are no beginning of the window, and that WAL between them was let go of is no gap in it.
+    fn promised(&self, mut islands: Vec<Island<'a>>) -> Vec<Island<'a>> {
+        let proven = self.archive.position.as_ref();
+        let now = proven.map(|position| position.proven_at);
+        let now = now.max(self.bases.last().map(|base| base.backed_up_at));
+        let kept = |base: &&BackupSummary| {
+            let over = base
+                .wal_until
+                .zip(now)
+                .is_some_and(|(until, now)| until <= now);
+            !over
+        };
+        let alone = |island: &Island<'_>| !island.bases.iter().any(kept);
+        let before = islands.iter().take_while(|island| alone(island)).count();
+        islands.split_off(before.min(islands.len().saturating_sub(1)))
     }
 
     fn is_usable(&self, backup: &BackupSummary) -> bool {

@@ -239,6 +239,34 @@ fn a_gap_is_closed_by_the_next_backup_behind_it() {
 }
 
 #[test]
+fn backups_that_are_kept_alone_are_no_beginning_of_the_window() {
+    let alone = |mut archive: Archive, which: usize| {
+        for backup in archive.backups.iter_mut().take(which) {
+            backup.wal_until = Some(backup.backed_up_at);
+        }
+        archive
+    };
+    let three = || {
+        archive(
+            &[(1, 1, 2), (1, 21, 22), (1, 41, 42)],
+            Some((1, 50)),
+            &[(1, 0..1), (1, 5..6), (1, 10..12)],
+            &[(1, 12, 2)],
+            &[],
+        )
+    };
+    let all = window(&three(), &last_commit);
+    assert_eq!((all.earliest, all.gaps.len()), (Some(at(21)), 2));
+    let newest = window(&alone(three(), 2), &last_commit);
+    assert_eq!((newest.earliest, newest.complete), (Some(at(421)), true));
+    // The last island stands whatever its backups are, and so does what lies behind one that is kept.
+    let every = window(&alone(three(), 3), &last_commit);
+    assert_eq!((every.earliest, every.complete), (Some(at(421)), true));
+    let middle = window(&alone(three(), 1), &last_commit);
+    assert_eq!((middle.earliest, middle.gaps.len()), (Some(at(221)), 1));
+}
+
+#[test]
 fn two_gaps() {
     let two = &[(1, 0..3), (1, 4..6), (1, 7..9)];
     let gaps = |backups: &[(u32, u64, u64)]| archive(backups, Some((1, 36)), two, &[], &[]);
