@@ -5,6 +5,7 @@ use std::error::Error;
 use bus::{BusError, Class, RequestError};
 use events::event::{BackupFailed, DrillFailed, FailureCause, RefusalCode, Refused, RestoreFailed};
 use events::query;
+use events::{BackupId, InstanceName};
 use repository::RepositoryError;
 use serde_json::{Value, json};
 use service::run::chain;
@@ -158,9 +159,19 @@ impl From<&Refused> for Failure {
     }
 }
 
+/// What can be done about a backup that failed, and the command that takes it again.
+pub(crate) fn once_more(hint: &str, instance: &InstanceName, id: BackupId) -> String {
+    let again = format!("`zektor backup retry {instance} {id}`");
+    match hint.trim_end_matches('.') {
+        "" => again,
+        hint => format!("{hint}; then take it once more: {again}"),
+    }
+}
+
 impl From<&BackupFailed> for Failure {
     fn from(failed: &BackupFailed) -> Self {
-        given_up(failed.cause, &failed.message, &failed.hint)
+        let hint = once_more(&failed.hint, &failed.instance, failed.backup_id);
+        given_up(failed.cause, &failed.message, &hint)
     }
 }
 

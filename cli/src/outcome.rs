@@ -22,12 +22,16 @@ pub(crate) const ACCEPTED_WITHIN: Duration = Duration::from_secs(15);
 /// Of a command whose decision takes a connection to a database, or a server's start.
 pub(crate) const DONE_WITHIN: Duration = Duration::from_secs(60);
 
+const NOT_TAKEN: &str = "not_taken";
+
 /// A command that was sent, and what comes of it.
 pub(crate) struct Sent {
     pub(crate) id: CommandId,
     events: Pin<Box<dyn Stream<Item = Result<Stored<Event>, BusError>> + Send>>,
     /// Ids of the command and of everything seen that came of it. Few: a command's events end.
     ids: BTreeSet<String>,
+    /// Empty for a command that is about none.
+    instance: String,
     /// The last of its events that was seen.
     pub(crate) seen: Sequence,
 }
@@ -56,6 +60,7 @@ impl Session {
             id,
             events: Box::pin(events),
             ids: BTreeSet::from([id.to_string()]),
+            instance,
             seen: Sequence::NONE,
         })
     }
@@ -64,18 +69,14 @@ impl Session {
 /// Without its streams, the bus is there and the stack is not.
 fn no_topology(error: BusError) -> Failure {
     match error {
-        BusError::NotFound { .. } => nobody("no service has ever run on this bus"),
+        BusError::NotFound { .. } => Failure::new(
+            Ending::Unreachable,
+            NOT_TAKEN,
+            "no service has ever run on this bus",
+            "is the scheduler running? see `zektor status`",
+        ),
         error => error.into(),
     }
-}
-
-fn nobody(message: impl Into<String>) -> Failure {
-    Failure::new(
-        Ending::Unreachable,
-        "not_taken",
-        message,
-        "is the scheduler running? see `zektor status`",
-    )
 }
 
 impl Sent {
@@ -122,10 +123,29 @@ impl Sent {
     fn too_late(&self, within: Duration) -> Failure {
         let within = within.as_secs();
         if self.seen == Sequence::NONE {
-            return nobody(format!("nobody took the command within {within} s"));
+            return self.nobody(within);
         }
         let message = format!("it was begun, but not done within {within} s; it goes on");
         Failure::new(Ending::Failed, "too_late", message, "see `zektor events`")
+    }
+
+    /// The command is in the stream; it is not lost, and sent again it would be done twice.
+    fn nobody(&self, within: u64) -> Failure {
+        let of = match self.instance.as_str() {
+            "" => String::new(),
+            instance => format!(" --instance {instance}"),
+        };
+        Failure::new(
+            Ending::Unreachable,
+            NOT_TAKEN,
+            format!(
+                "nobody took the command within {within} s; it stays queued, and is done when a scheduler takes it"
+            ),
+            format!(
+                "do not send it again; see whether the scheduler runs with `zektor status`, and what comes of the \
+                 command with `zektor events --follow{of}`"
+            ),
+        )
     }
 }
 

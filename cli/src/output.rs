@@ -187,6 +187,11 @@ pub(crate) fn minute(at: Timestamp) -> String {
     at.format("%Y-%m-%d %H:%M").to_string()
 }
 
+/// A moment of the days to come for narrow tables, in UTC.
+pub(crate) fn day_minute(at: Timestamp) -> String {
+    at.format("%m-%d %H:%M").to_string()
+}
+
 /// A day for narrow tables, in UTC.
 pub(crate) fn day(at: Timestamp) -> String {
     at.format("%Y-%m-%d").to_string()

@@ -75,6 +75,16 @@ impl Progress {
     }
 }
 
+/// What an attempt is said to do; every one but the first says that it is another one.
+pub(crate) fn attempt(number: u32, what: &str) -> String {
+    match number {
+        0 | 1 => what.to_owned(),
+        _ => format!(
+            "attempt {number}, since the one before did not come to its end (the log of its service says why): {what}"
+        ),
+    }
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         if let View::Bar(bar) = &self.view {
@@ -111,7 +121,17 @@ fn style(with_length: bool) -> ProgressStyle {
 
 #[cfg(test)]
 mod tests {
-    use super::{line, style};
+    use super::{attempt, line, style};
+
+    #[test]
+    fn another_attempt_is_said_to_be_one() {
+        assert_eq!(attempt(1, "taken by w"), "taken by w");
+        let second = attempt(2, "taken by w");
+        assert!(
+            second.starts_with("attempt 2") && second.ends_with("taken by w"),
+            "{second}"
+        );
+    }
 
     #[test]
     fn lines_are_plain() {

@@ -158,7 +158,7 @@ pub(crate) struct KeepTime {
 pub(crate) struct BackupHold {
     #[command(flatten)]
     pub(crate) of: OfBackup,
-    /// Why, for those who wonder later
+    /// Why, for those who wonder later [default: the reason that it is held for already]
     #[arg(long)]
     pub(crate) reason: Option<String>,
 }

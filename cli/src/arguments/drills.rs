@@ -17,7 +17,7 @@ pub(crate) enum DrillCommand {
     List(OfInstance),
     /// Show what a drill has shown
     Show(OfDrill),
-    /// Rehearse regularly, and say what must be true of the restored data; what is not given is not kept
+    /// Rehearse regularly, and say what must be true of the restored data; what is not given stays as it is
     Schedule(DrillSchedule),
 }
 
@@ -42,14 +42,14 @@ pub(crate) struct DrillSchedule {
     pub(crate) instance: InstanceName,
     #[command(flatten)]
     pub(crate) when: When,
-    /// The branch whose past is restored
-    #[arg(long, default_value = "main")]
-    pub(crate) branch: BranchName,
-    /// A SELECT whose first column must be neither false nor NULL in every row, now and at every other moment; may be
-    /// given several times
+    /// The branch whose past is restored [default: as before, at first main]
+    #[arg(long)]
+    pub(crate) branch: Option<BranchName>,
+    /// A SELECT (or WITH, VALUES, TABLE) whose first column must be neither false nor NULL in every row, now and at
+    /// every other moment; may be given several times, and those that are given replace all that were
     #[arg(long = "check", value_name = "NAME[@DATABASE]=SELECT")]
     pub(crate) checks: Vec<Check>,
-    /// No drills any more, but by hand
+    /// No drills any more but by hand, and no checks
     #[arg(long, conflicts_with_all = ["every", "cron", "checks"])]
     pub(crate) off: bool,
 }
@@ -76,12 +76,25 @@ impl FromStr for Check {
         if name.is_empty() || sql.is_empty() || nameless {
             return Err(wrong());
         }
+        if !asks(&sql) {
+            return Err(format!(
+                "the check must be a statement that only asks: SELECT, WITH, VALUES or TABLE; write it as {name}=SELECT ..."
+            ));
+        }
         Ok(Check(DrillCheck {
             name,
             database,
             sql,
         }))
     }
+}
+
+/// Whether a statement begins as one that has rows to look at. That it changes nothing is up to its transaction.
+fn asks(sql: &str) -> bool {
+    let begin = sql.trim_start_matches(|c: char| c == '(' || c.is_whitespace());
+    let first = begin.split(|c: char| !c.is_ascii_alphabetic()).next();
+    let first = first.unwrap_or_default().to_ascii_uppercase();
+    ["SELECT", "WITH", "VALUES", "TABLE"].contains(&first.as_str())
 }
 
 #[cfg(test)]
@@ -102,7 +115,24 @@ mod tests {
             expected("orders are there", None, "SELECT count(*) >= 1 FROM orders")
         );
         assert_eq!(parsed("a@b=SELECT 1"), expected("a", Some("b"), "SELECT 1"));
-        for wrong in ["SELECT 1", "=SELECT 1", "a=", "a@=SELECT 1", ""] {
+        for sql in [
+            "with x as (select 1) select * from x",
+            "(SELECT 1)",
+            "VALUES(true)",
+            "table t",
+        ] {
+            assert_eq!(parsed(&format!("a={sql}")), expected("a", None, sql));
+        }
+        for wrong in [
+            "SELECT 1",
+            "=SELECT 1",
+            "a=",
+            "a@=SELECT 1",
+            "",
+            "a=y",
+            "a=DELETE FROM orders",
+            "a=SELECTED",
+        ] {
             assert_eq!(parsed(wrong), None, "{wrong}");
         }
     }

@@ -69,13 +69,16 @@ pub(crate) struct SchedulePreview {
     #[arg(long, value_name = "N", default_value = "5")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) count: u16,
-    #[arg(long, hide = true)]
+    /// Taken as `schedule create` takes it; changes no fire
+    #[arg(long)]
     pub(crate) retention: Option<Retention>,
     #[command(flatten)]
     pub(crate) wal: WalOf,
-    #[arg(long, hide = true)]
+    /// The name it would have; without --at the time of the night follows from instance, branch and name
+    #[arg(long)]
     pub(crate) name: Option<String>,
-    #[arg(long, hide = true, default_value = "main")]
+    /// The branch it would back up
+    #[arg(long, default_value = "main")]
     pub(crate) branch: BranchName,
 }
 
@@ -111,6 +114,9 @@ impl When {
     /// The expression, if one was given. `key` decides the time of the night where none was given.
     pub(crate) fn expression(&self, key: &str) -> Result<Option<Expression>, Failure> {
         let said = |error: EveryError| Failure::usage(error.to_string(), PREVIEW);
+        if self.cron.is_some() {
+            self.refuse_words_beside_cron()?;
+        }
         match (&self.every, &self.cron) {
             (Some(every), _) => {
                 let (at, on) = (self.at.as_deref(), self.on.as_deref());
@@ -122,6 +128,20 @@ impl When {
             },
             (None, None) => Ok(None),
         }
+    }
+
+    fn refuse_words_beside_cron(&self) -> Result<(), Failure> {
+        let option = match (&self.at, &self.on) {
+            (Some(_), _) => "--at",
+            (None, Some(_)) => "--on",
+            (None, None) => return Ok(()),
+        };
+        Err(Failure::usage(
+            format!(
+                "{option} belongs to --every; a cron expression has its time and its days in itself"
+            ),
+            "leave it out and write it in --cron (\"30 2 * * mon\" is Mondays at 02:30), or say it with --every, --at and --on",
+        ))
     }
 
     /// The same, of a schedule that is new.
@@ -141,15 +161,17 @@ impl When {
     }
 }
 
-const PREVIEW: &str = "try it out with `zektor schedule preview`";
+const PREVIEW: &str =
+    "docs/schedules.md has what is allowed; `zektor schedule preview` shows what is meant";
 
 /// How long every moment after a backup can be restored because of it.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct WalOf {
-    /// Every moment for so long after a backup can be restored; its WAL is kept for that [default: docs/schedules.md]
+    /// Every moment for so long after a backup can be restored; its WAL is kept for that [default: as long as the
+    /// longest retention of at most 35 days among the branch's schedules, at most as long as the backup]
     #[arg(long, value_name = "RETENTION", conflicts_with = "standalone")]
     pub(crate) pitr: Option<Retention>,
-    /// Only the backups themselves: no WAL is kept because of them
+    /// Only the backups themselves can be restored, no moment in between: no WAL is kept because of them
     #[arg(long)]
     pub(crate) standalone: bool,
 }

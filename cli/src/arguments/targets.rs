@@ -36,9 +36,9 @@ pub(crate) struct RestoreArguments {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct TargetArguments {
-    /// The end of this backup
+    /// The end of this backup: its id, the first characters of that (six or more), or its name
     #[arg(long, value_name = "ID")]
-    pub(crate) backup: Option<BackupId>,
+    pub(crate) backup: Option<String>,
     /// The last transaction that ended not later than this, with its offset: 2026-03-01T14:30:00Z; or what
     /// `zektor moments` gave
     #[arg(long, value_name = "RFC3339")]
@@ -58,10 +58,22 @@ pub(crate) struct TargetArguments {
 }
 
 impl TargetArguments {
-    /// The one target that was given.
+    /// What a backup is called that was given otherwise than by its whole id, and must be looked up.
+    pub(crate) fn backup_called(&self) -> Option<&str> {
+        let text = self.backup.as_deref()?.trim();
+        text.parse::<BackupId>().is_err().then_some(text)
+    }
+
+    /// The one target that was given; a backup only by its whole id.
     pub(crate) fn target(&self) -> Result<RestoreTarget, Failure> {
-        if let Some(id) = self.backup {
-            return Ok(RestoreTarget::Backup { id });
+        if let Some(text) = &self.backup {
+            return match text.trim().parse() {
+                Ok(id) => Ok(RestoreTarget::Backup { id }),
+                Err(_) => Err(Failure::usage(
+                    format!("{text:?} is not the id of a backup"),
+                    "give what `zektor backup list` shows",
+                )),
+            };
         }
         if let Some(text) = &self.time {
             return match text.trim().parse() {

@@ -29,6 +29,7 @@ fn every_command_of_the_contract_is_parsed() {
         "schedule create orders --every weekly --on mon --at 02:30 --timezone Europe/Berlin --retention 4w --name w \
          --branch main --pitr 14d",
         "schedule create orders --cron @daily --retention 1y --standalone",
+        "restore orders --backup 0190a5d0 --as b",
         "schedule list orders",
         "schedule update orders daily --every hourly --at :05 --retention 2d --name hourly --pitr 1d",
         "schedule update orders daily --timezone Asia/Tokyo",

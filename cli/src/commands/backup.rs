@@ -14,9 +14,10 @@ use crate::arguments::{BackupCreate, OfBackup};
 use crate::failure::Failure;
 use crate::outcome::{ACCEPTED_WITHIN, Sent, unless_interrupted};
 use crate::output::Reply;
-use crate::progress::Progress;
+use crate::progress::{Progress, attempt};
 use crate::session::Session;
 
+pub(crate) use found::find;
 pub(crate) use list::{PAGE, all, list};
 pub(crate) use marks::{delete, hold, keep, release, rename, undelete};
 pub(crate) use show::show;
@@ -100,11 +101,14 @@ async fn completed(sent: &mut Sent, behind: Option<BackupId>) -> Result<BackupCo
         Some(behind) => format!("waiting for the end of backup {behind}"),
     };
     let mut progress = Progress::start(&first);
+    let mut attempts = 0;
     loop {
         match sent.next().await? {
             Event::BackupRequested(_) => progress.enter("waiting for a worker"),
             Event::BackupStarted(started) => {
-                progress.enter(&format!("taken by {}", started.worker))
+                attempts += 1;
+                let by = format!("taken by {}", started.worker);
+                progress.enter(&attempt(attempts, &by));
             }
             Event::BackupProgressed(progressed) => show_progress(&mut progress, &progressed),
             Event::BackupCompleted(completed) => return Ok(completed),

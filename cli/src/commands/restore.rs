@@ -19,12 +19,13 @@ use futures::StreamExt as _;
 use pg_format::Lsn;
 use serde::Serialize;
 
+use super::backup;
 use super::extensions::extensions_text;
-use crate::arguments::{OfBranch, RestoreArguments};
+use crate::arguments::{OfBackup, OfBranch, RestoreArguments};
 use crate::failure::{Ending, Failure};
 use crate::outcome::{ACCEPTED_WITHIN, Sent, unless_interrupted};
 use crate::output::{Reply, exact, note, pairs, span};
-use crate::progress::Progress;
+use crate::progress::{Progress, attempt};
 use crate::session::{Session, Setting};
 
 /// Shorter than the acceptance's limit. A plan takes a second, and a few more when the archive is to catch up.
@@ -56,8 +57,17 @@ struct RestoreDocument {
 
 /// Asks for a restore, or what it would do.
 pub(crate) async fn restore(setting: &Setting, given: &RestoreArguments) -> Result<Reply, Failure> {
-    let target = given.target.target()?;
-    let session = setting.connect().await?;
+    let (session, target) = match given.target.backup_called() {
+        None => {
+            let target = given.target.target()?;
+            (setting.connect().await?, target)
+        }
+        Some(called) => {
+            let session = setting.connect().await?;
+            let id = backup_called(&session, given, called).await?;
+            (session, RestoreTarget::Backup { id })
+        }
+    };
     let (instance, source_branch) = (given.instance.clone(), given.from.clone());
     let (of, time) = (
         OfBranch {
@@ -96,6 +106,29 @@ pub(crate) async fn restore(setting: &Setting, given: &RestoreArguments) -> Resu
         (Err(failure), Some(at)) => Err(plan::with_position(&session, &of, failure, at).await),
         (outcome, _) => outcome,
     }
+}
+
+/// The backup of that name, or whose id begins so; one of another branch than the one that is restored is no target.
+async fn backup_called(
+    session: &Session,
+    given: &RestoreArguments,
+    called: &str,
+) -> Result<BackupId, Failure> {
+    let of = OfBackup {
+        instance: given.instance.clone(),
+        backup: called.to_owned(),
+    };
+    let found = backup::find(session, &of).await?;
+    if found.branch != given.from {
+        return Err(Failure::not_found(
+            format!(
+                "backup {} is of branch {}, not of {}",
+                found.id, found.branch, given.from
+            ),
+            format!("restore it with --from {}", found.branch),
+        ));
+    }
+    Ok(found.id)
 }
 
 /// The target as it was understood, times in UTC.
@@ -180,10 +213,13 @@ async fn completed(
         target_text(&requested.target)
     );
     let mut progress = Progress::start(&waiting);
+    let mut attempts = 0;
     loop {
         match sent.next().await? {
             Event::RestoreStarted(started) => {
-                progress.enter(&format!("restoring from backup {}", started.plan.backup_id));
+                attempts += 1;
+                let from = format!("restoring from backup {}", started.plan.backup_id);
+                progress.enter(&attempt(attempts, &from));
             }
             Event::RestoreProgressed(progressed) => show_progress(&mut progress, &progressed),
             Event::RestoreCompleted(completed) => return Ok(completed),

@@ -152,8 +152,8 @@ fn text(of: &OfBranch, window: &Window) -> String {
     ]);
     if let Some(lsn) = window.latest_lsn {
         text.push_str(&format!(
-            "\n--time takes a moment once it is 2 minutes old (a setting of the restorer); --lsn {lsn} and --latest work \
-             at once.\n"
+            "\n--time takes a moment once it is old enough (2 minutes by default, ZEKTOR_RESTORE_MIN_TARGET_AGE of the \
+             restorer);\n--lsn {lsn} and --latest work at once.\n"
         ));
     }
     if !window.gaps.is_empty() {

@@ -100,7 +100,10 @@ async fn a_command_that_nobody_takes_is_told_from_one_that_takes_long() {
     let short = Duration::from_millis(20);
     let failure = sent.until(short, deleted).await.unwrap_err();
     assert_eq!(failure.ending, Ending::Unreachable);
-    assert!(failure.hint.contains("zektor status"), "{failure}");
+    assert!(failure.message.contains("stays queued"), "{failure}");
+    for part in ["zektor status", "zektor events --follow --instance orders"] {
+        assert!(failure.hint.contains(part), "{failure}");
+    }
 
     let (instance, branch) = names();
     let requested = Event::BranchDeletionRequested(BranchDeletionRequested {

@@ -1,5 +1,7 @@
 //! Taking out of a sentence what must not leave the house.
 
+use std::net::{IpAddr, SocketAddr};
+
 /// Longer messages are cut: phones show less.
 const LONGEST: usize = 600;
 /// Words before a `=` or `:` whose value is nobody's business.
@@ -28,7 +30,8 @@ const PRIVATE: [&str; 19] = [
 /// The text without addresses, connection strings and secrets, in one line and of bounded length.
 ///
 /// Messages of alerts hold words of servers and object stores. Nobody knows all that these say, so everything of the form
-/// `scheme://...` goes whole, as does the value of every `password=`, `host=` and the like.
+/// `scheme://...` goes whole, as does the value of every `password=`, `host=` and the like, every IP address and every
+/// `host:port`. The name of a host alone cannot be told from another word, and stays.
 #[must_use]
 pub fn scrub(text: &str) -> String {
     let mut words: Vec<String> = Vec::new();
@@ -95,8 +98,44 @@ fn scrub_word(word: &str) -> String {
     // user:secret@host without a scheme.
     match word.split_once('@') {
         Some((before, _)) if before.contains(':') => "***".to_owned(),
-        _ => word.to_owned(),
+        _ => scrub_address(word),
     }
+}
+
+/// An IP address, or a host with a port, in the word's punctuation.
+fn scrub_address(word: &str) -> String {
+    let around = |c: char| "()<>\"'`,.;:!?".contains(c);
+    let core = word.trim_matches(around);
+    // An IPv6 address may begin and end with colons.
+    let wide = word.trim_matches(|c: char| around(c) && c != ':');
+    for part in [wide, core] {
+        if is_address(part) {
+            return word.replacen(part, "***", 1);
+        }
+    }
+    word.to_owned()
+}
+
+fn is_address(text: &str) -> bool {
+    if text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok() {
+        return true;
+    }
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    if bare.len() < text.len() && bare.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let named = host.contains('.') || host == "localhost";
+    let host_like = host
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
+    // A word with a number behind it is a host if the number is one that a server listens on.
+    let port: Option<u16> = port.parse().ok();
+    host_like
+        && host.starts_with(|c: char| c.is_ascii_alphabetic())
+        && port.is_some_and(|port| named || port >= 1024)
 }
 
 fn cut(text: &str) -> String {
@@ -142,6 +181,16 @@ mod tests {
                 "at 0/3000060: invalid record",
             ),
             ("mail to a@b.example", "mail to a@b.example"),
+            (
+                "cannot connect to 127.0.0.1:49183: refused",
+                "cannot connect to ***: refused",
+            ),
+            ("(10.0.0.7), [::1]:5432 and fe80::1", "(***), *** and ***"),
+            ("db.internal:80, localhost:443; db:5432.", "***, ***; ***."),
+            (
+                "at 12:30:05 in base/5/16384:7, block:7, 18.1",
+                "at 12:30:05 in base/5/16384:7, block:7, 18.1",
+            ),
         ] {
             assert_eq!(scrub(text), left);
         }

@@ -3,17 +3,22 @@
 use events::Trigger;
 use events::query::{self, BackupStatus, BackupView, Backups};
 
+use super::show::{state, why_damaged};
 use crate::arguments::BackupList;
 use crate::commands::{named, schedule};
-use crate::failure::{Failure, word};
+use crate::failure::Failure;
 use crate::moment;
-use crate::output::{Reply, day, minute, or_dash, shortened, size, table};
+use crate::output::{Reply, day, day_minute, minute, or_dash, shortened, size, table};
 use crate::session::Session;
 
 /// As many as the catalog gives at once.
 pub(crate) const PAGE: u32 = 1000;
 /// Names longer than this are shortened in tables.
 const NAME_WIDTH: usize = 19;
+/// Of so many it is said below the table what is wrong.
+const MOST_NOTES: usize = 10;
+/// Characters of what is wrong; all of it is in `backup show`.
+const NOTE_WIDTH: usize = 100;
 
 /// Lists an instance's backups, newest first.
 pub(crate) async fn list(session: &Session, list: BackupList) -> Result<Reply, Failure> {
@@ -115,9 +120,10 @@ pub(crate) async fn all(
 
 fn text(backups: &[BackupView]) -> String {
     let ids: Vec<_> = backups.iter().map(|backup| backup.id.0).collect();
-    let rows = backups.iter().zip(named::short(&ids)).map(|(backup, id)| {
+    let short = named::short(&ids);
+    let rows = backups.iter().zip(&short).map(|(backup, id)| {
         vec![
-            id,
+            id.clone(),
             shortened(&backup.name, NAME_WIDTH),
             backup.branch.to_string(),
             state(backup),
@@ -135,16 +141,42 @@ fn text(backups: &[BackupView]) -> String {
         "size",
         "kept until",
     ];
-    table(&header, rows.collect())
+    let mut text = table(&header, rows.collect());
+    text.push_str(&notes(backups, &short));
+    text
 }
 
-/// The status, or what should not be overlooked beside it.
-fn state(backup: &BackupView) -> String {
-    match (backup.sound, backup.damaged_pages.is_empty()) {
-        (Some(false), _) => "damaged".to_owned(),
-        (_, false) => "damaged pages".to_owned(),
-        _ => word(backup.status),
-    }
+/// Why those failed that did, and what is wrong with those that are damaged; the newest first.
+fn notes(backups: &[BackupView], short: &[String]) -> String {
+    let all: Vec<String> = backups
+        .iter()
+        .zip(short)
+        .filter_map(|(backup, id)| Some(format!("{id}  {}\n", wrong(backup)?)))
+        .collect();
+    let Some(first) = backups.first().filter(|_| !all.is_empty()) else {
+        return String::new();
+    };
+    let shown: String = all.iter().take(MOST_NOTES).map(String::as_str).collect();
+    let more = match all.len().saturating_sub(MOST_NOTES) {
+        0 => String::new(),
+        more => format!("and {more} more; "),
+    };
+    format!(
+        "\n{shown}{more}all of it: zektor backup show {} ID\n",
+        first.instance
+    )
+}
+
+fn wrong(backup: &BackupView) -> Option<String> {
+    let asked = backup.requested_at.map(minute);
+    let asked = asked.map_or_else(String::new, |at| format!(", asked for {at}"));
+    let error = backup.error.as_deref().unwrap_or("nobody knows why");
+    let text = match backup.status {
+        BackupStatus::Failed => format!("failed{asked}: {error}"),
+        BackupStatus::Skipped => format!("skipped{asked}: {error}"),
+        _ => why_damaged(backup)?,
+    };
+    Some(shortened(&text, NOTE_WIDTH))
 }
 
 /// Until when it stays, in a word or two.
@@ -156,10 +188,10 @@ fn stays(backup: &BackupView) -> String {
         return format!("gone {}", day(gone));
     }
     if let Some(deletion) = &backup.deletion {
-        return format!("goes {}", day(deletion.delete_after));
+        return format!("goes {}", day_minute(deletion.delete_after));
     }
     match (backup.status, backup.expires_at) {
-        (_, Some(expires_at)) => day(expires_at),
+        (_, Some(expires_at)) => minute(expires_at),
         (BackupStatus::Completed, None) => "no end".to_owned(),
         (_, None) => "-".to_owned(),
     }

@@ -2,22 +2,125 @@
 
 use events::mark::DeletedBy;
 use events::query::{BackupStatus, BackupView};
+use events::{Event, Timestamp, subject};
+use serde::Serialize;
 
 use super::found::find;
 use crate::arguments::OfBackup;
 use crate::commands::instance;
-use crate::failure::{Failure, word};
+use crate::failure::{Failure, once_more, word};
 use crate::output::{Reply, moment, pairs, size, span};
 use crate::session::Session;
+
+/// Of what is wrong with a backup so many are shown; JSON has all.
+const MOST_PROBLEMS: usize = 5;
+
+/// What the catalog has no rows for; as long as the bus has the event.
+#[derive(Debug, Default, Serialize)]
+struct Last {
+    /// When it was given up.
+    failed_at: Option<Timestamp>,
+    /// What was wrong when it was last read whole.
+    problems: Vec<String>,
+}
+
+/// A backup in the fields of the contract and some more.
+#[derive(Debug, Serialize)]
+struct BackupDocument<'a> {
+    #[serde(flatten)]
+    backup: &'a BackupView,
+    #[serde(flatten)]
+    last: &'a Last,
+}
 
 /// Shows one backup.
 pub(crate) async fn show(session: &Session, of: OfBackup) -> Result<Reply, Failure> {
     let backup = find(session, &of).await?;
-    let text = text(&backup);
-    Reply::new(&backup, text)
+    let last = last(session, &backup).await;
+    let text = text_of(&backup, &last);
+    let document = BackupDocument {
+        backup: &backup,
+        last: &last,
+    };
+    Reply::new(&document, text)
+}
+
+async fn last(session: &Session, backup: &BackupView) -> Last {
+    let word = match (backup.status, backup.sound) {
+        (BackupStatus::Failed, _) => "failed",
+        (_, Some(false)) => "verified",
+        _ => return Last::default(),
+    };
+    let fence = subject::backup_fence(&backup.instance, &backup.branch, backup.id);
+    let told = session.bus.last_on(&fence.replacen('*', word, 1)).await;
+    match told.ok().flatten().map(|told| told.envelope.message) {
+        Some(Event::BackupFailed(failed)) => Last {
+            failed_at: Some(failed.failed_at),
+            problems: Vec::new(),
+        },
+        Some(Event::BackupVerified(verified)) => Last {
+            failed_at: None,
+            problems: verified.problems,
+        },
+        _ => Last::default(),
+    }
+}
+
+/// The status, and what should not be overlooked beside it.
+pub(super) fn state(backup: &BackupView) -> String {
+    let status = word(backup.status);
+    match (backup.sound, backup.damaged_pages.is_empty()) {
+        (Some(false), _) => format!("{status}, damaged"),
+        (_, false) => format!("{status}, bad pages"),
+        _ => status,
+    }
+}
+
+/// What the second word of [`state`] means.
+pub(super) fn why_damaged(backup: &BackupView) -> Option<String> {
+    match (backup.sound, backup.damaged_pages.len()) {
+        (Some(false), _) => Some("damaged: it was read whole and cannot be relied on".to_owned()),
+        (_, 0) => None,
+        (_, pages) => Some(format!(
+            "bad pages: {pages} with wrong checksums on the server itself; the backup has them as they are"
+        )),
+    }
+}
+
+fn hint(backup: &BackupView) -> Option<String> {
+    match backup.status {
+        BackupStatus::Failed => {
+            let hint = backup.hint.as_deref().unwrap_or_default();
+            Some(once_more(hint, &backup.instance, backup.id))
+        }
+        _ => backup.hint.clone(),
+    }
+}
+
+/// What can be done about a backup that is damaged.
+fn next_step(backup: &BackupView) -> Option<String> {
+    let BackupView {
+        instance, branch, ..
+    } = backup;
+    let anew = format!("`zektor backup create {instance} --branch {branch} --wait`");
+    match (backup.sound, backup.damaged_pages.is_empty()) {
+        (Some(false), _) => Some(format!(
+            "take a new one, {anew}; until then restore from another one, by its id with --backup"
+        )),
+        (_, false) => Some(format!(
+            "repair the relation on the server, then take a new one, {anew}"
+        )),
+        _ => None,
+    }
 }
 
 pub(super) fn text(backup: &BackupView) -> String {
+    text_of(backup, &Last::default())
+}
+
+fn text_of(backup: &BackupView, last: &Last) -> String {
+    let ended = backup.status == BackupStatus::Completed || backup.backed_up_at.is_some();
+    let skipped = backup.status == BackupStatus::Skipped;
     let copied = backup.done_bytes.zip(backup.total_bytes);
     let lsns = backup.start_lsn.zip(backup.stop_lsn);
     let timeline = backup.timeline;
@@ -34,14 +137,19 @@ pub(super) fn text(backup: &BackupView) -> String {
             Some(format!("{}, branch {}", backup.instance, backup.branch)),
         ),
         ("type", Some(word(backup.backup_type))),
-        ("status", Some(word(backup.status))),
+        ("status", Some(state(backup))),
         ("error", backup.error.clone()),
-        ("hint", backup.hint.clone()),
+        ("hint", hint(backup)),
         ("worker", backup.worker.clone()),
         (
             "copied",
             copied.map(|(done, total)| format!("{} of {}", size(done), size(total))),
         ),
+        (
+            if skipped { "due" } else { "requested" },
+            backup.requested_at.filter(|_| !ended).map(moment),
+        ),
+        ("failed", last.failed_at.map(moment)),
         ("backed up", backup.backed_up_at.map(moment)),
         (
             "took",
@@ -59,15 +167,39 @@ pub(super) fn text(backup: &BackupView) -> String {
         ("timeline", timeline.map(|timeline| timeline.to_string())),
         ("postgresql", backup.server_version.map(instance::version)),
         ("trigger", backup.trigger.map(word)),
-        ("kept", Some(kept(backup))),
+        ("kept", kept(backup)),
         ("pitr", every_moment(backup)),
         ("verified", verified(backup)),
-        ("damaged", (!pages.is_empty()).then_some(pages)),
+        ("bad pages", (!pages.is_empty()).then_some(pages)),
+        ("damaged", problems(backup, last)),
+        ("what to do", next_step(backup)),
     ])
 }
 
-/// Until when it stays, and why.
-fn kept(backup: &BackupView) -> String {
+fn problems(backup: &BackupView, last: &Last) -> Option<String> {
+    if backup.sound != Some(false) {
+        return None;
+    }
+    let shown = &last.problems[..last.problems.len().min(MOST_PROBLEMS)];
+    Some(match last.problems.len() - shown.len() {
+        _ if shown.is_empty() => format!(
+            "what it is has left the bus; read it again: `zektor backup verify {} {} --wait`",
+            backup.instance, backup.id
+        ),
+        0 => shown.join("; "),
+        more => format!("{}; and {more} more (--output json)", shown.join("; ")),
+    })
+}
+
+/// Until when it stays, and why. Nothing of what was never stored.
+fn kept(backup: &BackupView) -> Option<String> {
+    match backup.status {
+        BackupStatus::Failed | BackupStatus::Skipped => None,
+        _ => Some(kept_until(backup)),
+    }
+}
+
+fn kept_until(backup: &BackupView) -> String {
     if let Some(gone) = backup.deleted_at {
         return format!("it is gone since {}", moment(gone));
     }
@@ -79,7 +211,9 @@ fn kept(backup: &BackupView) -> String {
     if let Some(deletion) = &backup.deletion {
         let why = match deletion.by {
             DeletedBy::Retention => "its retention is over",
-            DeletedBy::User => "it was deleted",
+            DeletedBy::User => {
+                "it was deleted, and goes then if it is not the newest of its branch (that one waits for a newer one)"
+            }
         };
         let goes = moment(deletion.delete_after);
         return format!(

@@ -8,6 +8,8 @@ use crate::arguments::SchedulePreview;
 use crate::failure::Failure;
 use crate::output::{Reply, moment, table};
 
+const UTC: &str = "UTC";
+
 /// Shows the next fires of a schedule that need not exist.
 pub(crate) fn preview(now: Timestamp, given: &SchedulePreview) -> Result<Reply, Failure> {
     let name = given.name.as_deref().unwrap_or_default();
@@ -39,6 +41,7 @@ fn described(calendar: &Calendar, fire: Timestamp) -> Value {
 fn text(calendar: &Calendar, fires: &[Timestamp]) -> String {
     let zone = calendar.zone();
     let said = format!("{} {zone}\n\n", calendar.expression());
+    let in_utc = zone.name() == UTC;
     if fires.is_empty() {
         return format!("{said}It does not fire before the year 2100.");
     }
@@ -51,9 +54,16 @@ fn text(calendar: &Calendar, fires: &[Timestamp]) -> String {
             .local(*fire)
             .format("%a %Y-%m-%d %H:%M %:z")
             .to_string();
-        vec![local, moment(*fire), gap.to_owned()]
+        match in_utc {
+            true => vec![local],
+            false => vec![local, moment(*fire), gap.to_owned()],
+        }
     });
-    format!("{said}{}", table(&[zone.name(), "utc", ""], rows.collect()))
+    let header: &[&str] = match in_utc {
+        true => &[UTC],
+        false => &[zone.name(), UTC, ""],
+    };
+    format!("{said}{}", table(header, rows.collect()))
 }
 
 #[cfg(test)]
@@ -120,9 +130,9 @@ mod tests {
         insta::assert_snapshot!(reply.text, @r#"
         0 4 L * * UTC
 
-        UTC                          UTC
-        Tue 2026-03-31 04:00 +00:00  2026-03-31 04:00:00 UTC
-        Thu 2026-04-30 04:00 +00:00  2026-04-30 04:00:00 UTC
+        UTC
+        Tue 2026-03-31 04:00 +00:00
+        Thu 2026-04-30 04:00 +00:00
         "#);
     }
 
@@ -140,6 +150,8 @@ mod tests {
         check("--cron 1_2", "five");
         check("--every daily --at 25:00", "time of day");
         check("--every daily --on monday", "no day");
+        check("--cron @daily --at 03:00", "--at belongs to --every");
+        check("--cron @daily --on monday", "--on belongs to --every");
         check("--every daily --timezone Europe/Berln", "Europe/Berlin");
         check("--every daily --timezone +02:00", "time zone");
     }

@@ -39,7 +39,8 @@ fn from_the_first_backup_to_what_is_proven() {
     latest LSN  0/9000000
     complete    yes, every moment in between can be restored
 
-    --time takes a moment once it is 2 minutes old (a setting of the restorer); --lsn 0/9000000 and --latest work at once.
+    --time takes a moment once it is old enough (2 minutes by default, ZEKTOR_RESTORE_MIN_TARGET_AGE of the restorer);
+    --lsn 0/9000000 and --latest work at once.
     "#);
 }
 
@@ -61,7 +62,8 @@ fn what_is_missing_is_told_with_where_it_goes_on() {
     latest LSN  0/9000000
     complete    no, 2 gaps
 
-    --time takes a moment once it is 2 minutes old (a setting of the restorer); --lsn 0/9000000 and --latest work at once.
+    --time takes a moment once it is old enough (2 minutes by default, ZEKTOR_RESTORE_MIN_TARGET_AGE of the restorer);
+    --lsn 0/9000000 and --latest work at once.
 
     TIMELINE  WAL MISSING FROM  TO         RESTORABLE UNTIL             AND AGAIN FROM
     1         0/4000000         0/5000000  2026-03-01T10:20:00.000001Z  2026-03-01T10:30:00.000000Z

@@ -50,14 +50,46 @@ fn the_list_fits_a_terminal() {
         sound: Some(false),
         ..sound.clone()
     };
-    let text = text(&[running, sound, held, going, forever]);
-    insta::assert_snapshot!(text, @r#"
+    let all = text(&[running, sound.clone(), held, going]);
+    insta::assert_snapshot!(all, @r#"
     ID             NAME                 BRANCH  STATUS       ENDED (UTC)       SIZE     KEPT UNTIL
     0190a5d0-0001  daily 2026-03-02T0…  main    in_progress  -                 -        -
-    0190a5d0-0000  manual 2026-03-01    main    completed    2026-03-01 10:00  5.0 MiB  2026-03-08
+    0190a5d0-0000  manual 2026-03-01    main    completed    2026-03-01 10:00  5.0 MiB  2026-03-08 10:00
     0190a5d0-0002  manual 2026-03-01    main    completed    2026-03-01 10:00  5.0 MiB  held
-    0190a5d0-0003  manual 2026-03-01    main    expired      2026-03-01 10:00  5.0 MiB  goes 2026-03-03
-    0190a5d0-0004  manual 2026-03-01    main    damaged      2026-03-01 10:00  5.0 MiB  no end
+    0190a5d0-0003  manual 2026-03-01    main    expired      2026-03-01 10:00  5.0 MiB  goes 03-03 00:00
     "#);
-    assert!(text.lines().all(|line| line.chars().count() <= 100));
+    assert!(all.lines().all(|line| line.chars().count() <= 100));
+
+    let failed = BackupView {
+        id: "0190a5d0-0005-7000-8000-000000000002".parse().unwrap(),
+        status: BackupStatus::Failed,
+        backed_up_at: None,
+        size_bytes: None,
+        expires_at: None,
+        error: Some(format!("the store refused: {}", "because ".repeat(20))),
+        ..sound.clone()
+    };
+    let skipped = BackupView {
+        id: "0190a5d0-0006-7000-8000-000000000002".parse().unwrap(),
+        status: BackupStatus::Skipped,
+        error: Some("another one was being taken".to_owned()),
+        ..failed.clone()
+    };
+    let pages = BackupView {
+        id: "0190a5d0-0007-7000-8000-000000000002".parse().unwrap(),
+        ..completed()
+    };
+    insta::assert_snapshot!(text(&[forever, failed, skipped, pages]), @r#"
+    ID             NAME               BRANCH  STATUS                ENDED (UTC)       SIZE     KEPT UNTIL
+    0190a5d0-0004  manual 2026-03-01  main    completed, damaged    2026-03-01 10:00  5.0 MiB  no end
+    0190a5d0-0005  manual 2026-03-01  main    failed                -                 -        -
+    0190a5d0-0006  manual 2026-03-01  main    skipped               -                 -        -
+    0190a5d0-0007  manual 2026-03-01  main    completed, bad pages  2026-03-01 10:00  5.0 MiB  2026-03-08 10:00
+
+    0190a5d0-0004  damaged: it was read whole and cannot be relied on
+    0190a5d0-0005  failed, asked for 2026-03-01 10:00: the store refused: because because because because because beca…
+    0190a5d0-0006  skipped, asked for 2026-03-01 10:00: another one was being taken
+    0190a5d0-0007  bad pages: 1 with wrong checksums on the server itself; the backup has them as they are
+    all of it: zektor backup show orders ID
+    "#);
 }

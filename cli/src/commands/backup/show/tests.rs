@@ -1,6 +1,6 @@
 use events::query::{BackupStatus, BackupView};
 
-use super::text;
+use super::{BackupDocument, Last, text, text_of};
 
 /// As the catalog answers, in the names of the contract.
 pub(crate) fn completed() -> BackupView {
@@ -42,7 +42,7 @@ fn a_completed_backup() {
     name        manual 2026-03-01
     of          orders, branch main
     type        full
-    status      completed
+    status      completed, bad pages
     backed up   2026-03-01 10:00:12 UTC
     took        11.5 s
     database    32.0 MiB
@@ -54,7 +54,8 @@ fn a_completed_backup() {
     trigger     manual
     kept        until 2026-03-08 10:00:12 UTC
     pitr        every moment from it on, as long as it is kept
-    damaged     base/5/16384 block 7
+    bad pages   base/5/16384 block 7
+    what to do  repair the relation on the server, then take a new one, `zektor backup create orders --branch main --wait`
     "#);
 }
 
@@ -90,7 +91,7 @@ fn what_is_wanted_of_it() {
         "sound": false,
     });
     insta::assert_snapshot!(kept(deleted), @r"
-    kept        until 2026-03-03 00:00:00 UTC: it was deleted; keep it with `zektor backup undelete orders 0190a5d0-0000-7000-8000-000000000001`
+    kept        until 2026-03-03 00:00:00 UTC: it was deleted, and goes then if it is not the newest of its branch (that one waits for a newer one); keep it with `zektor backup undelete orders 0190a5d0-0000-7000-8000-000000000001`
     pitr        only the backup itself; no WAL is kept because of it
     verified    2026-03-02 00:00:00 UTC: it is damaged
     ");
@@ -112,7 +113,61 @@ fn one_that_failed() {
         damaged_pages: Vec::new(),
         ..completed()
     };
-    assert!(!text(&failed).contains("pitr"));
+    let last = Last {
+        failed_at: "2026-03-01T10:01:00Z".parse().ok(),
+        problems: Vec::new(),
+    };
+    let text = text_of(&failed, &last);
+    let line = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.unwrap_or_default().to_owned()
+    };
+    assert_eq!(
+        line("hint"),
+        "hint        check its credentials; then take it once more: `zektor backup retry orders \
+         0190a5d0-0000-7000-8000-000000000001`"
+    );
+    assert_eq!(line("requested"), "requested   2026-03-01 10:00:00 UTC");
+    assert_eq!(line("failed"), "failed      2026-03-01 10:01:00 UTC");
+    for name in ["kept", "pitr", "what to do"] {
+        assert_eq!(line(name), "");
+    }
+}
+
+#[test]
+fn what_is_damaged_is_named_with_the_next_step() {
+    let damaged = BackupView {
+        sound: Some(false),
+        verified_at: "2026-03-02T00:00:00Z".parse().ok(),
+        damaged_pages: Vec::new(),
+        ..completed()
+    };
+    let problems = (1..=7).map(|number| format!("pack {number} is missing"));
+    let last = Last {
+        failed_at: None,
+        problems: problems.collect(),
+    };
+    let text = text_of(&damaged, &last);
+    for part in [
+        "completed, damaged",
+        "pack 1 is missing; ",
+        "pack 5 is missing; and 2 more",
+        "zektor backup create orders --branch main",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let forgotten = text_of(&damaged, &Last::default());
+    assert!(
+        forgotten.contains("zektor backup verify orders"),
+        "{forgotten}"
+    );
+    let document = BackupDocument {
+        backup: &damaged,
+        last: &last,
+    };
+    let document = serde_json::to_value(&document).unwrap();
+    assert_eq!(document["status"], "completed");
+    assert_eq!(document["problems"].as_array().unwrap().len(), 7);
 }
 
 #[test]
