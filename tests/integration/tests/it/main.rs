@@ -8,6 +8,7 @@ mod idle;
 mod loss;
 mod memory;
 mod moments;
+mod month;
 mod promotion;
 mod pushed;
 mod random_targets;
