@@ -25,7 +25,7 @@ use crate::commands::World;
 use crate::firing::plan::{Fire, Plan};
 use crate::recall::recall_documents;
 use crate::refusal::Unfinished;
-use crate::slots::{Life, WhenBusy};
+use crate::slots::{Kept, Life, WhenBusy};
 
 /// The longest time without a look at the clock, which may have been set.
 const TICK: Duration = Duration::from_secs(1);
@@ -178,14 +178,18 @@ impl Firing {
             self.plan.rewind(now);
         }
         let due = self.plan.take_due(now);
-        let mut published = futures::stream::iter(due)
-            .map(async |fire| {
-                let asked = ask(world, &fire, now).await;
-                (fire, asked)
+        let mut published = futures::stream::iter(by_branch(due))
+            .map(async |of_branch| {
+                let mut asked = Vec::new();
+                for fire in of_branch {
+                    asked.push((ask(world, &fire, now).await, fire));
+                }
+                futures::stream::iter(asked)
             })
-            .buffer_unordered(CONCURRENT_FIRES);
+            .buffer_unordered(CONCURRENT_FIRES)
+            .flatten();
         let mut failed = 0;
-        while let Some((fire, asked)) = published.next().await {
+        while let Some((asked, fire)) = published.next().await {
             match asked {
                 Ok(()) => self.plan.settle(&fire),
                 Err(error) => {
@@ -200,6 +204,20 @@ impl Firing {
         }
         failed
     }
+}
+
+/// The fires of each branch, the one that is kept longest first: it is the backup of the others too.
+fn by_branch(due: Vec<Fire>) -> Vec<Vec<Fire>> {
+    let mut branches: BTreeMap<_, Vec<Fire>> = BTreeMap::new();
+    for fire in due {
+        let branch = (fire.instance.clone(), fire.schedule.branch.clone());
+        branches.entry(branch).or_default().push(fire);
+    }
+    let kept = |fire: &Fire| Kept::new(Some(fire.schedule.retention), fire.wal);
+    for fires in branches.values_mut() {
+        fires.sort_by(|one, other| kept(one).longest_first(kept(other)));
+    }
+    branches.into_values().collect()
 }
 
 #[tracing::instrument(skip_all, fields(instance = %fire.instance, schedule = fire.schedule.name, fire_at = %fire.at))]

@@ -193,7 +193,15 @@ impl World {
             }
             _ => None,
         });
-        for id in recent.collect::<Vec<_>>().await {
+        let mut recent: Vec<_> = recent.collect().await;
+        // One that was asked of the instance's former pool.
+        if let Some(running) = self.running_backup(instance, branch, pool).await?
+            && let Some(asked) = self.asked_for(instance, branch, running).await?
+            && asked.requested_at >= since
+        {
+            recent.push(running);
+        }
+        for id in recent {
             if self.is_coming(gap, id).await? {
                 return Ok(true);
             }

@@ -3,7 +3,7 @@
 //! Every wish for a backup, whoever has it, goes through [`World::ask_for_backup`]. A key in the bucket of slots is the
 //! branch's one place: created by whoever asks, it names the backup that may be asked of the workers; removed when that
 //! backup's ending is heard. A wish that finds it taken waits ([`WhenBusy::Queue`]) or is dropped, with an event that says
-//! why ([`WhenBusy::Skip`]).
+//! why ([`WhenBusy::Skip`]): but only if what is being taken is kept at least as long as it would be.
 //!
 //! What must stay true:
 //!
@@ -14,6 +14,7 @@
 //!   `backup.queued`.
 
 mod claim;
+mod kept;
 mod queue;
 mod recover;
 
@@ -24,11 +25,15 @@ use std::sync::{Mutex, PoisonError};
 use bus::{Bucket, CasError, FenceError, Outgoing, Sequence, Stored};
 use events::event::{BackupQueued, BackupRequested, BackupSkipped};
 use events::slot::WaitingBackup;
-use events::{BackupId, Event, MessageId, PoolName, Timestamp, subject, topology};
+use events::{
+    BackupId, BranchName, Event, InstanceName, MessageId, PoolName, Timestamp, subject, topology,
+};
+use futures::StreamExt as _;
 
 use crate::commands::World;
 use crate::refusal::{Unfinished, published_once};
 pub(crate) use crate::slots::claim::{Claim, MARK};
+pub(crate) use crate::slots::kept::Kept;
 
 /// What a replica remembers of the slots; shared by all that it does.
 #[derive(Default)]
@@ -42,7 +47,8 @@ pub(crate) struct Memory {
 /// What becomes of a wish while another backup of the branch is being taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WhenBusy {
-    /// It is dropped, and said so: the fire that was due then.
+    /// It is dropped, and said so: the fire that was due then. One that would be kept for longer than what is being
+    /// taken waits, unless an earlier fire of its schedule does.
     Skip {
         /// When it was due.
         due_at: Timestamp,
@@ -106,7 +112,12 @@ impl World {
             Claim::Ours(claimed) => self.request_claimed(request, cause, &claimed).await,
             Claim::Taken(running) => {
                 match busy {
-                    WhenBusy::Skip { due_at } => self.skip(request, due_at, running).await?,
+                    WhenBusy::Skip { due_at } => {
+                        match self.in_its_place(&request, running).await? {
+                            Some(reason) => self.skip(request, due_at, running, reason).await?,
+                            None => self.enqueue(request, cause, running).await?,
+                        }
+                    }
                     WhenBusy::Queue => self.enqueue(request, cause, running).await?,
                     WhenBusy::Leave => {}
                 }
@@ -141,12 +152,61 @@ impl World {
         self.bus.publish_expecting(outgoing, &fence, last).await
     }
 
+    /// Why a fire needs no backup of its own while `running` is being taken, one sentence; none if it does.
+    async fn in_its_place(
+        &self,
+        request: &BackupRequested,
+        running: BackupId,
+    ) -> Result<Option<String>, Unfinished> {
+        let (instance, branch) = (&request.instance, &request.branch);
+        let asked = self.asked_for(instance, branch, running).await?;
+        if asked.is_some_and(|asked| Kept::of(&asked).covers(Kept::of(request))) {
+            return Ok(Some(format!(
+                "backup {running} of this branch, which is kept at least as long, was still being taken"
+            )));
+        }
+        let waits = self.waiting_of_schedule(request).await?;
+        Ok(waits.map(|waits| {
+            format!("backup {waits} of this schedule was still waiting for backup {running} of this branch")
+        }))
+    }
+
+    /// What was asked when a backup was asked for, as far as it is still known.
+    pub(crate) async fn asked_for(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        id: BackupId,
+    ) -> Result<Option<BackupRequested>, Unfinished> {
+        let verb = subject::backup_requested(None);
+        let request = format!("{}.{verb}.{instance}.{branch}.{id}", subject::ROOT);
+        let last = self.bus.last_on(&request).await?;
+        if let Some(Event::BackupRequested(asked)) = last.map(|last| last.envelope.message) {
+            return Ok(Some(asked));
+        }
+        // By whatever pool: the request is the first that was said, or the wish that waited.
+        let fence = subject::backup_fence(instance, branch, id);
+        let said = self
+            .bus
+            .history(vec![fence], Sequence::NONE, topology::EVENTS);
+        let mut said = said.await?;
+        while let Some(stored) = said.next().await {
+            match stored?.envelope.message {
+                Event::BackupRequested(asked) => return Ok(Some(asked)),
+                Event::BackupQueued(queued) => return Ok(Some(queued.request)),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
     /// Says that a fire has no backup. If its fence says something already, that stands.
     async fn skip(
         &self,
         request: BackupRequested,
         due_at: Timestamp,
         running: BackupId,
+        reason: String,
     ) -> Result<(), Unfinished> {
         let (backup_id, fence) = (request.backup_id, fence_of(&request));
         let Some(schedule_id) = request.schedule_id else {
@@ -160,7 +220,7 @@ impl World {
             name: request.name,
             due_at,
             running: Some(running),
-            reason: format!("backup {running} of this branch was still being taken"),
+            reason,
         });
         let id = MessageId::new(format!("backup.skipped:{backup_id}"));
         let outgoing = Outgoing::new(skipped, id, self.clock.now()).correlated(backup_id);

@@ -2,7 +2,9 @@
 //!
 //! Every replica looks at every slot, each [`ROUND`]. What it finds stuck it ends under the backup's fence, after the
 //! last event it knows: an attempt that speaks meanwhile goes on, one that speaks later is refused. Silence is measured
-//! by this process's own monotonic clock, from what it saw itself, so that clocks that differ or are set end nothing.
+//! by this process's own monotonic clock, from what it saw itself, so that clocks that differ or are set end nothing, and
+//! counts only while it looked: after an outage of the bus, in which nobody could speak, it begins anew. Where the workers of
+//! a pool speak of other backups, those of which nothing is heard wait for their turn.
 
 mod judge;
 mod retry;
@@ -13,7 +15,7 @@ use std::time::Duration;
 use bus::{FenceError, Outgoing, Sequence, Stored};
 use chrono::TimeDelta;
 use events::event::FailureCause;
-use events::slot::BackupSlot;
+use events::slot::{self, BackupSlot};
 use events::{BackupId, BranchName, Event, InstanceName, MessageId, PoolName, Timestamp, subject};
 use futures::StreamExt as _;
 use tokio::time::Instant;
@@ -31,6 +33,8 @@ const ROUND: Duration = Duration::from_secs(15);
 const CONCURRENT_LOOKS: usize = 16;
 /// A claim that nobody has used for so long is freed.
 const UNUSED: Duration = Duration::from_secs(60);
+/// When the slots were not looked at for longer, what was said meanwhile may have been lost, and is waited for anew.
+const NOT_LOOKED: Duration = ROUND.saturating_mul(5);
 /// The wall clock was set when it moved so much more or less than the monotonic one between two rounds.
 const CLOCK_SET: TimeDelta = TimeDelta::minutes(1);
 
@@ -56,7 +60,11 @@ struct Look {
     branch: BranchName,
     slot: BackupSlot,
     last: Option<Stored<Event>>,
+    pool: Pool,
 }
+
+/// Which workers were asked for a backup; none while that is not known.
+type Pool = Option<Option<PoolName>>;
 
 /// What this process saw of a backup.
 #[derive(Debug, Clone)]
@@ -64,24 +72,24 @@ struct Seen {
     last: Sequence,
     changed: Instant,
     first: Instant,
-    /// While it waits for a worker: those of which pool.
-    waits_for: Option<Option<PoolName>>,
+    pool: Pool,
 }
 
 /// What this process saw so far.
 #[derive(Default)]
 pub(crate) struct Watchdog {
     seen: HashMap<BackupId, Seen>,
-    /// When a worker of the pool was last seen to begin a backup: those behind it wait for their turn.
-    begun: HashMap<Option<PoolName>, Instant>,
+    /// When workers of the pool were last seen to speak.
+    spoke: HashMap<Option<PoolName>, Instant>,
     last_round: Option<(Timestamp, Instant)>,
 }
 
 impl Watchdog {
     pub(crate) async fn round(&mut self, world: &World) -> Result<(), Unfinished> {
+        let begun = Instant::now();
         world.recover_slots().await?;
-        let looks = looks(world).await?;
-        self.notice_set_clock(world.clock.now());
+        let looks = self.looks(world).await?;
+        self.notice_set_clock(world.clock.now(), begun);
         for look in &looks {
             self.observe(look);
         }
@@ -103,42 +111,92 @@ impl Watchdog {
         first_error.map_or(Ok(()), Err)
     }
 
-    /// What was counted by the wall clock is not to be relied on for a while.
-    fn notice_set_clock(&mut self, wall: Timestamp) {
-        let now = Instant::now();
-        if let Some((wall_before, before)) = self.last_round.replace((wall, now)) {
-            let passed = TimeDelta::from_std(now - before).unwrap_or(TimeDelta::MAX);
-            if ((wall - wall_before) - passed).abs() > CLOCK_SET {
-                self.seen.values_mut().for_each(|seen| seen.first = now);
+    /// Every slot with the last event of its backup.
+    async fn looks(&self, world: &World) -> Result<Vec<Look>, Unfinished> {
+        let slots = world.slots_bucket().under("backup").await?;
+        let slots = slots.into_iter().filter_map(|entry| {
+            let (instance, branch) = entry.key.strip_prefix("backup.")?.split_once('.')?;
+            let slot = serde_json::from_slice::<BackupSlot>(&entry.value?).ok()?;
+            Some((instance.parse().ok()?, branch.parse().ok()?, slot))
+        });
+        let looks: Vec<_> = slots
+            .map(|(instance, branch, slot)| async move {
+                let key = slot::backup_slot(&instance, &branch);
+                (key, self.look(world, instance, branch, slot).await)
+            })
+            .collect();
+        let mut looks = futures::stream::iter(looks).buffer_unordered(CONCURRENT_LOOKS);
+        let mut done = Vec::new();
+        while let Some((key, look)) = looks.next().await {
+            done.extend(unless_of_all(&key, look)?);
+        }
+        Ok(done)
+    }
+
+    async fn look(
+        &self,
+        world: &World,
+        instance: InstanceName,
+        branch: BranchName,
+        slot: BackupSlot,
+    ) -> Result<Look, Unfinished> {
+        let fence = subject::backup_fence(&instance, &branch, slot.backup_id);
+        let last = world.bus.last_on(&fence).await?;
+        let known = self.seen.get(&slot.backup_id);
+        let known = known.and_then(|seen| seen.pool.clone());
+        let pool = match last.as_ref().map(|last| &last.envelope.message) {
+            Some(Event::BackupRequested(requested)) => Some(requested.pool.clone()),
+            Some(said) if known.is_none() && is_said_by_worker(said) => {
+                let asked = world.asked_for(&instance, &branch, slot.backup_id).await?;
+                asked.map(|asked| asked.pool)
             }
+            _ => known,
+        };
+        Ok(Look {
+            instance,
+            branch,
+            slot,
+            last,
+            pool,
+        })
+    }
+
+    /// What was counted by the wall clock is not to be relied on for a while after it was set, nor is a silence in which
+    /// this process could not hear.
+    fn notice_set_clock(&mut self, wall: Timestamp, begun: Instant) {
+        let now = Instant::now();
+        let Some((wall_before, before)) = self.last_round.replace((wall, now)) else {
+            return;
+        };
+        let passed = TimeDelta::from_std(now - before).unwrap_or(TimeDelta::MAX);
+        if ((wall - wall_before) - passed).abs() > CLOCK_SET {
+            self.seen.values_mut().for_each(|seen| seen.first = now);
+        }
+        if begun - before > NOT_LOOKED {
+            let anew = |seen: &mut Seen| (seen.first, seen.changed) = (now, now);
+            self.seen.values_mut().for_each(anew);
         }
     }
 
     fn observe(&mut self, look: &Look) {
         let now = Instant::now();
-        let last = look
-            .last
-            .as_ref()
-            .map_or(Sequence::NONE, |last| last.sequence);
-        let waits_for = match look.last.as_ref().map(|last| &last.envelope.message) {
-            Some(Event::BackupRequested(requested)) => Some(requested.pool.clone()),
-            _ => None,
-        };
-        let seen = self
-            .seen
-            .entry(look.slot.backup_id)
-            .or_insert_with(|| Seen {
-                last,
-                changed: now,
-                first: now,
-                waits_for: waits_for.clone(),
-            });
-        if seen.last != last {
-            if let (Some(pool), None) = (&seen.waits_for, &waits_for) {
-                let _before = self.begun.insert(pool.clone(), now);
-            }
-            (seen.last, seen.changed, seen.waits_for) = (last, now, waits_for);
+        let last = look.last.as_ref();
+        let sequence = last.map_or(Sequence::NONE, |last| last.sequence);
+        let before = self.seen.get(&look.slot.backup_id);
+        if before.is_some_and(|before| before.last == sequence) {
+            return;
         }
+        let by_worker = last.is_some_and(|last| is_said_by_worker(&last.envelope.message));
+        if let (true, Some(pool)) = (by_worker, &look.pool) {
+            let _before = self.spoke.insert(pool.clone(), now);
+        }
+        let seen = Seen {
+            last: sequence,
+            changed: now,
+            first: before.map_or(now, |before| before.first),
+            pool: look.pool.clone(),
+        };
+        let _before = self.seen.insert(look.slot.backup_id, seen);
     }
 
     /// Frees the slot of a backup that has ended, and ends one that is stuck.
@@ -148,20 +206,18 @@ impl Watchdog {
         let Some(seen) = self.seen.get(&id) else {
             return Ok(());
         };
-        let stage = match (Life::of(look.last.as_ref()), &seen.waits_for) {
-            (Life::Ended, _) => return world.free_slot(instance, branch, id).await,
-            (Life::Unborn | Life::Queued, _) if seen.changed.elapsed() >= UNUSED => {
+        let message = look.last.as_ref().map(|last| &last.envelope.message);
+        let stage = match Life::of(look.last.as_ref()) {
+            Life::Ended => return world.free_slot(instance, branch, id).await,
+            Life::Unborn | Life::Queued if seen.changed.elapsed() >= UNUSED => {
                 return world.free_slot(instance, branch, id).await;
             }
-            (Life::Unborn | Life::Queued, _) => return Ok(()),
-            (Life::Running, Some(_)) => Stage::Waiting,
-            (Life::Running, None) => Stage::Working,
+            Life::Unborn | Life::Queued => return Ok(()),
+            Life::Running if message.is_some_and(is_said_by_worker) => Stage::Working,
+            Life::Running => Stage::Waiting,
         };
-        let begun = seen
-            .waits_for
-            .as_ref()
-            .and_then(|pool| self.begun.get(pool));
-        let moved = begun.map_or(seen.changed, |begun| seen.changed.max(*begun));
+        let spoke = seen.pool.as_ref().and_then(|pool| self.spoke.get(pool));
+        let moved = spoke.map_or(seen.changed, |spoke| seen.changed.max(*spoke));
         let observed = Observed {
             stage,
             unchanged: moved.elapsed(),
@@ -175,33 +231,24 @@ impl Watchdog {
     }
 }
 
-/// Every slot with the last event of its backup.
-async fn looks(world: &World) -> Result<Vec<Look>, Unfinished> {
-    let slots = world.slots_bucket().under("backup").await?;
-    let slots = slots.into_iter().filter_map(|entry| {
-        let (instance, branch) = entry.key.strip_prefix("backup.")?.split_once('.')?;
-        let slot = serde_json::from_slice::<BackupSlot>(&entry.value?).ok()?;
-        Some((instance.parse().ok()?, branch.parse().ok()?, slot))
-    });
-    let mut looks = futures::stream::iter(slots)
-        .map(
-            async |(instance, branch, slot): (InstanceName, BranchName, BackupSlot)| {
-                let fence = subject::backup_fence(&instance, &branch, slot.backup_id);
-                let last = world.bus.last_on(&fence).await?;
-                Ok::<_, Unfinished>(Look {
-                    instance,
-                    branch,
-                    slot,
-                    last,
-                })
-            },
-        )
-        .buffer_unordered(CONCURRENT_LOOKS);
-    let mut done = Vec::new();
-    while let Some(look) = looks.next().await {
-        done.push(look?);
+/// Whether only a worker that has the backup says this.
+fn is_said_by_worker(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::BackupStarted(_) | Event::BackupProgressed(_) | Event::BackupCompleted(_)
+    )
+}
+
+/// What fails for one key alone, however often, keeps nobody else from being looked at; without a bus nothing is.
+fn unless_of_all<T>(key: &str, result: Result<T, Unfinished>) -> Result<Option<T>, Unfinished> {
+    match result {
+        Ok(done) => Ok(Some(done)),
+        Err(Unfinished::Bus(error)) if error.is_transient() => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(key, %error, "this slot, or wish, cannot be dealt with; trying again");
+            Ok(None)
+        }
     }
-    Ok(done)
 }
 
 /// Ends a backup that is stuck, under its fence, and frees its slot.
@@ -249,7 +296,24 @@ async fn start_waiting(
     });
     let free: BTreeSet<_> = branches.filter(|branch| !taken.contains(branch)).collect();
     for (instance, branch) in free {
-        world.start_next(&instance, &branch).await?;
+        let key = slot::backup_slot(&instance, &branch);
+        let _done = unless_of_all(&key, world.start_next(&instance, &branch).await)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bus::BusError;
+
+    use super::unless_of_all;
+    use crate::refusal::Unfinished;
+
+    #[test]
+    fn one_key_stops_no_round_but_a_bus_that_is_away_does() {
+        let alone = Unfinished::NotYet("only this one".to_owned());
+        assert!(matches!(unless_of_all::<()>("key", Err(alone)), Ok(None)));
+        let away = Unfinished::Bus(BusError::Disconnected);
+        assert!(unless_of_all::<()>("key", Err(away)).is_err());
+    }
 }

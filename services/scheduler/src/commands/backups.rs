@@ -62,7 +62,7 @@ impl World {
         self.request_backup(requested, Some(given.id)).await
     }
 
-    /// The new backup has the command's id, and everything else of the one that failed.
+    /// The new backup has the command's id, the instance's pool, and everything else of the one that failed.
     pub(super) async fn retry_backup(
         &self,
         given: &Given,
@@ -82,6 +82,7 @@ impl World {
         }
         let requested = BackupRequested {
             backup_id,
+            pool: document.pool.clone(),
             requested_at: self.clock.now(),
             ..failed
         };

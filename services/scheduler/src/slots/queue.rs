@@ -3,7 +3,7 @@
 use bus::{Change, Revision};
 use events::event::BackupRequested;
 use events::slot::{self, WaitingBackup};
-use events::{BranchName, InstanceName, MessageId, Timestamp};
+use events::{BackupId, BranchName, InstanceName, MessageId, PoolName, Timestamp};
 
 use crate::commands::World;
 use crate::refusal::Unfinished;
@@ -27,6 +27,22 @@ impl World {
         Ok(())
     }
 
+    /// The backup of another fire of the same schedule that waits.
+    pub(super) async fn waiting_of_schedule(
+        &self,
+        request: &BackupRequested,
+    ) -> Result<Option<BackupId>, Unfinished> {
+        let branch = format!("queue.{}.{}", request.instance, request.branch);
+        let entries = self.slots_bucket().under(&branch).await?;
+        let mut others = in_order(entries)
+            .into_iter()
+            .map(|(_, _, wish)| wish.request);
+        let other = others.find(|other| {
+            other.schedule_id == request.schedule_id && other.backup_id != request.backup_id
+        });
+        Ok(other.map(|other| other.backup_id))
+    }
+
     /// Asks for the oldest backup of the branch that waits, if its slot is free. Wishes that were fulfilled, or came to
     /// nothing, are forgotten.
     pub(crate) async fn start_next(
@@ -43,7 +59,11 @@ impl World {
                     return Ok(());
                 };
                 let cause = wish.cause.map(MessageId::new);
-                let asking = self.request_claimed(wish.request, cause.as_ref(), &claimed);
+                let request = BackupRequested {
+                    pool: self.pool_now(&wish.request).await?,
+                    ..wish.request
+                };
+                let asking = self.request_claimed(request, cause.as_ref(), &claimed);
                 let _asked = asking.await?;
                 let _ = made(bucket.forget(&key, revision, MARK).await)?;
                 return Ok(());
@@ -51,6 +71,12 @@ impl World {
             let _ = made(bucket.forget(&key, revision, MARK).await)?;
         }
         Ok(())
+    }
+
+    /// The instance's pool, which may be another one than when the wish was uttered.
+    async fn pool_now(&self, wish: &BackupRequested) -> Result<Option<PoolName>, Unfinished> {
+        let document = self.bus.instances().get(&wish.instance).await?;
+        Ok(document.map_or(wish.pool.clone(), |(document, _)| document.pool))
     }
 }
 

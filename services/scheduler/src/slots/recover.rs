@@ -5,6 +5,7 @@
 
 use bus::Sequence;
 use events::document::Branch;
+use events::event::BackupSkipped;
 use events::slot::{self, BackupSlot};
 use events::{BackupId, BranchName, Event, InstanceName, PoolName, subject, topology};
 use futures::StreamExt as _;
@@ -70,8 +71,9 @@ impl World {
         Ok(())
     }
 
-    /// The backup of a branch that a worker has, or is to have, as far as its latest events tell.
-    pub(super) async fn running_backup(
+    /// The backup of a branch that a worker has, or is to have, as far as its latest events tell. One that was asked of
+    /// another pool, before the instance was given this one, is found by the very last event.
+    pub(crate) async fn running_backup(
         &self,
         instance: &InstanceName,
         branch: &BranchName,
@@ -82,6 +84,7 @@ impl World {
             subject::backup_requested(pool),
             "backup.started".to_owned(),
             "backup.progressed".to_owned(),
+            "backup.*".to_owned(),
         ];
         for verb in verbs {
             let latest = format!("{}.{verb}.{instance}.{branch}.*", subject::ROOT);
@@ -90,6 +93,11 @@ impl World {
                 Some(Event::BackupRequested(requested)) => requested.backup_id,
                 Some(Event::BackupStarted(started)) => started.backup_id,
                 Some(Event::BackupProgressed(progressed)) => progressed.backup_id,
+                Some(Event::BackupQueued(queued)) => queued.behind,
+                Some(Event::BackupSkipped(BackupSkipped {
+                    running: Some(running),
+                    ..
+                })) => running,
                 _ => continue,
             };
             let fence = subject::backup_fence(instance, branch, id);

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use events::document::{ActiveBranch, Branch, Schedule};
-use events::{BranchName, Event, InstanceDocument, SealedSecret, Timestamp, example};
+use events::{
+    BackupId, BranchName, Event, InstanceDocument, ScheduleId, SealedSecret, Timestamp, example,
+};
 use pg_format::{SystemIdentifier, TimelineId, WalSegmentSize};
 
 use super::{Place, command_id, instance};
@@ -152,4 +154,108 @@ async fn a_lost_bus_is_filled_from_the_mirror_but_not_with_what_was_removed() {
         place.world.bus.instances().list().await.unwrap(),
         [kept, other]
     );
+}
+
+/// The fixture's daily schedule and one of the first of each month that is kept for a year; whichever has the lower id.
+fn daily_and_monthly(created_at: Timestamp, daily_first: bool) -> (InstanceDocument, ScheduleId) {
+    let mut wanted = document(created_at);
+    let id = |number| ScheduleId(uuid::Uuid::from_u128(number));
+    let daily = Schedule {
+        id: id(if daily_first { 1 } else { 2 }),
+        ..wanted.schedules[0].clone()
+    };
+    let monthly = Schedule {
+        id: id(if daily_first { 2 } else { 1 }),
+        name: "monthly".to_owned(),
+        cron: "17 2 1 * *".to_owned(),
+        retention: "1y".parse().unwrap(),
+        ..daily.clone()
+    };
+    let monthly_id = monthly.id;
+    wanted.schedules = vec![daily, monthly];
+    (wanted, monthly_id)
+}
+
+impl Place {
+    /// What the fires of a schedule led to.
+    async fn effects_of(&self, schedule: ScheduleId) -> Vec<&'static str> {
+        let events = self.events().await.into_iter();
+        let effects = events.filter_map(|event| match event {
+            Event::BackupRequested(asked) => {
+                (asked.schedule_id == Some(schedule)).then_some("requested")
+            }
+            Event::BackupQueued(queued) => {
+                (queued.request.schedule_id == Some(schedule)).then_some("queued")
+            }
+            Event::BackupSkipped(skipped) => (skipped.schedule_id == schedule).then_some("skipped"),
+            _ => None,
+        });
+        effects.collect()
+    }
+}
+
+#[tokio::test]
+async fn of_two_fires_at_once_the_one_that_is_kept_longer_is_taken() {
+    for daily_first in [true, false] {
+        let place = Place::new("2025-12-20T00:00:00Z");
+        let (wanted, monthly) = daily_and_monthly(place.world.clock.now(), daily_first);
+        registered(&place, &wanted).await;
+        let mut firing = Firing::default();
+        for month in 1..=12 {
+            for day in [1, 2] {
+                let now = format!("2026-{month:02}-{day:02}T02:17:00Z");
+                place.clock.set(now.parse().unwrap());
+                firing.reload(&place.world).await.unwrap();
+                assert_eq!(firing.fire_due(&place.world).await, 0);
+                place.fail_backup(&place.last_request().await).await;
+            }
+        }
+        assert_eq!(place.effects_of(monthly).await, ["requested"; 12]);
+        let daily = wanted.schedules[0].id;
+        let daily = place.effects_of(daily).await;
+        assert_eq!(daily.len(), 24, "{daily:?}");
+        assert_eq!(daily.iter().filter(|e| **e == "skipped").count(), 12);
+    }
+}
+
+#[tokio::test]
+async fn a_fire_that_is_kept_longer_than_what_runs_waits_and_one_that_is_not_is_skipped() {
+    let place = Place::new("2025-12-31T00:00:00Z");
+    let (mut wanted, monthly) = daily_and_monthly(place.world.clock.now(), true);
+    wanted.schedules[0].cron = "0 * * * *".to_owned();
+    registered(&place, &wanted).await;
+    let mut replicas = [Firing::default(), Firing::default()];
+    let mut fire = async |now: &str| {
+        place.clock.set(now.parse().unwrap());
+        for replica in &mut replicas {
+            replica.reload(&place.world).await.unwrap();
+            assert_eq!(replica.fire_due(&place.world).await, 0);
+        }
+    };
+    fire("2026-01-01T02:00:00Z").await;
+    let short = place.last_request().await;
+    fire("2026-01-01T02:17:00Z").await;
+    let first_fire = place.world.clock.now();
+    assert_eq!(place.effects_of(monthly).await, ["queued"]);
+    // It still runs a month later: one fire of a schedule waits.
+    fire("2026-02-01T02:17:00Z").await;
+    assert_eq!(place.effects_of(monthly).await, ["queued", "skipped"]);
+    let reasons = place.events().await.into_iter();
+    let reasons = reasons.filter_map(|event| match event {
+        Event::BackupSkipped(skipped) => Some((skipped.schedule_id == monthly, skipped.reason)),
+        _ => None,
+    });
+    let (behind, queued) = (short.backup_id, BackupId::scheduled(monthly, first_fire));
+    let of_monthly = format!(
+        "backup {queued} of this schedule was still waiting for backup {behind} of this branch"
+    );
+    let of_hourly = format!(
+        "backup {behind} of this branch, which is kept at least as long, was still being taken"
+    );
+    let reasons: Vec<_> = reasons.collect();
+    assert_eq!(reasons, [(true, of_monthly), (false, of_hourly)]);
+    place.fail_backup(&short).await;
+    let taken = place.last_request().await;
+    assert_eq!(taken.schedule_id, Some(monthly));
+    assert_eq!(taken.name, "monthly 2026-01-01T02:17:00.000000Z");
 }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use bus::Outgoing;
-use events::event::{BackupFailed, BackupRequested, BackupStarted, FailureCause};
-use events::{BackupId, Event, InstanceDocument, MessageId};
+use events::event::{BackupFailed, BackupProgressed, BackupRequested, BackupStarted, FailureCause};
+use events::{
+    BackupId, Event, InstanceDocument, InstanceName, MessageId, PoolName, ScheduleId, example,
+};
 
 use super::firing::{document, registered};
 use super::{Place, instance};
@@ -62,6 +64,22 @@ impl Place {
             started_at: self.world.clock.now(),
         };
         self.say_on_fence(request, Event::BackupStarted(started))
+            .await;
+    }
+
+    async fn progress(&self, request: &BackupRequested) {
+        let mut examples = example::events().into_iter();
+        let example = examples.find_map(|event| match event {
+            Event::BackupProgressed(progressed) => Some(progressed),
+            _ => None,
+        });
+        let progressed = BackupProgressed {
+            backup_id: request.backup_id,
+            instance: request.instance.clone(),
+            branch: request.branch.clone(),
+            ..example.unwrap()
+        };
+        self.say_on_fence(request, Event::BackupProgressed(progressed))
             .await;
     }
 
@@ -145,6 +163,112 @@ async fn what_is_silent_is_given_up_and_what_speaks_is_not() {
     let outgoing = Outgoing::new(late, MessageId::new("late"), place.world.clock.now());
     let said = place.world.bus.publish_expecting(outgoing, &fence, started);
     assert!(said.await.is_err());
+}
+
+/// Backups of two instances were just requested; the second one's of this pool.
+async fn fired_two(pool: Option<&str>) -> (Place, [BackupRequested; 2]) {
+    let place = Place::new("2026-01-01T00:00:00Z");
+    let first = document(place.world.clock.now());
+    let mut second = InstanceDocument {
+        instance: InstanceName::new("second").unwrap(),
+        pool: pool.map(|pool| PoolName::new(pool).unwrap()),
+        ..first.clone()
+    };
+    second.schedules[0].id = ScheduleId(uuid::Uuid::from_u128(77));
+    registered(&place, &first).await;
+    registered(&place, &second).await;
+    let mut firing = Firing::default();
+    firing.reload(&place.world).await.unwrap();
+    place.clock.set("2026-01-01T02:17:00Z".parse().unwrap());
+    assert_eq!(firing.fire_due(&place.world).await, 0);
+    let events = place.events().await.into_iter();
+    let requests = events.filter_map(|event| match event {
+        Event::BackupRequested(requested) => Some(requested),
+        _ => None,
+    });
+    let mut requests: Vec<_> = requests.collect();
+    requests.sort_by_key(|request| request.instance == second.instance);
+    (place, requests.try_into().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_long_backup_is_not_given_up() {
+    let (place, [long, waiting]) = fired_two(None).await;
+    let mut replicas = [Watchdog::default(), Watchdog::default()];
+    place.begin(&long).await;
+    for minute in 0..300 {
+        if minute == 100 {
+            // A replica that began while it was being taken.
+            replicas[0] = Watchdog::default();
+        }
+        rounds(&place, &mut replicas, 1).await;
+        place.progress(&long).await;
+    }
+    assert_eq!(place.failures().await, []);
+    // The worker took it, lost it and took another one first: it waits for its turn again.
+    place.begin(&waiting).await;
+    for _ in 0..60 {
+        rounds(&place, &mut replicas, 1).await;
+        place.progress(&long).await;
+    }
+    assert_eq!(place.failures().await, []);
+    rounds(&place, &mut replicas, 16).await;
+    assert_eq!(place.failures().await.len(), 2, "now nobody speaks");
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_of_another_pool_keep_nobody_waiting() {
+    let (place, [long, waiting]) = fired_two(Some("eu")).await;
+    // Begun before this process looked: which pool it is of must be found out.
+    place.begin(&long).await;
+    let mut replicas = [Watchdog::default()];
+    for _ in 0..62 {
+        rounds(&place, &mut replicas, 1).await;
+        place.progress(&long).await;
+    }
+    let failures = place.failures().await;
+    assert_eq!(failures.len(), 1);
+    assert_eq!(failures[0].backup_id, waiting.backup_id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silence_in_which_nobody_could_be_heard_ends_nothing() {
+    let (place, [begun, _waiting]) = fired_two(None).await;
+    place.begin(&begun).await;
+    let mut replicas = [Watchdog::default()];
+    rounds(&place, &mut replicas, 1).await;
+    // The bus is away, and no round comes to an end.
+    place.let_pass(90 * MINUTE).await;
+    rounds(&place, &mut replicas, 14).await;
+    assert_eq!(place.failures().await, []);
+    rounds(&place, &mut replicas, 3).await;
+    let failures = place.failures().await;
+    assert_eq!(failures.len(), 1, "it has not come back");
+    assert_eq!(failures[0].backup_id, begun.backup_id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_was_given_another_pool_is_tried_again_there() {
+    let (place, _firing, request) = fired().await;
+    let moved = |there: Option<&InstanceDocument>| {
+        let pool = Some(PoolName::new("eu").unwrap());
+        let moved = InstanceDocument {
+            pool,
+            ..there.unwrap().clone()
+        };
+        bus::Decision::Put(Box::new(moved), ())
+    };
+    let mut replicas = [Watchdog::default()];
+    for (attempt, minutes) in [(1, 5), (2, 15)] {
+        let failed = place.last_request().await;
+        let instances = place.world.bus.instances();
+        instances.update(&instance(), moved).await.unwrap();
+        place.fail_because(&failed, FailureCause::Internal).await;
+        rounds(&place, &mut replicas, minutes).await;
+        let again = place.last_request().await;
+        assert_eq!(again.backup_id, BackupId::again(request.backup_id, attempt));
+        assert_eq!(again.pool, Some(PoolName::new("eu").unwrap()));
+    }
 }
 
 #[tokio::test(start_paused = true)]

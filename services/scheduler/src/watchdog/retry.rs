@@ -1,10 +1,10 @@
 //! A scheduled backup that failed for a reason that may pass is asked for again: after 5, 15 and 45 minutes, unless the
-//! schedule's next fire comes before, or another backup of the branch has completed meanwhile.
+//! schedule's next fire comes before, or another backup of the branch that is kept as long has completed meanwhile.
 //!
 //! Which attempt a failed backup was follows from its id: that of the fire, or [`BackupId::again`] of it. So nothing must
 //! be remembered but the wish itself, and a failure that is heard twice is one wish.
 
-use bus::Stored;
+use bus::Change;
 use chrono::TimeDelta;
 use events::document::{Branch, Schedule};
 use events::event::{BackupFailed, BackupRequested, FailureCause};
@@ -14,7 +14,8 @@ use events::{BackupId, Event, InstanceDocument, MessageId, Timestamp, Trigger, s
 use crate::commands::World;
 use crate::fires::Fires;
 use crate::refusal::Unfinished;
-use crate::slots::{Asked, MARK, WhenBusy, encoded, made, waiting};
+use crate::slots::{Asked, Kept, MARK, WhenBusy, encoded, made, waiting};
+use crate::watchdog::unless_of_all;
 
 /// Before each further attempt, in minutes.
 const PAUSES: [i64; 3] = [5, 15, 45];
@@ -33,7 +34,8 @@ impl World {
         let Some((document, _)) = instances.get(&failed.instance).await? else {
             return Ok(());
         };
-        let Some(asked) = self.asked_for(failed, &document).await? else {
+        let (instance, branch, id) = (&failed.instance, &failed.branch, failed.backup_id);
+        let Some(asked) = self.asked_for(instance, branch, id).await? else {
             return Ok(());
         };
         let Some(schedule) = schedule_of(&document, &asked) else {
@@ -49,6 +51,7 @@ impl World {
             request: BackupRequested {
                 backup_id,
                 name: format!("{first_name} (attempt {})", attempt + 1),
+                pool: document.pool.clone(),
                 requested_at: now,
                 ..asked.clone()
             },
@@ -61,78 +64,79 @@ impl World {
         Ok(())
     }
 
-    /// What was asked when the backup was that failed.
-    async fn asked_for(
-        &self,
-        failed: &BackupFailed,
-        document: &InstanceDocument,
-    ) -> Result<Option<BackupRequested>, Unfinished> {
-        for pool in [document.pool.as_ref(), None] {
-            let verb = subject::backup_requested(pool);
-            let (instance, branch, id) = (&failed.instance, &failed.branch, failed.backup_id);
-            let request = format!("{}.{verb}.{instance}.{branch}.{id}", subject::ROOT);
-            let last: Option<Stored<Event>> = self.bus.last_on(&request).await?;
-            if let Some(Event::BackupRequested(asked)) = last.map(|last| last.envelope.message) {
-                return Ok(Some(asked));
-            }
-        }
-        Ok(None)
-    }
-
     /// Asks for the attempts that are due.
     pub(super) async fn retry_due(&self) -> Result<(), Unfinished> {
-        let bucket = self.slots_bucket();
-        for entry in bucket.under("retry").await? {
+        for entry in self.slots_bucket().under("retry").await? {
             let Some(wish) = waiting(&entry) else {
                 continue;
             };
-            let now = self.clock.now();
-            let longest = TimeDelta::minutes(PAUSES[PAUSES.len() - 1]);
-            // One that is further away than any pause was made by a clock that was ahead.
-            if wish.due_at > now && wish.due_at - now <= longest {
-                continue;
-            }
-            let over = if self.is_still_wanted(&wish, now).await? {
-                let request = BackupRequested {
-                    requested_at: now,
-                    ..wish.request
-                };
-                let cause = wish.cause.map(MessageId::new);
-                let asking = self.ask_for_backup(request, cause.as_ref(), WhenBusy::Leave);
-                !matches!(asking.await?, Asked::Busy(_))
-            } else {
-                true
-            };
-            if over {
-                let _ = made(bucket.forget(&entry.key, entry.revision, MARK).await)?;
-            }
+            let _done = unless_of_all(&entry.key, self.retry(&entry, wish).await)?;
         }
         Ok(())
     }
 
-    async fn is_still_wanted(
+    async fn retry(&self, entry: &Change, wish: WaitingBackup) -> Result<(), Unfinished> {
+        let now = self.clock.now();
+        let longest = TimeDelta::minutes(PAUSES[PAUSES.len() - 1]);
+        // One that is further away than any pause was made by a clock that was ahead.
+        if wish.due_at > now && wish.due_at - now <= longest {
+            return Ok(());
+        }
+        if let Some(document) = self.still_wanted_by(&wish, now).await? {
+            let request = BackupRequested {
+                pool: document.pool,
+                requested_at: now,
+                ..wish.request
+            };
+            let cause = wish.cause.map(MessageId::new);
+            let asking = self.ask_for_backup(request, cause.as_ref(), WhenBusy::Leave);
+            if matches!(asking.await?, Asked::Busy(_)) {
+                return Ok(());
+            }
+        }
+        let bucket = self.slots_bucket();
+        let _ = made(bucket.forget(&entry.key, entry.revision, MARK).await)?;
+        Ok(())
+    }
+
+    /// The document of the instance, if its schedule still wants the backup.
+    async fn still_wanted_by(
         &self,
         wish: &WaitingBackup,
         now: Timestamp,
-    ) -> Result<bool, Unfinished> {
+    ) -> Result<Option<InstanceDocument>, Unfinished> {
         let request = &wish.request;
-        let (instance, branch) = (&request.instance, &request.branch);
-        let Some((document, _)) = self.bus.instances().get(instance).await? else {
-            return Ok(false);
+        let instances = self.bus.instances();
+        let Some((document, _)) = instances.get(&request.instance).await? else {
+            return Ok(None);
         };
-        let Some(schedule) = schedule_of(&document, request) else {
-            return Ok(false);
-        };
-        let Ok(fires) = Fires::of(schedule) else {
-            return Ok(false);
+        let fires = schedule_of(&document, request).map(Fires::of);
+        let Some(Ok(fires)) = fires else {
+            return Ok(None);
         };
         // The schedule has fired since: that one counts.
         if fires.due(now) != fires.due(request.requested_at) {
+            return Ok(None);
+        }
+        let taken = self.is_taken_instead(request).await?;
+        Ok((!taken).then_some(document))
+    }
+
+    /// Whether another backup of the branch that is kept as long has completed meanwhile.
+    async fn is_taken_instead(&self, request: &BackupRequested) -> Result<bool, Unfinished> {
+        let (instance, branch) = (&request.instance, &request.branch);
+        let completed = format!("{}.backup.completed.{instance}.{branch}.*", subject::ROOT);
+        let Some(completed) = self.bus.last_on(&completed).await? else {
+            return Ok(false);
+        };
+        let Event::BackupCompleted(backup) = completed.envelope.message else {
+            return Ok(false);
+        };
+        if completed.envelope.time < request.requested_at {
             return Ok(false);
         }
-        let completed = format!("{}.backup.completed.{instance}.{branch}.*", subject::ROOT);
-        let completed = self.bus.last_on(&completed).await?;
-        Ok(completed.is_none_or(|completed| completed.envelope.time < request.requested_at))
+        let asked = self.asked_for(instance, branch, backup.backup_id).await?;
+        Ok(asked.is_some_and(|asked| Kept::of(&asked).covers(Kept::of(request))))
     }
 }
 
