@@ -28,7 +28,7 @@ pub(crate) struct WorkerConfig {
     pub(crate) backup_fast_checkpoint: bool,
     /// KiB/s the server may send for one backup; 0 for no limit.
     pub(crate) backup_max_rate_kib: u32,
-    /// How often progress is published.
+    /// How often progress is published; at least every 30 seconds, whatever is said here.
     #[serde(with = "humantime_serde")]
     pub(crate) backup_progress_interval: Duration,
     /// How long a copied backup waits for its WAL in the archive.

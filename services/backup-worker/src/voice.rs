@@ -91,7 +91,8 @@ impl<'a> Voice<'a> {
     /// Bytes were copied: published now and then.
     pub(crate) async fn copied(&mut self, done: u64, total: u64) -> Result<(), FenceError> {
         self.beat();
-        if self.last_said.elapsed() < self.world.config.backup_progress_interval {
+        let interval = self.world.config.backup_progress_interval;
+        if self.last_said.elapsed() < interval.min(SIGN_OF_LIFE) {
             return Ok(());
         }
         self.enter(BackupPhase::Copying, done, total).await

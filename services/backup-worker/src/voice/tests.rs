@@ -84,6 +84,19 @@ async fn a_long_wait_is_heard_of_all_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_is_heard_of_however_long_the_interval_is() {
+    let mut place = Place::on(Bus::in_memory());
+    place.jobs.world.config.backup_progress_interval = 60 * MINUTE;
+    let mut voice = place.attempt("one").await.voice;
+    let before = place.progress_said().await;
+    for done in 0..10 {
+        tokio::time::advance(MINUTE).await;
+        voice.copied(done, 10).await.unwrap();
+    }
+    assert_eq!(place.progress_said().await - before, 10);
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_loses_the_fence_stops_waiting() {
     let place = Place::on(Bus::in_memory());
     let mut first = place.attempt("first").await.voice;
