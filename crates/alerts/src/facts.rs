@@ -261,9 +261,9 @@ impl Facts {
     }
 
     fn take_verdict(&mut self, verdict: At<Verdict>) {
-        let gone = |gone: &At<Option<BackupId>>| {
-            gone.what == Some(verdict.what.backup_id) && gone.at >= verdict.at
-        };
+        // Whenever it was read: while a backup goes, reading it finds that something is missing, and nobody would
+        // take that back.
+        let gone = |gone: &At<Option<BackupId>>| gone.what == Some(verdict.what.backup_id);
         if self.let_go.iter().any(gone) {
             return;
         }
@@ -291,7 +291,7 @@ impl Facts {
                 LET_GO,
             );
             self.verdicts
-                .retain(|verdict| verdict.what.backup_id != *backup_id || verdict.at > at);
+                .retain(|verdict| verdict.what.backup_id != *backup_id);
         }
         if backups.is_empty() {
             let _ = insert(&mut self.let_go, At { at, what: None }, LET_GO);

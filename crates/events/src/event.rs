@@ -13,6 +13,7 @@ pub use alert::{AlertRaised, AlertResolved, AlertRule, AlertSeverity};
 pub use backup::{
     BackupCompleted, BackupFailed, BackupPhase, BackupProgressed, BackupQueued, BackupRequested,
     BackupSkipped, BackupStarted, BackupSummary, BackupUpdated, BackupVerified, DamagedPage,
+    WalPoint,
 };
 pub use drill::{
     DrillCheckResult, DrillCompleted, DrillFailed, DrillRequested, DrillSkipped, DrillStarted,

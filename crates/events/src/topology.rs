@@ -205,6 +205,7 @@ pub fn scheduler_events() -> ConsumerSpec {
         "backup.completed",
         "backup.failed",
         "backup.refused",
+        "backup.verified",
         "backup.expired",
         "drill.completed",
         "drill.failed",
@@ -234,13 +235,15 @@ pub fn backup_jobs() -> ConsumerSpec {
 }
 
 /// The jobs of the workers of one pool.
+///
+/// No other consumer of the workers has `_` behind their name: whatever a pool is called, it has one of its own.
 #[must_use]
 pub fn backup_jobs_of(pool: &PoolName) -> ConsumerSpec {
     if pool.as_str() == PoolName::DEFAULT {
         return backup_jobs();
     }
     ConsumerSpec {
-        name: Cow::Owned(format!("backup-worker-{pool}")),
+        name: Cow::Owned(format!("backup-worker_pool_{pool}")),
         filters: vec![events_of(&subject::backup_requested(Some(pool)))],
         ..backup_jobs()
     }
@@ -369,4 +372,27 @@ pub fn consumers() -> Vec<ConsumerSpec> {
         restorer_commands(),
         exhausted(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{backup_jobs, backup_jobs_of, consumers, notifications};
+    use crate::PoolName;
+
+    #[test]
+    fn a_pool_has_a_consumer_of_its_own_whatever_it_is_called() {
+        let mut names: BTreeSet<_> = consumers().into_iter().map(|spec| spec.name).collect();
+        assert_eq!(names.len(), consumers().len());
+        assert!(names.insert(notifications("email").name));
+        for pool in [
+            "sweeps", "commands", "worker", "email", "pool_a", "a", "eu-1",
+        ] {
+            let pool = PoolName::new(pool).unwrap();
+            assert!(names.insert(backup_jobs_of(&pool).name), "{pool}");
+        }
+        let default = PoolName::new(PoolName::DEFAULT).unwrap();
+        assert_eq!(backup_jobs_of(&default), backup_jobs());
+    }
 }

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use events::BackupId;
 use events::event::BackupSummary;
 use events::mark::BackupMark;
-use events::BackupId;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::UpdateVersion;
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::Bus;
-use events::document::{ActiveBranch, Branch, slot_name};
-use events::event::{BackupPhase, BackupRequested};
+use events::document::{ActiveBranch, Branch, WalStretch, slot_name};
+use events::event::{BackupPhase, BackupRequested, WalPoint};
 use events::{ArchiveMode, BackupSummary, BackupType, Timestamp};
 use pg_format::{SystemIdentifier, TimelineId};
 use pg_replication::{
@@ -116,6 +116,12 @@ impl Attempt<'_> {
         })??;
         let start = stream.start().clone();
         let total_bytes = start.tablespaces.iter().filter_map(|t| t.size_bytes).sum();
+        let begins = WalPoint {
+            timeline: start.timeline,
+            lsn: start.start_lsn,
+        };
+        self.voice.begun(begins, total_bytes).await?;
+        self.refuse_swept(begins).await?;
         let options = BackupOptions {
             compression_level: config.backup_compression_level,
             ..BackupOptions::default()
@@ -149,6 +155,24 @@ impl Attempt<'_> {
             server_version,
             stored,
         })
+    }
+
+    /// A lagging standby's backup may begin in WAL that is being deleted. A sweep that is claimed later sees that this
+    /// backup runs; one that was over before is seen by the wait for the WAL.
+    async fn refuse_swept(&self, begins: WalPoint) -> Result<(), AttemptError> {
+        let (instance, branch) = (&self.request.instance, &self.request.branch);
+        let document = self.world.bus.instances().get(instance).await?;
+        let sweep = document.and_then(|(mut document, _)| document.sweeps.remove(branch));
+        let needed = |stretch: &WalStretch| {
+            stretch.timeline == begins.timeline && stretch.to_lsn > begins.lsn
+        };
+        match sweep.filter(|sweep| sweep.wal.iter().any(needed)) {
+            Some(sweep) => Err(AttemptError::Swept {
+                lsn: begins.lsn,
+                sweep: sweep.sweep_id,
+            }),
+            None => Ok(()),
+        }
     }
 
     async fn await_wal(

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bus::{BusError, FenceError};
+use events::SweepId;
 use events::event::FailureCause;
 use pg_format::{Lsn, SegmentName, TimelineId};
 use pg_replication::{DsnError, PgError};
@@ -52,6 +53,8 @@ pub(crate) enum AttemptError {
         #[source]
         said: Option<PgError>,
     },
+    #[error("the backup begins at {lsn}, in wal that sweep {sweep} is deleting")]
+    Swept { lsn: Lsn, sweep: SweepId },
     #[error("the server's clock could not be read")]
     ServerClock,
     #[error("the archive did not reach {stop} within {after:?}; it is at {reached}")]
@@ -93,6 +96,7 @@ impl AttemptError {
             AttemptError::Stalled { .. }
             | AttemptError::StoreStalled { .. }
             | AttemptError::Promoted { .. }
+            | AttemptError::Swept { .. }
             | AttemptError::ServerClock => Verdict::TryAgain,
             AttemptError::Source(_)
             | AttemptError::Tar(_)
@@ -138,6 +142,11 @@ impl AttemptError {
             AttemptError::NotRegistered => (
                 FailureCause::Source,
                 "Register the instance again to back it up.",
+            ),
+            AttemptError::Swept { .. } => (
+                FailureCause::Wal,
+                "The server is a standby that lags behind all other backups; run the backup again when it has caught \
+                 up.",
             ),
             AttemptError::Promoted { .. } | AttemptError::ServerClock => {
                 (FailureCause::Source, "Run the backup again.")

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bus::{Fence, FenceError, Outgoing, Progress};
-use events::event::{BackupPhase, BackupProgressed, BackupRequested};
+use events::event::{BackupPhase, BackupProgressed, BackupRequested, WalPoint};
 use events::{Event, MessageId};
 use tokio::time::Instant;
 
@@ -32,6 +32,7 @@ pub(crate) struct Voice<'a> {
     phase: BackupPhase,
     done_bytes: u64,
     total_bytes: u64,
+    start: Option<WalPoint>,
 }
 
 impl<'a> Voice<'a> {
@@ -52,6 +53,7 @@ impl<'a> Voice<'a> {
             phase: BackupPhase::Checkpoint,
             done_bytes: 0,
             total_bytes: 0,
+            start: None,
         }
     }
 
@@ -88,6 +90,12 @@ impl<'a> Voice<'a> {
         done
     }
 
+    /// The server has said where the backup's WAL begins: published at once, because retention keeps it from then on.
+    pub(crate) async fn begun(&mut self, start: WalPoint, total: u64) -> Result<(), FenceError> {
+        self.start = Some(start);
+        self.enter(BackupPhase::Copying, 0, total).await
+    }
+
     /// Bytes were copied: published now and then.
     pub(crate) async fn copied(&mut self, done: u64, total: u64) -> Result<(), FenceError> {
         self.beat();
@@ -115,6 +123,7 @@ impl<'a> Voice<'a> {
             phase,
             done_bytes,
             total_bytes: total_bytes.max(done_bytes),
+            start: self.start,
         });
         match self.say(event).await {
             Err(FenceError::Bus(error)) if error.is_transient() => {

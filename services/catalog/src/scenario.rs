@@ -116,6 +116,7 @@ pub(crate) fn backup_life(name: &str, id: BackupId, succeeds: bool) -> Vec<Event
         phase: BackupPhase::Copying,
         done_bytes: 1,
         total_bytes: 2,
+        start: None,
     });
     let mut life = vec![
         Event::BackupRequested(requested),

@@ -50,6 +50,7 @@ impl Handler<Event> for Outcomes {
                     .await
             }
             Event::BackupFailed(failed) => self.failed(failed, &delivery.envelope).await,
+            Event::BackupVerified(verified) => self.world.keep_verification(verified).await,
             Event::BackupExpired(expired) => {
                 let world = &self.world;
                 world

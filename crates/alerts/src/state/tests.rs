@@ -317,6 +317,21 @@ fn a_damaged_backup_is_told_until_it_is_gone_or_sound() {
         ],
         &["1 +backup_damaged critical", "4 -backup_damaged"],
     );
+    // It was read while it went, and both are heard in any order.
+    let (unsound, gone) = (
+        verified(1, Some("pack 3 is missing")),
+        Fact::LetGo {
+            backups: vec![backup(1)],
+        },
+    );
+    check(
+        vec![(1, Some(gone.clone())), (2, Some(unsound.clone()))],
+        &[],
+    );
+    check(
+        vec![(2, Some(unsound)), (1, Some(gone))],
+        &["2 +backup_damaged critical", "1 -backup_damaged"],
+    );
 }
 
 #[test]

@@ -164,6 +164,18 @@ pub struct BackupProgressed {
     pub done_bytes: u64,
     /// Bytes to copy, the server's estimate.
     pub total_bytes: u64,
+    /// Where its WAL begins, once the server has said so: nothing from there on is pruned meanwhile.
+    #[serde(default)]
+    pub start: Option<WalPoint>,
+}
+
+/// A place in the WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WalPoint {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The place on it.
+    pub lsn: Lsn,
 }
 
 /// A page whose checksum was wrong on the source.

@@ -232,6 +232,10 @@ fn backup_events() -> Vec<Event> {
             phase: BackupPhase::Copying,
             done_bytes: 1_073_741_824,
             total_bytes: 2_147_483_648,
+            start: Some(WalPoint {
+                timeline: TimelineId(1),
+                lsn: Lsn(0x0200_0028),
+            }),
         }),
         Event::BackupCompleted(BackupCompleted {
             backup_id,

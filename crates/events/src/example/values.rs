@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::command::BranchOrigin;
 use crate::document::{DrillCheck, DrillSettings, Schedule, Sweep, WalStretch};
 use crate::event::*;
-use crate::mark::{BackupMark, DeletedBy, Deletion, Expiry, Hold};
+use crate::mark::{BackupMark, DeletedBy, Deletion, Expiry, Hold, Verification};
 use crate::plan::{CheckState, PlanCheck};
 use crate::window::{Window, WindowGap};
 use crate::{
@@ -96,6 +96,11 @@ pub fn mark() -> BackupMark {
             asked_at: at(500),
             delete_after: at(500 + 86_400),
         }),
+        verified: Some(Verification {
+            sound: true,
+            at: at(550),
+        }),
+        commands: vec![COMMAND],
     }
 }
 

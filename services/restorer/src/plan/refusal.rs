@@ -40,7 +40,8 @@ impl Refusal {
             "backup {id} is being deleted since {}; its time of grace was over",
             rfc3339(since)
         );
-        let hint = "choose another backup or a moment: see `zektor window` and `zektor backup list`";
+        let hint =
+            "choose another backup or a moment: see `zektor window` and `zektor backup list`";
         Self::new(RefusalCode::NotFound, message, hint)
     }
 

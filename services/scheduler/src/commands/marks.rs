@@ -5,17 +5,19 @@
 //! - What is said to be kept is kept. A mark that keeps a backup is written first, and then it is looked whether a
 //!   sweep has the backup already; the sweep does it the other way round, so one of the two sees the other.
 //! - The last `backup.updated` tells the mark as it is: each is published over the event that was last before the mark
-//!   was read.
+//!   was read. What a verification found is in the mark too, and told by the verification itself.
+//! - A command changes a mark once. One that is delivered again, after others were, tells the mark and leaves it.
 
 use bus::FenceError;
 use bus::Sequence;
 use chrono::{SubsecRound as _, TimeDelta};
 use events::command::{BackupDelete, BackupHold, BackupRelease, BackupUndelete, BackupUpdate};
 use events::document::ManualBackup;
-use events::event::{BackupUpdated, RefusalCode};
-use events::mark::{BackupMark, DeletedBy, Deletion, Expiry, Hold};
+use events::event::{BackupUpdated, BackupVerified, RefusalCode};
+use events::mark::{BackupMark, DeletedBy, Deletion, Expiry, Hold, Verification};
 use events::{
-    BackupId, BackupSummary, BranchName, Event, InstanceName, MessageId, Trigger, subject,
+    BackupId, BackupSummary, BranchName, CommandId, Event, InstanceName, MessageId, Trigger,
+    subject,
 };
 use repository::{PutMark, RepositoryError, effective};
 
@@ -51,7 +53,9 @@ impl World {
             return Ok(());
         };
         let _before = self
-            .change_mark(of, |mark| updated(of, &summary, mark, update, name.clone()))
+            .change_mark(of, Some(given.id), |mark| {
+                updated(of, &summary, mark, update, name.clone())
+            })
             .await?;
         self.tell_mark(given, of).await
     }
@@ -72,7 +76,7 @@ impl World {
             return Ok(());
         };
         let before = self
-            .change_mark(of, |mark| {
+            .change_mark(of, Some(given.id), |mark| {
                 // After its release retention decides anew, with all of the grace.
                 refuse_to_go(of, mark, DeletedBy::User)?;
                 let since = mark.hold.as_ref().map_or(now, |hold| hold.since);
@@ -105,7 +109,7 @@ impl World {
             return Ok(());
         };
         let _before = self
-            .change_mark(of, |mark| {
+            .change_mark(of, Some(given.id), |mark| {
                 // Not at the first delivery: an earlier one may have written the mark and told nobody.
                 if mark.hold.is_none() && given.attempt == 1 {
                     return Err(invalid(
@@ -144,7 +148,7 @@ impl World {
             delete_after: delete_after.unwrap_or(events::Timestamp::MAX_UTC),
         };
         let _before = self
-            .change_mark(of, |mark| {
+            .change_mark(of, Some(given.id), |mark| {
                 if mark.hold.is_some() {
                     return Err(held(of));
                 }
@@ -175,7 +179,12 @@ impl World {
             return Ok(());
         };
         let now = self.clock.now().trunc_subsecs(6);
-        let marked = self.read_mark(of).await?.deletion.is_some();
+        let mark = self.read_mark(of).await?;
+        let marked = mark.deletion.is_some();
+        if marked && mark.commands.contains(&given.id) {
+            // It was undeleted by this, and deleted again.
+            return self.tell_mark(given, of).await;
+        }
         if !marked && given.attempt == 1 {
             return Err(invalid(
                 format!("backup {} is not marked for deletion", of.id),
@@ -189,7 +198,7 @@ impl World {
                 .await?;
         }
         let kept = self
-            .change_mark(of, |mark| {
+            .change_mark(of, Some(given.id), |mark| {
                 let expires_at = effective(summary.clone(), mark).expires_at;
                 let expiry = match undelete.retention {
                     Some(retention) => Some(Some(retention.expires_at(now))),
@@ -220,16 +229,25 @@ impl World {
     }
 
     /// What the manifest says of the backup; nothing if this command's outcome was told already. Refuses what is not
-    /// stored.
+    /// stored. Between the manifest and its announcement the command waits: what is told of a mark then would be taken
+    /// for the backup's end, and nobody would announce it.
     async fn stored(&self, given: &Given, of: Of<'_>) -> Result<Option<BackupSummary>, Unfinished> {
         let fence = subject::backup_fence(of.instance, of.branch, of.id);
         if self.has_told(given, fence).await? {
             return Ok(None);
         }
         let _document = self.document(of.instance).await?;
-        match self.manifest(of).await? {
-            Some(summary) => Ok(Some(summary)),
-            None => Err(self.not_stored(of).await?.into()),
+        let Some(summary) = self.manifest(of).await? else {
+            return Err(self.not_stored(of).await?.into());
+        };
+        let fence = subject::backup_fence(of.instance, of.branch, of.id);
+        let last = self.bus.last_on(&fence).await?;
+        match last.is_some_and(|last| is_under_way(&last.envelope.message)) {
+            true => Err(Unfinished::NotYet(format!(
+                "backup {} is stored, but that was not announced yet",
+                of.id
+            ))),
+            false => Ok(Some(summary)),
         }
     }
 
@@ -276,18 +294,26 @@ impl World {
         Ok(reader.mark(of.id).await?.mark)
     }
 
-    /// Writes what `change` makes of the mark over the mark that it saw, and gives that back.
+    /// Writes what `change` makes of the mark over the mark that it saw, and gives that back. A command does it once.
     async fn change_mark(
         &self,
         of: Of<'_>,
+        by: Option<CommandId>,
         change: impl Fn(&BackupMark) -> Result<BackupMark, Refusal>,
     ) -> Result<BackupMark, Unfinished> {
         let writer = self.repository.writer(of.instance, of.branch);
         let mut read = writer.mark(of.id).await?;
         for _ in 0..MOST_ATTEMPTS {
-            let wanted = change(&read.mark)?;
+            // What an earlier delivery of this command wrote may have been changed by others since.
+            if by.is_some_and(|by| read.mark.commands.contains(&by)) {
+                return Ok(read.mark);
+            }
+            let mut wanted = change(&read.mark)?;
             if wanted == read.mark {
                 return Ok(read.mark);
+            }
+            if let Some(by) = by {
+                wanted = wanted.changed_by(by);
             }
             match writer.put_mark(of.id, &wanted, &read).await? {
                 PutMark::Written(_) => return Ok(read.mark),
@@ -295,6 +321,37 @@ impl World {
             }
         }
         Err(busy(of))
+    }
+
+    /// A backup was read whole: what that showed stays with it, because a live branch relies on a sound one.
+    pub(crate) async fn keep_verification(
+        &self,
+        verified: &BackupVerified,
+    ) -> Result<(), Unfinished> {
+        let of = Of {
+            instance: &verified.instance,
+            branch: &verified.branch,
+            id: verified.backup_id,
+        };
+        let reader = self.repository.reader(of.instance, of.branch);
+        // One whose manifest is damaged is there.
+        match reader.manifest(of.id).await {
+            Err(error) if error.is_absent() => return Ok(()),
+            Ok(_) | Err(RepositoryError::Corrupt { .. } | RepositoryError::Newer { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let found = Verification {
+            sound: verified.sound,
+            at: verified.verified_at,
+        };
+        let changed = self.change_mark(of, None, |mark| {
+            let later = mark.verified.is_some_and(|known| known.at > found.at);
+            Ok(BackupMark {
+                verified: mark.verified.filter(|_| later).or(Some(found)),
+                ..mark.clone()
+            })
+        });
+        changed.await.map(drop)
     }
 
     /// A backup that a sweep has is lost, whatever its mark says: what was changed is taken back.
@@ -307,7 +364,7 @@ impl World {
             return Ok(());
         }
         let _ours = self
-            .change_mark(of, |mark| {
+            .change_mark(of, None, |mark| {
                 Ok(BackupMark {
                     hold: before.hold.clone(),
                     deletion: before.deletion,

@@ -148,8 +148,8 @@ fn backups(archive: &Archive) -> Vec<Backup> {
             expires_at: summary.expires_at,
             wal_until: summary.wal_until,
             stored_bytes: summary.stored_bytes,
-            // Pages that were damaged on the source already are in every later backup too.
-            damaged: false,
+            // Pages that were damaged on the source already do not count: they are in every later backup too.
+            damaged: mark.is_damaged(),
             hold: mark.hold.or(unknown),
             deletion: mark.deletion,
             refers_to: archive.refers_to.get(&id).cloned().unwrap_or_default(),

@@ -3,9 +3,11 @@
 //! The document's entry comes first: from then on restores act as if all of it were gone, and whoever wants to keep a
 //! backup after all is told that it is too late. Whoever wanted that before has written it into a mark by then, so the
 //! marks are read after the entry stands. The sweep's fence decides the rest: the first event on it is either the
-//! request, and then it is carried out, or its end, and then nothing is.
+//! request, and then it is carried out, or its end, and then nothing is. A request that has no end for long is made
+//! again: nothing of a branch is deleted, and nothing of the sweep restored, while it stands.
 
 use bus::{Decision, FenceError, Outgoing, Sequence};
+use chrono::TimeDelta;
 use events::document::Sweep;
 use events::event::{BranchSweepRequested, BranchSwept};
 use events::{BranchName, Event, InstanceName, MessageId, SweepId, subject};
@@ -15,6 +17,9 @@ use super::Rounds;
 use super::stored::{Life, life, readers};
 use crate::commands::World;
 use crate::refusal::{Unfinished, published_once};
+
+/// Longer than a sweep takes as a rule. Whoever carries it out still does no harm beside another one.
+const ASK_AGAIN_AFTER: TimeDelta = TimeDelta::hours(6);
 
 impl Rounds {
     /// Claims what is to be deleted, and sees to it.
@@ -57,18 +62,26 @@ impl Rounds {
         let world = &self.world;
         let fence = subject::sweep_fence(instance, branch, sweep.sweep_id);
         let last = world.bus.last_on(&fence).await?;
-        match last.map(|last| last.envelope.message) {
-            None => {
-                let reader = world.repository.reader(instance, branch);
-                match self.may_go(&reader, sweep).await? {
-                    true => self.request(instance, branch, sweep, &fence).await,
-                    false => self.withdraw(instance, branch, sweep, &fence).await,
+        let Some(last) = last else {
+            let reader = world.repository.reader(instance, branch);
+            return match self.may_go(&reader, sweep).await? {
+                true => {
+                    self.request(instance, branch, sweep, (&fence, Sequence::NONE))
+                        .await
                 }
+                false => self.withdraw(instance, branch, sweep, &fence).await,
+            };
+        };
+        if let Event::BranchSwept(_) = last.envelope.message {
+            return world.forget_sweep(instance, branch, sweep.sweep_id).await;
+        }
+        // The request may be gone, or was acknowledged while the document was not to be had.
+        match world.clock.now() - last.envelope.time >= ASK_AGAIN_AFTER {
+            true => {
+                self.request(instance, branch, sweep, (&fence, last.sequence))
+                    .await
             }
-            Some(Event::BranchSwept(_)) => {
-                world.forget_sweep(instance, branch, sweep.sweep_id).await
-            }
-            Some(_) => Ok(()),
+            false => Ok(()),
         }
     }
 
@@ -103,7 +116,7 @@ impl Rounds {
         instance: &InstanceName,
         branch: &BranchName,
         sweep: &Sweep,
-        fence: &str,
+        over: (&str, Sequence),
     ) -> Result<(), Unfinished> {
         tracing::info!(
             %branch, sweep = %sweep.sweep_id, backups = sweep.backups.len(), wal = sweep.wal.len(),
@@ -115,7 +128,7 @@ impl Rounds {
             sweep_id: sweep.sweep_id,
             sweep: sweep.clone(),
         });
-        Ok(published_once(self.say_first(event, sweep, fence).await)?)
+        Ok(published_once(self.say(event, sweep, over).await)?)
     }
 
     /// Ends a sweep that nobody has been asked to carry out. If somebody has, it goes on.
@@ -134,7 +147,7 @@ impl Rounds {
             bytes: 0,
             swept_at: self.world.clock.now(),
         });
-        match self.say_first(event, sweep, fence).await {
+        match self.say(event, sweep, (fence, Sequence::NONE)).await {
             Ok(_) => {
                 let world = &self.world;
                 world.forget_sweep(instance, branch, sweep.sweep_id).await
@@ -144,16 +157,21 @@ impl Rounds {
         }
     }
 
-    async fn say_first(
+    /// Says it if `last` is the last that was said of the sweep.
+    async fn say(
         &self,
         event: Event,
         sweep: &Sweep,
-        fence: &str,
+        (fence, last): (&str, Sequence),
     ) -> Result<Sequence, FenceError> {
-        let id = MessageId::new(format!("{}:{}", event.type_name(), sweep.sweep_id));
+        let (name, sweep_id) = (event.type_name(), sweep.sweep_id);
+        let id = MessageId::new(match last {
+            Sequence::NONE => format!("{name}:{sweep_id}"),
+            last => format!("{name}:{sweep_id}:{last}"),
+        });
         let outgoing = Outgoing::new(event, id, self.world.clock.now()).correlated(sweep.sweep_id);
         let bus = &self.world.bus;
-        bus.publish_expecting(outgoing, fence, Sequence::NONE).await
+        bus.publish_expecting(outgoing, fence, last).await
     }
 }
 

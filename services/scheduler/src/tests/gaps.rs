@@ -149,7 +149,7 @@ impl Place {
     }
 
     /// A completed backup in the repository.
-    async fn store(&self, id: BackupId, start_lsn: Lsn, timeline: TimelineId) {
+    async fn store_begun_at(&self, id: BackupId, start_lsn: Lsn, timeline: TimelineId) {
         let repository = &self.world.repository;
         let writer = repository.writer(&instance(), &BranchName::main());
         let pieces = writer.begin_backup(id, "one", BackupOptions::default());
@@ -259,7 +259,9 @@ async fn a_backup_that_turns_out_to_begin_before_the_gaps_end_does_not_count() {
     assert!(is_held(&place.hear(1).await));
     let first = place.requests().await[0].backup_id;
     place.publish(completed(first, Lsn(0x04FF_FFFF))).await;
-    place.store(first, Lsn(0x04FF_FFFF), TimelineId(2)).await;
+    place
+        .store_begun_at(first, Lsn(0x04FF_FFFF), TimelineId(2))
+        .await;
     assert!(is_held(&place.hear(2).await));
     place.pass(TimeDelta::minutes(1));
     assert!(is_held(&place.hear(3).await));
@@ -277,7 +279,7 @@ async fn a_backup_behind_the_gap_that_is_stored_already_is_enough() {
     ] {
         let place = place().await;
         place
-            .store(other(1), Lsn(start_lsn), TimelineId(timeline))
+            .store_begun_at(other(1), Lsn(start_lsn), TimelineId(timeline))
             .await;
         let outcome = place.hear(1).await;
         assert_eq!(

@@ -293,7 +293,11 @@ async fn what_a_sweep_has_cannot_be_kept_any_more() {
     place.set_sweep(Some(vec![id(100)])).await;
     let refused = place.not_done(2, undelete(id(100), None)).await;
     assert!(refused.message.contains("is being deleted"), "{refused:?}");
-    assert_eq!(place.mark().await, deleted, "the mark is as it was");
+    let after = place.mark().await;
+    assert_eq!(
+        (after.deletion, after.hold),
+        (deleted.deletion, deleted.hold)
+    );
     assert!(!place.has_place().await);
     // A sweep of others is none of its business.
     place.set_sweep(Some(vec![id(7)])).await;
@@ -391,11 +395,10 @@ async fn of_many_changes_at_once_none_is_lost_and_the_last_event_tells_the_mark(
     }
 }
 
-#[tokio::test]
-async fn what_is_not_stored_is_refused_with_what_can_be_done() {
-    let place = Place::with_backup().await;
-    let requested = BackupRequested {
-        backup_id: id(1),
+/// A request for a backup, as a worker hears of it.
+fn requested(backup_id: BackupId) -> Event {
+    Event::BackupRequested(BackupRequested {
+        backup_id,
         instance: instance(),
         branch: BranchName::main(),
         name: "n".to_owned(),
@@ -406,8 +409,44 @@ async fn what_is_not_stored_is_refused_with_what_can_be_done() {
         wal: WalKeep::AsLongAsBackup,
         pool: None,
         requested_at: example::at(0),
+    })
+}
+
+#[tokio::test]
+async fn what_is_stored_but_not_announced_is_marked_when_it_is() {
+    let place = Place::new(START);
+    registered(&place, &document(START.parse().unwrap())).await;
+    place.say(requested(id(100))).await;
+    let stored = place.store(id(100), Trigger::Manual).await;
+    let name = BackupUpdate {
+        name: Some("a".to_owned()),
+        ..update(id(100))
     };
-    place.say(Event::BackupRequested(requested)).await;
+    let commands = [
+        Command::BackupUpdate(name),
+        hold(id(100), None),
+        release(id(100)),
+        delete(id(100)),
+        undelete(id(100), None),
+    ];
+    for (number, command) in (1..).zip(commands) {
+        let outcome = place.deliver(command_id(number), 1, command).await;
+        assert!(matches!(outcome, Outcome::Retry { .. }), "{outcome:?}");
+    }
+    assert_eq!(place.types().await, ["backup.requested"]);
+    assert_eq!(place.mark().await, BackupMark::default());
+    place.announce(stored).await;
+    let outcome = place.deliver(command_id(2), 2, hold(id(100), None)).await;
+    assert_eq!(outcome, Outcome::Done);
+    let expected = ["backup.requested", "backup.completed", "backup.updated"];
+    assert_eq!(place.types().await, expected);
+    assert!(place.mark().await.hold.is_some());
+}
+
+#[tokio::test]
+async fn what_is_not_stored_is_refused_with_what_can_be_done() {
+    let place = Place::with_backup().await;
+    place.say(requested(id(1))).await;
     let refused = place.not_done(10, delete(id(1))).await;
     assert!(refused.message.contains("not completed yet"), "{refused:?}");
     let _failed = place.give_up(id(1)).await;

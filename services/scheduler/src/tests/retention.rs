@@ -203,6 +203,37 @@ async fn a_sweep_that_was_asked_for_is_not_withdrawn() {
 }
 
 #[tokio::test]
+async fn a_sweep_that_nobody_ends_is_asked_for_again_after_a_while() {
+    let (place, rounds) = Place::retained().await;
+    place.days(1, 3, Some(30), None).await;
+    place.at(9);
+    place.mark_as(1, due(day(8))).await;
+    rounds.round(&instance()).await;
+    let asked = async || place.count("branch.sweep_requested").await;
+    assert_eq!(asked().await, 1);
+    // The request was lost. Two replicas see it, once in each six hours.
+    for (hours, expected) in [(5, 1), (6, 2), (11, 2), (12, 3)] {
+        place.clock.set(day(9) + TimeDelta::hours(hours));
+        let (one, two, name) = (place.rounds(), place.rounds(), instance());
+        tokio::join!(one.round(&name), two.round(&name));
+        assert_eq!(asked().await, expected, "after {hours} hours");
+    }
+    let requests = place
+        .events()
+        .await
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::BranchSweepRequested(request) => Some(request),
+            _ => None,
+        });
+    let requests: Vec<_> = requests.collect();
+    assert!(requests.iter().all(|request| *request == requests[0]));
+    place.sweep(&requests[2]).await;
+    assert!(place.document().await.sweeps.is_empty());
+    assert_eq!(place.backups().await, [2, 3]);
+}
+
+#[tokio::test]
 async fn nothing_goes_while_a_restore_reads_the_branch() {
     let (place, rounds) = Place::retained().await;
     place.days(1, 3, Some(7), None).await;

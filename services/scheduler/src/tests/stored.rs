@@ -10,6 +10,13 @@ use super::{Place, instance};
 impl Place {
     /// A backup that ended now: its manifest and its last event.
     pub(super) async fn complete(&self, id: BackupId, trigger: Trigger) -> BackupSummary {
+        let summary = self.store(id, trigger).await;
+        self.announce(summary.clone()).await;
+        summary
+    }
+
+    /// A backup whose manifest stands, and of which nobody has heard yet.
+    pub(super) async fn store(&self, id: BackupId, trigger: Trigger) -> BackupSummary {
         let now = self.world.clock.now();
         let writer = self
             .world
@@ -32,14 +39,18 @@ impl Place {
             ..example::backup_summary()
         };
         let _committed = stored.commit(summary.clone()).await.unwrap();
+        summary
+    }
+
+    /// The end of a backup that is stored.
+    pub(super) async fn announce(&self, summary: BackupSummary) {
         let event = Event::BackupCompleted(BackupCompleted {
-            backup_id: id,
+            backup_id: summary.backup_id,
             instance: instance(),
             branch: BranchName::main(),
-            summary: summary.clone(),
+            summary,
         });
         self.say(event).await;
-        summary
     }
 
     /// A backup that was given up.
