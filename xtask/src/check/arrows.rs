@@ -53,7 +53,14 @@ const OWNED: &[(&str, &str, bool)] = &[
 ];
 
 /// Crates that do no I/O, and what would be a sign of it.
-const PURE: &[&str] = &["pg-format", "calendar", "events", "wal-index", "retention", "alerts"];
+const PURE: &[&str] = &[
+    "pg-format",
+    "calendar",
+    "events",
+    "wal-index",
+    "retention",
+    "alerts",
+];
 const NOT_IN_PURE: &[&str] = &["tokio", "reqwest", "async-nats", "object_store", "sqlx"];
 
 #[derive(Deserialize)]

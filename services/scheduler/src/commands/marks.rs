@@ -8,6 +8,10 @@
 //!   was read. What a verification found is in the mark too, and told by the verification itself.
 //! - A command changes a mark once. One that is delivered again, after others were, tells the mark and leaves it.
 
+mod refused;
+
+use refused::{busy, held, invalid, refuse_to_go};
+
 use bus::FenceError;
 use bus::Sequence;
 use chrono::{SubsecRound as _, TimeDelta};
@@ -476,39 +480,4 @@ fn updated(
             .or(mark.expiry),
         ..mark.clone()
     })
-}
-
-/// Refuses to keep what is to go, if it is to go by this wish.
-fn refuse_to_go(of: Of<'_>, mark: &BackupMark, by: DeletedBy) -> Result<(), Refusal> {
-    if mark.deletion.is_none_or(|deletion| deletion.by != by) {
-        return Ok(());
-    }
-    Err(invalid(
-        format!("backup {} is marked for deletion", of.id),
-        format!(
-            "Keep it after all, and then say so again: `zektor backup undelete {} {}`.",
-            of.instance, of.id
-        ),
-    ))
-}
-
-fn held(of: Of<'_>) -> Refusal {
-    invalid(
-        format!("backup {} is held", of.id),
-        format!(
-            "Release it first: `zektor backup release {} {}`.",
-            of.instance, of.id
-        ),
-    )
-}
-
-fn busy(of: Of<'_>) -> Unfinished {
-    Unfinished::NotYet(format!(
-        "backup {} is changed by others all the time",
-        of.id
-    ))
-}
-
-fn invalid(message: impl Into<String>, hint: impl Into<String>) -> Refusal {
-    Refusal::new(RefusalCode::Invalid, message, hint)
 }

@@ -81,11 +81,10 @@ async fn a_month() -> Result<()> {
 
 impl Month {
     async fn begin() -> Result<Self> {
-        let machine = Utc::now();
-        let ahead = (moment(BEGINNING)? - machine)
-            .to_std()
-            .context("the month is over")?;
-        let clock = FakeClock::ahead(ahead)?;
+        let mut clock = FakeClock::ahead(Duration::ZERO)?;
+        let machine = DateTime::<Utc>::UNIX_EPOCH + TimeDelta::from_std(clock.now())?;
+        let ahead = moment(BEGINNING)? - machine;
+        clock.advance(ahead.to_std().context("the month is over")?)?;
         let postgres = Postgres::builder()
             .setting("track_commit_timestamp", "on")
             .envs(clock.environment())
