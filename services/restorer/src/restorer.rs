@@ -121,7 +121,12 @@ impl Restorer {
         {
             return Err(Refusal::being_deleted(*id, sweep.asked_at).into());
         }
-        Ok(without(archive::read(&reader).await?, sweep))
+        let archive = without(archive::read(&reader).await?, sweep);
+        Ok(match target {
+            // Whoever names a backup means it.
+            RestoreTarget::Backup { .. } => archive,
+            _ => preferring_sound(archive),
+        })
     }
 
     /// What is stored of a branch and not being deleted.
@@ -135,7 +140,10 @@ impl Restorer {
     ) -> Result<Archive, RestoreError> {
         let sweep = self.sweep_of(instance, branch).await?;
         let reader = self.repository.reader(instance, branch);
-        Ok(without(archive::read(&reader).await?, sweep))
+        Ok(preferring_sound(without(
+            archive::read(&reader).await?,
+            sweep,
+        )))
     }
 
     /// What is being deleted of a branch. To be read after the restore's claim and before the repository: while the
@@ -258,4 +266,20 @@ fn without(archive: Archive, sweep: Option<Sweep>) -> Archive {
         Some(sweep) => archive.without(&sweep),
         None => archive,
     }
+}
+
+/// Without the backups that were found damaged when they were last read whole, as long as there is a sound one: neither
+/// the window nor a plan begins with them.
+fn preferring_sound(mut archive: Archive) -> Archive {
+    let damaged = |backup: &events::BackupSummary| archive.marks.of(backup.backup_id).is_damaged();
+    let sound: Vec<_> = archive
+        .backups
+        .iter()
+        .filter(|backup| !damaged(backup))
+        .cloned()
+        .collect();
+    if !sound.is_empty() {
+        archive.backups = sound;
+    }
+    archive
 }

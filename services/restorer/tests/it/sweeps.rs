@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use bus::Decision;
 use events::document::{Sweep, WalStretch};
 use events::event::{BackupSummary, Event, RefusalCode};
-use events::mark::{BackupMark, DeletedBy, Deletion};
+use events::mark::{BackupMark, DeletedBy, Deletion, Verification};
 use events::moments::MomentsQuestion;
 use events::plan::{RestoreAnswer, RestoreQuestion, RestoreRefusal};
 use events::window::WindowQuestion;
@@ -151,5 +151,43 @@ async fn what_is_being_deleted_is_gone_and_what_is_marked_is_there() -> Result<(
         assert_eq!(world.count(&finished).await?, rows, "{branch}");
         world.remove(branch).await?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_found_damaged_is_no_beginning_while_there_is_a_sound_one() -> Result<()> {
+    let world = World::new(PgVersion::V18).await?;
+    let first = world.back_up().await?;
+    world.rows(11..=15).await?;
+    let second = world.back_up().await?;
+    world.rows(16..=20).await?;
+    let _ = world.archive().await?;
+    let found = async |backup: &BackupSummary, sound| {
+        let read = world.writer.mark(backup.backup_id).await?;
+        let mark = BackupMark {
+            verified: Some(Verification {
+                sound,
+                at: SystemClock.now(),
+            }),
+            ..BackupMark::default()
+        };
+        let put = world
+            .writer
+            .put_mark(backup.backup_id, &mark, &read)
+            .await?;
+        assert!(matches!(put, PutMark::Written(_)));
+        anyhow::Ok(())
+    };
+    found(&second, false).await?;
+    let finished = world.restore("a", RestoreTarget::Latest).await?;
+    assert_eq!(finished.summary.backup_id, first.backup_id);
+    assert_eq!(world.count(&finished).await?, 20);
+    world.remove("a").await?;
+    found(&second, true).await?;
+    found(&first, false).await?;
+    assert_eq!(earliest(&world).await?, Some(second.backed_up_at));
+    // Better than none.
+    found(&second, false).await?;
+    assert_eq!(earliest(&world).await?, Some(first.backed_up_at));
     Ok(())
 }
