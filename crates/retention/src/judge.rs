@@ -286,10 +286,12 @@ impl<'a> Branch<'a> {
 
     fn class(&self, backup: &Backup) -> Class {
         let relied_on = [self.newest, self.leads_here].contains(&Some(backup.id));
-        let now = self.stored.now;
-        match backup.wal_until {
+        // WAL has no mark: the time of grace comes after what was promised, so that a clock that is ahead takes nothing
+        // that is promised unless it is ahead by more.
+        let until = backup.wal_until;
+        match until.map(|until| later(until, self.stored.grace)) {
             _ if relied_on => Class::Pitr { until: None },
-            Some(until) if until <= now => Class::Standalone,
+            Some(until) if until <= self.stored.now => Class::Standalone,
             until => Class::Pitr { until },
         }
     }

@@ -202,16 +202,21 @@ fn a_held_one_stays_with_the_wal_of_its_class() {
         &world,
         &[
             "next pitr<- keep<- (retention, newest) +0",
-            "held pitr<2d keep<- (held) +5",
+            "held pitr<3d keep<- (held) +5",
             "1/0-0 keep<- of held",
-            "1/1-4 keep<2d after held",
+            "1/1-4 keep<3d after held",
             "1/5-5 keep<- of next, after held",
             "from 0d",
         ],
     );
-    days(&mut world, 1);
+    // What was promised is over, and then its time of grace is too.
+    let all = world.files.len();
+    world.hour += DAY;
     let _ = world.round();
-    assert_eq!(world.files.len(), 1 + 1 + 4);
+    assert_eq!(world.files.len(), all);
+    world.hour += GRACE;
+    let _ = world.round();
+    assert_eq!(world.files.len(), 1 + 1);
     // Held while it was marked; let go of, the mark counts again.
     world.change(held, |backup| backup.hold = None);
     let _ = world.round();
