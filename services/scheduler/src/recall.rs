@@ -1,8 +1,9 @@
 //! NATS was lost, the repository was not: the instance documents come back from their mirror.
 //!
 //! A document is recalled only where the bus has none, by create-if-absent, so that any number of schedulers
-//! may do it and a living document always wins. What was being removed stays removed. A restore that was
-//! under way died with its events: its name is freed.
+//! may do it and a living document always wins. What was being removed stays removed. A restore or a drill that
+//! was under way died with its events: its name is freed. A sweep stays: it may be half done, so nobody restores what
+//! it lists, and the next round finishes it, if all that is left of it may still go, or ends it.
 
 use bus::Decision;
 use events::document::Branch;
@@ -34,7 +35,7 @@ pub(crate) async fn recall_document(
 
 async fn recall(world: &World, mirrored: InstanceDocument) -> Result<(), Unfinished> {
     if !mirrored.removing {
-        let recalled = without_restores(mirrored);
+        let recalled = without_readers(mirrored);
         let instance = recalled.instance.clone();
         let put = world
             .bus
@@ -51,9 +52,10 @@ async fn recall(world: &World, mirrored: InstanceDocument) -> Result<(), Unfinis
     Ok(())
 }
 
-fn without_restores(mut document: InstanceDocument) -> InstanceDocument {
+fn without_readers(mut document: InstanceDocument) -> InstanceDocument {
     document
         .branches
         .retain(|_, branch| !matches!(branch, Branch::Restoring { .. }));
+    document.running_drill = None;
     document
 }

@@ -116,6 +116,8 @@ impl World {
             .update_document(instance, |mut document| {
                 if document.branches.get(branch).is_some_and(&forget) {
                     let _branch = document.branches.remove(branch);
+                    // What it still had to delete is planned anew: the next branch of this name may need it.
+                    let _sweep = document.sweeps.remove(branch);
                 }
                 Ok(document)
             })

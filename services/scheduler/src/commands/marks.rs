@@ -344,6 +344,13 @@ impl World {
             Ok(_) | Err(RepositoryError::Corrupt { .. } | RepositoryError::Newer { .. }) => {}
             Err(error) => return Err(error.into()),
         }
+        // One that cannot be read is left for somebody to mend; until then the backup counts as held.
+        if let Err(RepositoryError::Corrupt { .. } | RepositoryError::Newer { .. }) =
+            reader.mark(of.id).await
+        {
+            tracing::warn!(backup = %of.id, sound = verified.sound, "the mark cannot be read and keeps no finding");
+            return Ok(());
+        }
         let found = Verification {
             sound: verified.sound,
             at: verified.verified_at,

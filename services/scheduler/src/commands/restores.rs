@@ -103,6 +103,11 @@ fn claim(
             ),
             "Choose another name with --as.",
         )),
+        None if document.sweeps.contains_key(branch) => Err(Refusal::new(
+            RefusalCode::NameTaken,
+            format!("what is left of an earlier branch {branch} is being deleted"),
+            "Try again in a while, or choose another name with --as.",
+        )),
         None => {
             let claim = Branch::Restoring {
                 restore_id,

@@ -216,6 +216,10 @@ fn backup(verdict: &Verdict, stored: &Stored, going: Fate) -> BackupRetention {
                 .to_owned(),
         );
     }
+    let mut given = stored.backups.iter();
+    if given.any(|one| one.id == verdict.backup_id && one.damaged) {
+        reasons.push("it was found damaged: the branch does not rely on it".to_owned());
+    }
     BackupRetention {
         id: verdict.backup_id,
         name: verdict.name.clone(),

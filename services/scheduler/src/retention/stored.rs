@@ -1,10 +1,14 @@
 //! What the planner is given: what the repository has of a branch, what is wanted of it, and what is going on.
 
+use std::collections::BTreeSet;
+
 use chrono::TimeDelta;
 use events::document::Branch;
 use events::mark::Hold;
 use events::slot::{BackupSlot, backup_slot};
-use events::{BackupId, BranchName, InstanceDocument, InstanceName, Timestamp, topology};
+use events::{
+    BackupId, BranchName, Event, InstanceDocument, InstanceName, Timestamp, subject, topology,
+};
 use pg_format::WalSegmentSize;
 use repository::WalObjectKind;
 use repository::archive::{self, Archive};
@@ -68,19 +72,27 @@ pub(crate) async fn find(
     branch: &BranchName,
 ) -> Result<Option<Found>, Unfinished> {
     let reader = world.repository.reader(instance, branch);
+    // One that ends while the repository is read may be in neither, so the slot is read on both sides of that.
+    let before = slot(world, instance, branch).await?;
     let (archive, size) = archive::read_all(&reader).await?;
     // What is going on is read after what is stored: what began later is seen, what is not listed is not touched.
     let found = world.bus.instances().get(instance).await?;
     let (Some((document, _)), Some(size)) = (found, size) else {
         return Ok(None);
     };
-    let running = running(world, instance, branch, &archive).await?;
+    let after = slot(world, instance, branch).await?;
+    let known: BTreeSet<BackupId> = archive.backups.iter().map(|one| one.backup_id).collect();
+    let taken: BTreeSet<BackupId> = before.into_iter().chain(after).collect();
+    let mut under_way = Vec::new();
+    for id in taken.difference(&known) {
+        under_way.push(running(world, instance, branch, *id).await?);
+    }
     let grace = TimeDelta::from_std(world.config.retention_grace).unwrap_or(TimeDelta::MAX);
     let now = world.clock.now();
     let mut stored = from(&archive, (now, grace), size);
     stored.live = life(&document, branch) == Life::Live;
     stored.readers.extend(readers(&document, branch));
-    stored.running = running;
+    stored.running = under_way;
     Ok(Some(Found {
         archive,
         stored,
@@ -88,25 +100,35 @@ pub(crate) async fn find(
     }))
 }
 
-/// The backup that is being taken, if there is one.
+/// The backup that a branch's slot names. A value that cannot be read names one that nobody knows.
+async fn slot(
+    world: &World,
+    instance: &InstanceName,
+    branch: &BranchName,
+) -> Result<Option<BackupId>, Unfinished> {
+    let slots = world.bus.bucket(topology::SLOTS);
+    let taken = slots.get(&backup_slot(instance, branch)).await?;
+    let named = |value: Vec<u8>| serde_json::from_slice::<BackupSlot>(&value);
+    Ok(taken
+        .map(|(value, _)| named(value).map_or(BackupId(uuid::Uuid::nil()), |slot| slot.backup_id)))
+}
+
+/// A backup that is being taken, and where its WAL begins if the worker has said so.
 async fn running(
     world: &World,
     instance: &InstanceName,
     branch: &BranchName,
-    archive: &Archive,
-) -> Result<Vec<RunningBackup>, Unfinished> {
-    let slots = world.bus.bucket(topology::SLOTS);
-    let taken = slots.get(&backup_slot(instance, branch)).await?;
-    let taken = taken.and_then(|(value, _)| serde_json::from_slice::<BackupSlot>(&value).ok());
-    let completed = |id: BackupId| archive.backups.iter().any(|backup| backup.backup_id == id);
-    let running = taken.filter(|slot| !completed(slot.backup_id));
-    Ok(running
-        .map(|slot| RunningBackup {
-            id: slot.backup_id,
-            start: None,
-        })
-        .into_iter()
-        .collect())
+    id: BackupId,
+) -> Result<RunningBackup, Unfinished> {
+    let fence = subject::backup_fence(instance, branch, id);
+    let last = world.bus.last_on(&fence).await?;
+    let start = match last.map(|last| last.envelope.message) {
+        // What it said in an attempt before is not the last: an attempt begins with `backup.started`.
+        Some(Event::BackupProgressed(said)) => said.start.map(|at| (at.timeline, at.lsn)),
+        Some(Event::BackupCompleted(said)) => Some((said.summary.timeline, said.summary.start_lsn)),
+        _ => None,
+    };
+    Ok(RunningBackup { id, start })
 }
 
 fn from(archive: &Archive, (now, grace): (Timestamp, TimeDelta), size: WalSegmentSize) -> Stored {

@@ -1,20 +1,20 @@
 //! Sweeps: what is to be deleted is put into the instance's document, looked at once more, and given to a worker.
 //!
 //! The document's entry comes first: from then on restores act as if all of it were gone, and whoever wants to keep a
-//! backup after all is told that it is too late. Whoever wanted that before has written it into a mark by then, so the
-//! marks are read after the entry stands. The sweep's fence decides the rest: the first event on it is either the
+//! backup after all is told that it is too late. Whoever wanted that before has written it into a mark by then, and a
+//! backup that began before is in its slot, so everything is read and planned once more after the entry stands. The sweep's fence decides the rest: the first event on it is either the
 //! request, and then it is carried out, or its end, and then nothing is. A request that has no end for long is made
 //! again: nothing of a branch is deleted, and nothing of the sweep restored, while it stands.
 
 use bus::{Decision, FenceError, Outgoing, Sequence};
 use chrono::TimeDelta;
-use events::document::Sweep;
+use events::document::{Sweep, WalStretch};
 use events::event::{BranchSweepRequested, BranchSwept};
 use events::{BranchName, Event, InstanceName, MessageId, SweepId, subject};
-use repository::{BranchReader, RepositoryError};
+use retention::{Plan, WalFate};
 
 use super::Rounds;
-use super::stored::{Life, life, readers};
+use super::stored::{self, Life, life, readers};
 use crate::commands::World;
 use crate::refusal::{Unfinished, published_once};
 
@@ -63,8 +63,7 @@ impl Rounds {
         let fence = subject::sweep_fence(instance, branch, sweep.sweep_id);
         let last = world.bus.last_on(&fence).await?;
         let Some(last) = last else {
-            let reader = world.repository.reader(instance, branch);
-            return match self.may_go(&reader, sweep).await? {
+            return match self.may_go(instance, branch, sweep).await? {
                 true => {
                     self.request(instance, branch, sweep, (&fence, Sequence::NONE))
                         .await
@@ -85,30 +84,20 @@ impl Rounds {
         }
     }
 
-    /// Whether every backup is still wanted to go, or is gone. To be asked while the sweep stands in the document.
-    async fn may_go(&self, reader: &BranchReader, sweep: &Sweep) -> Result<bool, Unfinished> {
-        let now = self.world.clock.now();
-        for backup in &sweep.backups {
-            let mark = match reader.mark(*backup).await {
-                Ok(read) => read.mark,
-                Err(RepositoryError::Corrupt { .. } | RepositoryError::Newer { .. }) => {
-                    return Ok(false);
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let due = mark
-                .deletion
-                .is_some_and(|deletion| deletion.delete_after <= now);
-            if due && mark.hold.is_none() {
-                continue;
-            }
-            let manifest = reader.manifest(*backup).await;
-            if RepositoryError::absent_as_none(manifest)?.is_some() {
-                tracing::info!(%backup, sweep = %sweep.sweep_id, "a backup is to stay after all; the sweep is withdrawn");
-                return Ok(false);
-            }
+    /// Whether a plan made now lets all of it go that is there. To be asked while the sweep stands in the document: what
+    /// was wanted, begun or found before that is seen here, whatever the sweep was made of, and by whom.
+    async fn may_go(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        sweep: &Sweep,
+    ) -> Result<bool, Unfinished> {
+        let found = stored::find(&self.world, instance, branch).await?;
+        let may = found.is_some_and(|found| lets_go(&retention::plan(&found.stored), sweep));
+        if !may {
+            tracing::info!(sweep = %sweep.sweep_id, "something is to stay after all; the sweep is withdrawn");
         }
-        Ok(true)
+        Ok(may)
     }
 
     async fn request(
@@ -173,6 +162,22 @@ impl Rounds {
         let bus = &self.world.bus;
         bus.publish_expecting(outgoing, fence, last).await
     }
+}
+
+fn lets_go(plan: &Plan, sweep: &Sweep) -> bool {
+    let backups = plan.backups.iter().all(|one| {
+        one.decision == retention::Decision::Delete || !sweep.backups.contains(&one.backup_id)
+    });
+    let wal = plan.wal.iter().all(|one| {
+        let swept = |stretch: &WalStretch| {
+            stretch.timeline == one.timeline
+                && stretch.from_lsn < one.to_lsn
+                && one.from_lsn < stretch.to_lsn
+        };
+        one.fate == WalFate::Prune || !sweep.wal.iter().any(swept)
+    });
+    let mut histories = plan.histories.iter();
+    backups && wal && histories.all(|one| one.goes || !sweep.histories.contains(&one.timeline))
 }
 
 impl World {

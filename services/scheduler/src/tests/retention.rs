@@ -1,6 +1,7 @@
 //! Rounds of retention on an in-memory bus and repository, with a manual clock; a worker is played by the test.
 
 mod place;
+mod second_look;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
