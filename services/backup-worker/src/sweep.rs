@@ -17,6 +17,8 @@ use pg_format::WalSegmentSize;
 use repository::{BranchWriter, Deleted, Repository, RepositoryError};
 use service::clock::Clock;
 
+use crate::pulse::Pulse;
+
 /// Others may say something of a backup at the same time; so often it is tried anew.
 const MOST_ATTEMPTS: u32 = 16;
 
@@ -45,7 +47,9 @@ impl Handler<Event> for Sweeps {
                 reason: "not a request to delete anything".to_owned(),
             };
         };
-        match Box::pin(self.sweep(delivery, request)).await {
+        let pulse = Pulse::new(&delivery.progress);
+        let sweep = Box::pin(self.sweep(delivery, request, &pulse));
+        match pulse.during(sweep).await {
             Ok(()) => Outcome::Done,
             Err(error) => {
                 let reason = service::run::chain(&error);
@@ -65,6 +69,7 @@ impl Sweeps {
         &self,
         delivery: &Delivery<Event>,
         request: &BranchSweepRequested,
+        pulse: &Pulse,
     ) -> Result<(), SweepError> {
         let fence = subject::sweep_fence(&request.instance, &request.branch, request.sweep_id);
         let last = self.bus.last_on(&fence).await?;
@@ -81,8 +86,7 @@ impl Sweeps {
         let branch = self.repository.writer(&request.instance, &request.branch);
         let sweep = &request.sweep;
         let size = segment_size(&branch).await?;
-        let progress = delivery.progress.clone();
-        let advanced = move || progress.advance();
+        let advanced = || pulse.advance();
         let named = branch.packs_named_by_others(&sweep.backups).await?;
         let mut deleted = Deleted::default();
         for backup in &sweep.backups {

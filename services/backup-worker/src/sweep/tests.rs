@@ -18,6 +18,7 @@ use pg_format::{Lsn, SegmentName, SystemIdentifier, TimelineId};
 use repository::faulty::{Fault, FaultyStore, Operation};
 use repository::{BackupOptions, BranchRecord, RetryPolicy, archive};
 use service::ManualClock;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::*;
@@ -331,5 +332,58 @@ async fn a_sweep_that_is_not_listed_deletes_nothing() {
         let after: Vec<_> = place.store.list(None).collect().await;
         assert_eq!(before.len(), after.len());
         assert_eq!(place.types().await, ["branch.sweep_requested"]);
+    }
+}
+
+/// Longer than a delivery of which nothing is heard is left to its worker.
+const SLOW: Duration = Duration::from_secs(400);
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_whose_listings_take_long_is_delivered_once() {
+    let place = Place::new().await;
+    let plan = |operation, _: &object_store::path::Path| match operation {
+        Operation::List => Fault::Delay(SLOW),
+        _ => Fault::Pass,
+    };
+    let store = FaultyStore::new(Arc::clone(&place.store) as Arc<dyn ObjectStore>, plan);
+    let retry = RetryPolicy {
+        attempts: 1,
+        call_timeout: SLOW * 2,
+        ..RetryPolicy::default()
+    };
+    let slow = Counted {
+        sweeps: Sweeps {
+            bus: place.sweeps.bus.clone(),
+            repository: Repository::with_store(Arc::new(store), "", retry),
+            clock: Arc::clone(&place.sweeps.clock),
+        },
+        deliveries: AtomicU64::new(0),
+    };
+    let (slow, shutdown) = (Arc::new(slow), CancellationToken::new());
+    let (spec, bus) = (topology::sweep_jobs(), place.sweeps.bus.clone());
+    let swept = async {
+        while !place.types().await.contains(&"branch.swept") {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+    };
+    let handler = Arc::clone(&slow);
+    tokio::select! {
+        _ = bus.consume(&spec, 1, handler, shutdown) => panic!("nobody told it to stop"),
+        ended = tokio::time::timeout(SLOW * 100, swept) => ended.unwrap(),
+    }
+    place.check_swept().await;
+    assert_eq!(slow.deliveries.load(Ordering::SeqCst), 1);
+}
+
+struct Counted {
+    sweeps: Sweeps,
+    deliveries: AtomicU64,
+}
+
+#[async_trait]
+impl Handler<Event> for Counted {
+    async fn handle(&self, delivery: &Delivery<Event>) -> Outcome {
+        let _before = self.deliveries.fetch_add(1, Ordering::SeqCst);
+        self.sweeps.handle(delivery).await
     }
 }
