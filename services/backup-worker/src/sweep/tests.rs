@@ -339,10 +339,10 @@ async fn a_sweep_that_is_not_listed_deletes_nothing() {
 const SLOW: Duration = Duration::from_secs(400);
 
 #[tokio::test(start_paused = true)]
-async fn a_sweep_whose_listings_take_long_is_delivered_once() {
+async fn a_sweep_that_reads_for_long_is_delivered_once() {
     let place = Place::new().await;
     let plan = |operation, _: &object_store::path::Path| match operation {
-        Operation::List => Fault::Delay(SLOW),
+        Operation::Get => Fault::Delay(SLOW),
         _ => Fault::Pass,
     };
     let store = FaultyStore::new(Arc::clone(&place.store) as Arc<dyn ObjectStore>, plan);
