@@ -1,5 +1,7 @@
 //! What is wanted of stored backups: renamed, kept, held, deleted, kept after all, beside sweeps.
 
+mod untold;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use events::command::{
 };
 use events::document::Sweep;
 use events::event::{BackupRequested, BackupUpdated, RefusalCode, Refused};
-use events::mark::{BackupMark, DeletedBy, Deletion, Expiry};
+use events::mark::{BackupMark, DeletedBy, Deletion, Expiry, Hold};
 use events::{
     BackupId, BackupType, BranchName, Command, Event, InstanceDocument, SweepId, Trigger, WalKeep,
     example,
