@@ -16,6 +16,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("max_wal_senders", "10"),
     ("max_replication_slots", "10"),
     ("shared_buffers", "32MB"),
+    // Within the data directory: a server that is killed leaves nothing behind in the machine's memory.
+    ("dynamic_shared_memory_type", "mmap"),
     ("log_min_messages", "warning"),
     ("log_line_prefix", "%m [%p] "),
     ("log_checkpoints", "off"),
