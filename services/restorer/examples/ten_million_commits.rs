@@ -209,6 +209,7 @@ async fn run() -> Result<()> {
         clock: Arc::new(SystemClock),
         policy: Policy {
             min_target_age: Duration::from_secs(120),
+            room_bytes: 1 << 30,
         },
         name: "bench".to_owned(),
         parallelism: 4,

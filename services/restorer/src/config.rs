@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::compute::LOOPBACK;
 use crate::drill::DrillRules;
+use crate::plan::Policy;
+
+mod bytes;
 
 /// The restorer's own settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -14,6 +17,10 @@ pub struct RestorerConfig {
     /// A target time must be at least so old (`ZEKTOR_RESTORE_MIN_TARGET_AGE`).
     #[serde(with = "humantime_serde")]
     pub restore_min_target_age: Duration,
+    /// What a restore wants to be free beside its files, for the WAL it spools and replays (`ZEKTOR_RESTORE_ROOM`,
+    /// such as `1GiB`); a drill wants twice as much.
+    #[serde(with = "bytes")]
+    pub restore_room: u64,
     /// Restores at once.
     pub restore_concurrency: usize,
     /// Reads of the object store at once, for each restore; each holds up to 8 MiB.
@@ -47,6 +54,7 @@ impl Default for RestorerConfig {
     fn default() -> Self {
         RestorerConfig {
             restore_min_target_age: Duration::from_secs(120),
+            restore_room: 1 << 30,
             restore_concurrency: 2,
             restore_parallelism: 8,
             drill_concurrency: 1,
@@ -64,6 +72,15 @@ impl Default for RestorerConfig {
 }
 
 impl RestorerConfig {
+    /// The operator's rules.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy {
+            min_target_age: self.restore_min_target_age,
+            room_bytes: self.restore_room,
+        }
+    }
+
     /// The rules for drills.
     #[must_use]
     pub fn drill_rules(&self) -> DrillRules {
@@ -82,5 +99,26 @@ impl RestorerConfig {
             .split(':')
             .filter(|folder| !folder.is_empty());
         folders.map(PathBuf::from).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use service::config::{Environment, load};
+
+    use super::RestorerConfig;
+
+    #[test]
+    fn the_room_of_a_restore_is_a_size() {
+        let given = |room: &'static str| {
+            let environment = Environment::of([("ZEKTOR_RESTORE_ROOM", room)]);
+            load::<RestorerConfig>(None, &environment).map(|loaded| loaded.own.restore_room)
+        };
+        assert_eq!(given("64MiB").unwrap(), 64 << 20);
+        assert_eq!(given("1000").unwrap(), 1000);
+        assert_eq!(given("").unwrap(), 1 << 30);
+        let refused = given("1GB").unwrap_err().to_string();
+        assert!(refused.contains("ZEKTOR_RESTORE_ROOM"), "{refused}");
+        assert!(refused.contains("64MiB"), "{refused}");
     }
 }

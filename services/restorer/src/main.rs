@@ -9,7 +9,6 @@ use restorer::compute::{Address, LocalCompute, compute_account, compute_director
 use restorer::config::RestorerConfig;
 use restorer::drill::Drills;
 use restorer::handlers::{Jobs, Orders};
-use restorer::plan::Policy;
 use restorer::questions;
 use restorer::restorer::{Memory, Restorer};
 use service::{Context, MasterKey, ServiceInfo};
@@ -49,9 +48,7 @@ async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
         compute: Arc::new(compute),
         key: Arc::new(MasterKey::load(&common.master_key_file)?),
         clock: Arc::clone(&context.clock),
-        policy: Policy {
-            min_target_age: config.restore_min_target_age,
-        },
+        policy: config.policy(),
         name: common.worker_name.clone(),
         parallelism: config.restore_parallelism.max(1),
         drain: context.shutdown.clone(),

@@ -40,6 +40,8 @@ use crate::served::ServedWal;
 pub struct Policy {
     /// A target time must be at least so old.
     pub min_target_age: Duration,
+    /// What must be free beside the files, for spooled and replayed WAL and what a starting server writes.
+    pub room_bytes: u64,
 }
 
 /// What is known of the WAL along histories, by the timeline each leads to.

@@ -95,7 +95,11 @@ impl Restorer {
         let archived = |timeline| archive.histories.contains_key(&timeline);
         let mut checks = vec![
             preflight::programs(plan, &programs),
-            preflight::disk(plan, self.compute.free_bytes().await)?,
+            preflight::disk(
+                plan,
+                self.compute.free_bytes().await,
+                self.policy.room_bytes,
+            )?,
             preflight::history_files(plan, archived),
             preflight::hot_standby(&source, size),
             preflight::preload(&source, &programs.bin),

@@ -21,8 +21,6 @@ use crate::plan::{Plan, Refusal, passed, warning};
 use crate::settings::carried;
 use crate::settings::tier;
 
-/// Spooled and replayed WAL, and what a starting server writes.
-const ROOM_BYTES: u64 = 1 << 30;
 /// Configuration and control files are far smaller.
 const MOST_BYTES: u64 = 4 << 20;
 const CONTROL: &str = "global/pg_control";
@@ -129,13 +127,13 @@ fn libraries(value: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether the files fit, with room for the WAL that is spooled and for what the server writes meanwhile. Replay may
+/// Whether the files fit, with `room` for the WAL that is spooled and for what the server writes meanwhile. Replay may
 /// add as many bytes as there is WAL, but seldom does: that is a warning.
 ///
 /// # Errors
 /// The files do not fit.
-pub fn disk(plan: &Plan, free: Option<u64>) -> Result<PlanCheck, Refusal> {
-    let needed = plan.backup.logical_bytes.saturating_add(ROOM_BYTES);
+pub fn disk(plan: &Plan, free: Option<u64>, room: u64) -> Result<PlanCheck, Refusal> {
+    let needed = plan.backup.logical_bytes.saturating_add(room);
     let Some(free) = free else {
         let detail = "nobody knows how much is free where branches are kept".to_owned();
         return Ok(warning("disk", detail));
@@ -146,7 +144,11 @@ pub fn disk(plan: &Plan, free: Option<u64>) -> Result<PlanCheck, Refusal> {
             size(needed),
             size(free)
         );
-        let hint = "make room in the restorer's compute directory, or delete branches";
+        let hint = format!(
+            "make room in the restorer's compute directory, or delete branches; {} of it are for wal and what the server \
+             writes (ZEKTOR_RESTORE_ROOM)",
+            size(room)
+        );
         return Err(Refusal::new(RefusalCode::Limit, message, hint));
     }
     let most = needed.saturating_add(plan.wal_bytes());
@@ -170,8 +172,11 @@ pub fn disk(plan: &Plan, free: Option<u64>) -> Result<PlanCheck, Refusal> {
 ///
 /// # Errors
 /// It does not.
-pub fn room_for_drill(plan: &Plan, free: Option<u64>) -> Result<(), Refusal> {
-    let needed = plan.backup.logical_bytes.saturating_add(2 * ROOM_BYTES);
+pub fn room_for_drill(plan: &Plan, free: Option<u64>, room: u64) -> Result<(), Refusal> {
+    let needed = plan
+        .backup
+        .logical_bytes
+        .saturating_add(room.saturating_mul(2));
     match free {
         Some(free) if free < needed => {
             let message = format!(

@@ -94,7 +94,11 @@ impl Restorer {
             }
         };
         let programs = self.programs(&plan).await?;
-        let _ = preflight::disk(&plan, self.compute.free_bytes().await)?;
+        let _ = preflight::disk(
+            &plan,
+            self.compute.free_bytes().await,
+            self.policy.room_bytes,
+        )?;
         let names = self.names(&site.instance, source).await?;
         Ok(Prepared {
             plan,

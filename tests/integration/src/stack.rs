@@ -91,6 +91,8 @@ impl Builder {
             ),
             ("ZEKTOR_HOME".to_owned(), place.path().display().to_string()),
             ("ZEKTOR_RESTORE_MIN_TARGET_AGE".to_owned(), "0s".to_owned()),
+            // The databases are small, and so may be the disk.
+            ("ZEKTOR_RESTORE_ROOM".to_owned(), "64MiB".to_owned()),
             ("ZEKTOR_WAL_FLUSH_INTERVAL".to_owned(), "500ms".to_owned()),
             (
                 "ZEKTOR_STOP_BRANCHES_ON_DRAIN".to_owned(),

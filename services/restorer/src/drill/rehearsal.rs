@@ -96,8 +96,11 @@ impl<'a> Rehearsal<'a> {
         self.seen.target = Some(target);
         self.seen.plan = Some(plan.clone());
         let programs = restorer.programs(&plan).await?;
-        preflight::room_for_drill(&plan, restorer.compute.free_bytes().await)
-            .map_err(RestoreError::from)?;
+        let (free, room) = (
+            restorer.compute.free_bytes().await,
+            restorer.policy.room_bytes,
+        );
+        preflight::room_for_drill(&plan, free, room).map_err(RestoreError::from)?;
         let names = restorer.names(&request.instance, &request.branch).await?;
         let prepared = Prepared {
             plan,

@@ -128,6 +128,7 @@ impl World {
             clock: Arc::new(SystemClock),
             policy: Policy {
                 min_target_age: Duration::ZERO,
+                room_bytes: 64 << 20,
             },
             name: "test".to_owned(),
             parallelism: 4,

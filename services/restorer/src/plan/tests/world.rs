@@ -19,6 +19,7 @@ use crate::plan::{
 pub(super) const SIZE: WalSegmentSize = WalSegmentSize::DEFAULT;
 pub(super) const POLICY: Policy = Policy {
     min_target_age: Duration::from_secs(120),
+    room_bytes: 1 << 30,
 };
 
 /// What a record is to the planner.

@@ -1,5 +1,7 @@
 //! What a drill needs, what it refuses, and what its sandbox does to others: nothing.
 
+use restorer::plan::Policy;
+
 use super::*;
 
 #[tokio::test]
@@ -34,6 +36,10 @@ async fn a_disk_without_room_is_told_before_anything_is_written() -> Result<()> 
     let asked = request(&world, Vec::new()).await?;
     let restorer = restorer::restorer::Restorer {
         compute: Arc::new(Full(Arc::clone(&world.compute))),
+        policy: Policy {
+            room_bytes: 1 << 30,
+            ..world.restorer.policy
+        },
         ..world.another("compute", Vec::new())?
     };
     let drills = Drills {
