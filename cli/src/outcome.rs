@@ -4,16 +4,19 @@
 //! the command names it, or something that belongs to it, as its cause; or it carries the command's id, which
 //! is also the id of the backup or restore that was asked for.
 
+mod outage;
+
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bus::{BusError, From, Outgoing, Sequence, Stored};
-use events::{Command, CommandId, Envelope, Event, MessageId, topology};
+use events::{Command, CommandId, Envelope, Event, MessageId, Timestamp, topology};
 use futures::{Stream, StreamExt as _};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::outage::{LOOK_INTERVAL, Outage, forgotten, with_look};
 use crate::failure::{Ending, Failure};
 use crate::session::Session;
 
@@ -27,6 +30,14 @@ const NOT_TAKEN: &str = "not_taken";
 /// A command that was sent, and what comes of it.
 pub(crate) struct Sent {
     pub(crate) id: CommandId,
+    /// Where the bus is now: the stack may have come back elsewhere.
+    pub(crate) session: Session,
+    subjects: Vec<String>,
+    /// When the stream was made; another one counts anew.
+    created: Timestamp,
+    /// The last event that was read, whosever it was.
+    read: Sequence,
+    outage: Outage,
     events: Pin<Box<dyn Stream<Item = Result<Stored<Event>, BusError>> + Send>>,
     /// Ids of the command and of everything seen that came of it. Few: a command's events end.
     ids: BTreeSet<String>,
@@ -41,23 +52,27 @@ impl Session {
     pub(crate) async fn send(&self, command: Command, nouns: &[&str]) -> Result<Sent, Failure> {
         let id = CommandId(Uuid::now_v7());
         let instance = command.address().into_iter().next().unwrap_or_default();
-        let subjects = nouns
+        let subjects: Vec<String> = nouns
             .iter()
             .map(|noun| format!("zektor.{noun}.*.{instance}.>"))
             .collect();
-        let last = self
+        let stream = self
             .bus
             .stream_state(topology::EVENTS)
             .await
-            .map_err(no_topology)?
-            .last;
-        let from = From::Sequence(last.next().0);
-        let events = self.bus.follow(subjects, from, topology::EVENTS);
+            .map_err(no_topology)?;
+        let from = From::Sequence(stream.last.next().0);
+        let events = self.bus.follow(subjects.clone(), from, topology::EVENTS);
         let message_id = MessageId::new(id.to_string());
         let outgoing = Outgoing::new(command, message_id, self.setting.clock.now());
         let _sequence = self.bus.send(outgoing.correlated(id)).await?;
         Ok(Sent {
             id,
+            session: self.clone(),
+            subjects,
+            created: stream.created,
+            read: stream.last,
+            outage: Outage::none(),
             events: Box::pin(events),
             ids: BTreeSet::from([id.to_string()]),
             instance,
@@ -84,13 +99,7 @@ impl Sent {
     /// up, is a failure.
     pub(crate) async fn next(&mut self) -> Result<Event, Failure> {
         loop {
-            let stored = match self.events.next().await {
-                Some(Ok(stored)) => stored,
-                // Written by a newer version; it is nothing that this one could wait for.
-                Some(Err(BusError::Undecodable { .. })) => continue,
-                Some(Err(error)) => return Err(error.into()),
-                None => return Err(BusError::Disconnected.into()),
-            };
+            let stored = self.stored().await?;
             if !belongs(&stored.envelope, &self.ids) {
                 continue;
             }
@@ -101,6 +110,30 @@ impl Sent {
                 Some(failure) => Err(failure),
                 None => Ok(event),
             };
+        }
+    }
+
+    /// The next event of whatever command, over outages of the bus.
+    async fn stored(&mut self) -> Result<Stored<Event>, Failure> {
+        loop {
+            let item = tokio::select! {
+                item = self.events.next() => item,
+                () = tokio::time::sleep(LOOK_INTERVAL) => {
+                    Box::pin(self.look()).await?;
+                    continue;
+                }
+            };
+            match item {
+                Some(Ok(stored)) => {
+                    self.read = stored.sequence;
+                    return Ok(stored);
+                }
+                // Written by a newer version; it is nothing that this one could wait for.
+                Some(Err(BusError::Undecodable { .. })) => {}
+                Some(Err(BusError::StreamRecreated { .. })) => return Err(forgotten()),
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err(BusError::Disconnected.into()),
+            }
         }
     }
 
@@ -175,7 +208,7 @@ pub(crate) async fn unless_interrupted<T>(
     how: &str,
 ) -> Result<T, Failure> {
     tokio::select! {
-        done = work => done,
+        done = work => done.map_err(|failure| with_look(failure, how)),
         _signal = tokio::signal::ctrl_c() => Err(Failure::new(
             Ending::Interrupted,
             "interrupted",

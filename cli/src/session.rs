@@ -112,6 +112,7 @@ fn default_home(environment: &Environment) -> PathBuf {
 }
 
 /// A connection to the bus of one stack.
+#[derive(Clone)]
 pub(crate) struct Session {
     pub(crate) bus: Bus,
     pub(crate) stack: Option<StackState>,

@@ -160,14 +160,15 @@ async fn create(session: &Session, wanted: command::RestoreCreate) -> Result<Rep
             false => Asked::Planned(planned(&mut sent).await?, requested),
         })
     };
-    let completed = match unless_interrupted(restored, "the restore", &how).await? {
+    let look = format!("zektor branch show {instance} {branch}");
+    let completed = match unless_interrupted(restored, "the restore", &look).await? {
         Asked::Completed(completed) => completed,
         Asked::Planned(plan, requested) => {
             session.projected(sent.seen).await;
             return requested_reply(requested, plan, &how);
         }
     };
-    let connection_uri = match registered_dsn(session, &instance, &branch).await {
+    let connection_uri = match registered_dsn(&sent.session, &instance, &branch).await {
         Ok(uri) => Some(uri),
         Err(failure) => {
             // The data is back; how to reach it can be asked for again.

@@ -1,17 +1,23 @@
 use std::time::Duration;
 
-use bus::{Bus, Outgoing};
+use bus::{Bus, BusConfig, Outgoing};
 use events::event::{BranchDeleted, BranchDeletionRequested, RefusalCode, Refused};
 use events::{BranchName, Command, Event, InstanceName, MessageId, Timestamp, command};
 use service::Environment;
+use testkit::nats::NatsServer;
+use tokio::time::timeout;
 
-use super::{ACCEPTED_WITHIN, DONE_WITHIN};
+use super::{ACCEPTED_WITHIN, DONE_WITHIN, unless_interrupted};
 use crate::arguments::Global;
 use crate::failure::{Ending, Failure};
 use crate::output::OutputFormat;
 use crate::session::{Session, Setting};
 
 fn session() -> Session {
+    session_on(Bus::in_memory())
+}
+
+fn session_on(bus: Bus) -> Session {
     let global = Global {
         output: OutputFormat::Table,
         nats: None,
@@ -20,7 +26,7 @@ fn session() -> Session {
         wait: true,
     };
     Session {
-        bus: Bus::in_memory(),
+        bus,
         stack: None,
         setting: Setting::new(global, Environment::default()).unwrap(),
     }
@@ -116,4 +122,70 @@ async fn a_command_that_nobody_takes_is_told_from_one_that_takes_long() {
     sent.until(DONE_WITHIN, requested).await.unwrap();
     let failure = sent.until(short, deleted).await.unwrap_err();
     assert_eq!(failure.ending, Ending::Failed);
+}
+
+/// A NATS server with the topology, and a connection to it.
+async fn real_bus() -> (NatsServer, Bus) {
+    let nats = NatsServer::builder().sync_always().start().await.unwrap();
+    let bus = Bus::connect(BusConfig::new(nats.url(), "test"))
+        .await
+        .unwrap();
+    bus.apply_topology().await.unwrap();
+    (nats, bus)
+}
+
+#[tokio::test]
+async fn an_outcome_is_heard_over_a_restart_of_the_bus() {
+    let (mut nats, bus) = real_bus().await;
+    let mut sent = session_on(bus.clone())
+        .send(deletion(), &["branch"])
+        .await
+        .unwrap();
+    let id = sent.id.to_string();
+    nats.stop().await.unwrap();
+    let (restarted, heard) = tokio::join!(
+        async {
+            nats.start_again().await.unwrap();
+            let (instance, branch) = names();
+            let gone = Event::BranchDeleted(BranchDeleted { instance, branch });
+            publish(&bus, gone, "gone", &id).await;
+        },
+        sent.until(DONE_WITHIN, deleted)
+    );
+    let () = restarted;
+    heard.unwrap();
+}
+
+#[tokio::test]
+async fn a_bus_that_stays_away_is_given_up_with_what_to_look_at() {
+    let (mut nats, bus) = real_bus().await;
+    let mut sent = session_on(bus).send(deletion(), &["branch"]).await.unwrap();
+    sent.outage.given_up_after = Duration::from_secs(1);
+    nats.kill().await.unwrap();
+    let waited = unless_interrupted(sent.next(), "it", "zektor branch show orders fix");
+    let waited = timeout(Duration::from_secs(30), waited).await;
+    let failure = waited.expect("it waits for ever").unwrap_err();
+    assert_eq!(
+        (failure.ending, &*failure.code),
+        (Ending::Unreachable, "bus_away")
+    );
+    let look = "`zektor branch show orders fix`";
+    assert!(failure.hint.contains(look), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_bus_that_has_forgotten_the_command_is_not_waited_for() {
+    let (mut nats, bus) = real_bus().await;
+    let mut sent = session_on(bus.clone())
+        .send(deletion(), &["branch"])
+        .await
+        .unwrap();
+    nats.lose_everything().await.unwrap();
+    let (applied, waited) = tokio::join!(
+        bus.apply_topology(),
+        timeout(Duration::from_secs(60), sent.next())
+    );
+    applied.unwrap();
+    let failure = waited.expect("it waits for ever").unwrap_err();
+    assert!(failure.message.contains("forgotten"), "{failure:?}");
 }

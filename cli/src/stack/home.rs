@@ -39,6 +39,11 @@ impl Home {
         self.run().join("nats.conf")
     }
 
+    /// Where the NATS of this home listens and what it lets in; it stays from one start to the next.
+    pub(crate) fn nats_address(&self) -> PathBuf {
+        self.run().join("nats.address")
+    }
+
     pub(crate) fn logs(&self) -> PathBuf {
         self.0.join("logs")
     }
