@@ -10,6 +10,7 @@ use pg_replication::ConnectionSettings;
 use serde_json::json;
 use service::seal::dsn_context;
 
+use super::backup::PAGE;
 use super::{branch, schedule};
 use crate::arguments::{ArchiveBy, InstanceAdd, InstanceUpdate, OfInstance};
 use crate::failure::{Failure, word};
@@ -144,7 +145,21 @@ pub(crate) fn version(number: u32) -> String {
 
 /// Lists the instances.
 pub(crate) async fn list(session: &Session) -> Result<Reply, Failure> {
-    let answer = session.ask(&query::InstanceList {}).await?;
+    let mut instances = Vec::new();
+    let mut question = query::InstanceList {
+        limit: Some(PAGE),
+        after: None,
+    };
+    loop {
+        let found = session.ask(&question).await?;
+        instances.extend(found.instances);
+        question.after = found.next;
+        if question.after.is_none() {
+            break;
+        }
+    }
+    let next = None;
+    let answer = query::Instances { instances, next };
     let text = match answer.instances.is_empty() {
         true => {
             "No database is protected yet: zektor instance add NAME --dsn postgres://...".to_owned()

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use bus::{BusError, QueryError};
 use events::query::{
-    AlertList, BackupList, BackupShow, Backups, BranchList, BranchShow, BranchView, Branches,
-    CatalogStatus, DrillList, DrillShow, FAILED, INVALID, InstanceDetail, InstanceList,
-    InstanceShow, Instances, NOT_FOUND, Question, Rebuild, RebuildAccepted, RestoreList,
-    RestoreShow, Restores, ScheduleList, ScheduleView, Schedules, Series, Status, StreamProgress,
-    WalSummary,
+    AlertList, BackupList, BackupPlace, BackupShow, BackupView, Backups, BranchList, BranchShow,
+    BranchView, Branches, CatalogStatus, DrillList, DrillShow, FAILED, INVALID, InstanceDetail,
+    InstanceList, InstanceShow, Instances, NOT_FOUND, Question, Rebuild, RebuildAccepted,
+    RestoreList, RestoreShow, Restores, ScheduleList, ScheduleView, Schedules, Series, Status,
+    StreamProgress, WalSummary,
 };
 use events::{InstanceName, subject};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::projector::Projector;
+use crate::store::rows::BackupRow;
 use crate::store::{BackupFilter, Page, StoreError};
 
 mod control;
@@ -106,6 +107,35 @@ fn write<A: serde::Serialize>(answer: A) -> Result<Value, QueryError> {
     })
 }
 
+/// The largest part of a message that the rows of an answer take. NATS takes a MiB unless it is told otherwise, and an
+/// answer that is larger is none.
+const LARGEST_ANSWER: usize = 768 << 10;
+
+/// Leaves as many as one answer takes, one at least; whether some had to go.
+fn cut_to_fit<T: serde::Serialize>(views: &mut Vec<T>) -> bool {
+    let mut bytes = 0;
+    let fits = |view: &T| {
+        bytes += serde_json::to_vec(view).map_or(0, |json| json.len() + 1);
+        bytes <= LARGEST_ANSWER
+    };
+    let count = views
+        .iter()
+        .map(fits)
+        .take_while(|fits| *fits)
+        .count()
+        .max(1);
+    let cut = count < views.len();
+    views.truncate(count);
+    cut
+}
+
+fn place(row: &BackupRow) -> BackupPlace {
+    BackupPlace {
+        at: row.listed_at,
+        id: row.id,
+    }
+}
+
 /// A failure of the database is logged where it is answered, and the answer does not hold its details.
 fn failed(error: StoreError) -> QueryError {
     let text = service::run::chain(&error);
@@ -126,19 +156,23 @@ fn unknown_instance(instance: &InstanceName) -> QueryError {
 }
 
 impl Projector {
-    async fn instance_list(&self, _: InstanceList) -> Answer<InstanceList> {
-        let instances = self.store().instances(None).await.map_err(failed)?;
-        Ok(Instances { instances })
+    async fn instance_list(&self, question: InstanceList) -> Answer<InstanceList> {
+        let page = Page::new(question.limit, 0);
+        let found = self.store().instances(question.after.as_ref(), page).await;
+        let mut instances = found.map_err(failed)?;
+        let full = instances.len() == page.limit();
+        let cut = cut_to_fit(&mut instances);
+        let last = instances.last().filter(|_| full || cut);
+        Ok(Instances {
+            next: last.map(|view| view.name.clone()),
+            instances,
+        })
     }
 
     async fn instance_show(&self, question: InstanceShow) -> Answer<InstanceShow> {
         let instance = question.instance;
-        let found = self
-            .store()
-            .instances(Some(&instance))
-            .await
-            .map_err(failed)?;
-        let Some(view) = found.into_iter().next() else {
+        let found = self.store().instance(&instance).await;
+        let Some(view) = found.map_err(failed)? else {
             return Err(unknown_instance(&instance));
         };
         Ok(InstanceDetail {
@@ -182,8 +216,14 @@ impl Projector {
         if let (true, Some(instance)) = (rows.is_empty(), &filter.instance) {
             self.require_instance(instance).await?;
         }
+        let full = rows.len() == page.limit();
+        let places: Vec<BackupPlace> = rows.iter().map(place).collect();
+        let mut backups: Vec<BackupView> = rows.into_iter().map(backup_view).collect();
+        let cut = cut_to_fit(&mut backups);
+        let last = backups.len().checked_sub(1).filter(|_| full || cut);
         Ok(Backups {
-            backups: rows.into_iter().map(backup_view).collect(),
+            next: last.and_then(|last| places.get(last).copied()),
+            backups,
         })
     }
 
@@ -259,15 +299,8 @@ impl Projector {
     }
 
     async fn require_instance(&self, instance: &InstanceName) -> Result<(), QueryError> {
-        let found = self
-            .store()
-            .instances(Some(instance))
-            .await
-            .map_err(failed)?;
-        match found.is_empty() {
-            false => Ok(()),
-            true => Err(unknown_instance(instance)),
-        }
+        let found = self.store().instance(instance).await.map_err(failed)?;
+        found.map(drop).ok_or_else(|| unknown_instance(instance))
     }
 
     async fn branch_views(

@@ -1,9 +1,10 @@
 //! Building the rows anew: from what the streams still hold, or from a listing of the repository and what
 //! the streams hold over it.
 //!
-//! The repository knows instances, branches, schedules, completed backups with their marks, WAL and what is missing of
-//! it, from their beginning. Running, failed, skipped and expired backups, restores, drills, alerts, sweeps, when a
-//! backup was verified, windows and slots' risks are only in the streams, which forget (events after a year, WAL after
+//! The repository knows instances, branches, schedules, completed backups with their marks (another name or end, held, to
+//! go, what the last verification found), sweeps under way, WAL and what is missing of it, from their beginning.
+//! Running, failed, skipped and expired backups, restores, drills, alerts, sweeps that are done, whether a branch's
+//! server is stopped, windows and slots' risks are only in the streams, which forget (events after a year, WAL after
 //! thirty days); windows and risks are said anew by their archivers. So is what WAL came in a day, if it went since: days
 //! before that are made of what is left of them. All of it is one transaction: readers see the old rows until the new
 //! ones are complete, and a rebuild that was killed has changed nothing but the note that it is wanted.
@@ -21,7 +22,7 @@ use crate::projection::{
     Change, completed_backup, marked_backup, project, put_branch, put_schedule,
 };
 use crate::read_ahead::{LARGEST_BATCH, next_batch, read_ahead};
-use crate::store::rows::{InstanceRow, WalFileRow, WalGapRow};
+use crate::store::rows::{InstanceRow, SweepRow, WalFileRow, WalGapRow};
 use crate::store::{Step, Store, StoreError, Writing};
 
 /// The streams that are projected.
@@ -182,6 +183,18 @@ fn of_document(document: &InstanceDocument) -> Vec<Change> {
         changes.push(put_branch(instance, name, &registered, state));
     }
     changes.extend(document.schedules.iter().map(|s| put_schedule(instance, s)));
+    changes.extend(document.sweeps.iter().map(|(branch, sweep)| {
+        Change::Sweep(SweepRow {
+            instance: instance.clone(),
+            branch: branch.clone(),
+            id: sweep.sweep_id,
+            asked_at: Some(sweep.asked_at),
+            histories: sweep.histories.clone(),
+            objects: None,
+            bytes: None,
+            swept_at: None,
+        })
+    }));
     changes
 }
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use events::event::{BackupPhase, BackupProgressed, BackupStarted, WalObjectKind};
-use events::query::BackupStatus;
+use events::query::{BackupPlace, BackupStatus};
 use events::{BackupId, BranchName, Event, InstanceName, ScheduleId, Timestamp, example, topology};
 use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 use testkit::postgres::Postgres;
@@ -257,13 +257,55 @@ async fn measure(store: &Store, label: &str, question: &str, filter: BackupFilte
             break;
         }
     }
+    told(label, &format!("{question}: {rows} rows"), times);
+}
+
+fn told(label: &str, question: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
     println!(
-        "{label}: {question}: {rows} rows, p50 {:.1?}, p99 {:.1?}",
+        "{label}: {question}: {} times, p50 {:.1?}, p99 {:.1?}",
+        times.len(),
         at(50),
         at(99)
     );
+}
+
+/// All pages of a list, each from where the one before ended.
+async fn through(store: &Store, label: &str, filter: &BackupFilter) {
+    let mut filter = filter.clone();
+    let mut times = Vec::new();
+    loop {
+        let began = Instant::now();
+        let rows = store.backups(&filter, Page::new(None, 0)).await.unwrap();
+        times.push(began.elapsed());
+        let Some(last) = rows.last() else {
+            break;
+        };
+        filter.after = Some(BackupPlace {
+            at: last.listed_at,
+            id: last.id,
+        });
+    }
+    told(label, "of the largest, page after page", times);
+}
+
+/// All pages of the instances.
+async fn instances(store: &Store, label: &str) {
+    for size in [100, 1000] {
+        let (mut after, mut times) = (None, Vec::new());
+        loop {
+            let began = Instant::now();
+            let page = Page::new(Some(size), 0);
+            let found = store.instances(after.as_ref(), page).await.unwrap();
+            times.push(began.elapsed());
+            let Some(last) = found.last() else {
+                break;
+            };
+            after = Some(last.name.clone());
+        }
+        told(label, &format!("instances, {size} a page"), times);
+    }
 }
 
 async fn lists(store: &Store, label: &str) {
@@ -363,6 +405,15 @@ async fn lists(store: &Store, label: &str) {
             page,
         ),
         (
+            "of its branch, by name, none",
+            BackupFilter {
+                branch: Some(BranchName::main()),
+                name: Some("yearly".to_owned()),
+                ..of(largest.clone())
+            },
+            page,
+        ),
+        (
             "by name, none",
             BackupFilter {
                 name: Some("yearly".to_owned()),
@@ -415,9 +466,8 @@ async fn lists(store: &Store, label: &str) {
     for (question, filter, page) in questions {
         measure(store, label, question, filter, page).await;
     }
-    let began = Instant::now();
-    let found = store.instances(None).await.unwrap().len();
-    println!("{label}: instances: {found} rows, {:.1?}", began.elapsed());
+    through(store, label, &of(largest.clone())).await;
+    instances(store, label).await;
     let began = Instant::now();
     let last = store
         .last_backup_at(&largest, &BranchName::main())

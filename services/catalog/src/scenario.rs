@@ -7,8 +7,9 @@ use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 
 use crate::projection::project;
 use crate::store::rows::{
-    AlertRow, ArchiveRow, BackupRow, BranchRow, DrillRow, InstanceRow, PurgeRow, RestoreRow,
-    ScheduleRow, SlotRiskRow, SweepRow, WalDayRow, WalFileRow, WalGapRow, WalPruneRow, WindowRow,
+    AlertRow, ArchiveRow, BackupRow, BackupTotalsRow, BranchRow, DrillRow, InstanceRow, PurgeRow,
+    RestoreRow, ScheduleRow, SlotRiskRow, SweepRow, WalDayRow, WalFileRow, WalGapRow, WalPruneRow,
+    WindowRow,
 };
 use crate::store::{Step, Store};
 
@@ -24,6 +25,7 @@ pub(crate) struct AllRows {
     pub(crate) branches: Vec<BranchRow>,
     pub(crate) schedules: Vec<ScheduleRow>,
     pub(crate) backups: Vec<BackupRow>,
+    pub(crate) backup_totals: Vec<BackupTotalsRow>,
     pub(crate) restores: Vec<RestoreRow>,
     pub(crate) segments: Vec<WalFileRow>,
     pub(crate) gaps: Vec<WalGapRow>,
@@ -44,6 +46,7 @@ pub(crate) async fn all_rows(store: &Store) -> AllRows {
         branches: store.all().await.unwrap(),
         schedules: store.all().await.unwrap(),
         backups: store.all().await.unwrap(),
+        backup_totals: store.all().await.unwrap(),
         restores: store.all().await.unwrap(),
         segments: store.all().await.unwrap(),
         gaps: store.all().await.unwrap(),

@@ -39,6 +39,7 @@ pub(crate) async fn list(session: &Session, list: BackupList) -> Result<Reply, F
         all: list.all,
         limit: None,
         offset: list.offset,
+        after: None,
     };
     let trigger = list.trigger.map(Trigger::from);
     let backups = match trigger {
@@ -62,7 +63,8 @@ pub(crate) async fn list(session: &Session, list: BackupList) -> Result<Reply, F
         true => nothing(&list),
         false => text(&backups),
     };
-    Reply::new(&Backups { backups }, text)
+    let next = None;
+    Reply::new(&Backups { backups, next }, text)
 }
 
 /// A schedule that is gone has no name any more, but backups.
@@ -104,16 +106,15 @@ pub(crate) async fn all(
     let mut left = limit.unwrap_or(u32::MAX);
     let mut backups = Vec::new();
     while left > 0 {
-        let page = left.min(PAGE);
-        question.limit = Some(page);
-        let found = session.ask(&question).await?.backups;
-        let count = u32::try_from(found.len()).unwrap_or(page);
-        backups.extend(found);
-        if count < page {
+        question.limit = Some(left.min(PAGE));
+        let found = session.ask(&question).await?;
+        left = left.saturating_sub(u32::try_from(found.backups.len()).unwrap_or(left));
+        backups.extend(found.backups);
+        question.after = found.next;
+        question.offset = 0;
+        if question.after.is_none() {
             break;
         }
-        left -= page;
-        question.offset = question.offset.saturating_add(page);
     }
     Ok(backups)
 }

@@ -47,8 +47,10 @@ pub struct BackupList {
     pub all: bool,
     /// At most so many; 100 when absent, 1000 at most.
     pub limit: Option<u32>,
-    /// After so many.
+    /// After so many. A long list is read faster, and misses nothing that comes or goes meanwhile, with `after`.
     pub offset: u32,
+    /// After this place: [`Backups::next`] of the page before.
+    pub after: Option<BackupPlace>,
 }
 
 /// Backups, newest first.
@@ -56,6 +58,18 @@ pub struct BackupList {
 pub struct Backups {
     /// The backups.
     pub backups: Vec<BackupView>,
+    /// Where the next page begins; absent when this was the last one. A page may be shorter than was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<BackupPlace>,
+}
+
+/// A place in a list of backups: behind this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupPlace {
+    /// The moment by which it is listed.
+    pub at: Timestamp,
+    /// The backup.
+    pub id: BackupId,
 }
 
 /// Everything about one backup.

@@ -9,14 +9,23 @@ use crate::{
 };
 
 /// Which instances are there?
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InstanceList {}
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstanceList {
+    /// At most so many; 100 when absent, 1000 at most.
+    pub limit: Option<u32>,
+    /// After this one: [`Instances::next`] of the page before.
+    pub after: Option<InstanceName>,
+}
 
 /// Instances, by name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Instances {
     /// The instances.
     pub instances: Vec<InstanceView>,
+    /// After which the next page begins; absent when this was the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<InstanceName>,
 }
 
 /// An instance.

@@ -13,6 +13,9 @@ use events::{
 use super::{Change, completed_backup};
 use crate::store::rows::{BackupRow, OwnTerms};
 
+/// Characters of a name that are searched: what an index takes.
+const SEARCHED: usize = 256;
+
 /// What happened to a backup.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum BackupChange {
@@ -31,7 +34,7 @@ pub(crate) enum BackupChange {
         message: String,
         hint: String,
     },
-    /// Absent when it is the repository that says so, which says no when.
+    /// The moment is absent when it is the repository that says so, which says no when.
     Marked {
         mark: BackupMark,
         at: Option<Timestamp>,
@@ -167,6 +170,11 @@ impl BackupChange {
         }
     }
 
+    /// Whether it may make a backup a completed one, or take that away.
+    pub(crate) fn may_count(&self) -> bool {
+        reached(self.status()) == reached(BackupStatus::Completed)
+    }
+
     /// The row after this.
     pub(crate) fn apply(self, mut row: BackupRow) -> BackupRow {
         if reached(self.status()) < reached(row.status) {
@@ -209,13 +217,7 @@ impl BackupChange {
             }
             BackupChange::Completed(summary) => row = completed(row, summary),
             BackupChange::Marked { mark, at } => row = marked(ended(row), mark, at),
-            BackupChange::Verified { at, sound } => {
-                row = ended(row);
-                if row.verified_at.is_none_or(|verified_at| at >= verified_at) {
-                    row.verified_at = Some(at);
-                    row.sound = Some(sound);
-                }
-            }
+            BackupChange::Verified { at, sound } => row = verified(ended(row), at, sound),
             BackupChange::Expired { at } => {
                 row = ended(row);
                 row.deleted_at = row.deleted_at.or(Some(at));
@@ -234,7 +236,7 @@ fn shown(mut row: BackupRow) -> BackupRow {
             false => BackupStatus::Completed,
         };
     }
-    row.folded_name = row.name.to_lowercase();
+    row.folded_name = row.name.to_lowercase().chars().take(SEARCHED).collect();
     let first = row.requested_at.or(row.started_at).or(row.deleted_at);
     row.listed_at = first.unwrap_or(row.listed_at);
     row.hidden = row.deleted_at.is_some() || row.status == BackupStatus::Skipped;
@@ -272,8 +274,30 @@ fn marked(mut row: BackupRow, mark: BackupMark, at: Option<Timestamp>) -> Backup
         wal_until: row.wal_until,
     });
     row.marked_at = at;
-    row.mark = (mark != BackupMark::default()).then_some(mark);
+    if let Some(found) = mark.verified {
+        row = verified(row, found.at, found.sound);
+    }
+    // What was found and by which commands is no wish. Findings are remembered in a mark without a word of it, and what
+    // is made of the repository must be what is made of events.
+    let wished = BackupMark {
+        verified: None,
+        commands: Vec::new(),
+        ..mark
+    };
+    row.mark = (wished != BackupMark::default()).then_some(wished);
     on_terms(row, own)
+}
+
+/// The last finding counts, whether its event or the mark that remembers it comes first.
+fn verified(row: BackupRow, at: Timestamp, sound: bool) -> BackupRow {
+    if row.verified_at.is_some_and(|verified_at| at < verified_at) {
+        return row;
+    }
+    BackupRow {
+        verified_at: Some(at),
+        sound: Some(sound),
+        ..row
+    }
 }
 
 /// Nobody is at it any more.

@@ -16,6 +16,8 @@ use crate::scenario::{all_rows, backup_id, backup_life, event, registered, sqlit
 use crate::store::{Position, Store};
 
 mod installation;
+mod marks;
+mod pages;
 
 use installation::{announced, archived_on, completed_on, deletion, put_mark, put_wal, store_in};
 

@@ -12,8 +12,9 @@ use sqlx::{Any, AssertSqlSafe, Transaction};
 
 use super::column::SqlValue;
 use super::rows::{
-    AlertRow, ArchiveRow, BackupRow, BranchRow, DrillRow, InstanceRow, PurgeRow, RestoreRow, Row,
-    ScheduleRow, SlotRiskRow, SweepRow, WalDayRow, WalFileRow, WalGapRow, WalPruneRow, WindowRow,
+    AlertRow, ArchiveRow, BackupRow, BackupTotalsRow, BranchRow, DrillRow, InstanceRow, PurgeRow,
+    RestoreRow, Row, ScheduleRow, SlotRiskRow, SweepRow, WalDayRow, WalFileRow, WalGapRow,
+    WalPruneRow, WindowRow,
 };
 use super::{Backend, Result, cannot};
 
@@ -103,6 +104,7 @@ tables! {
     branches: BranchRow,
     schedules: ScheduleRow,
     backups: BackupRow,
+    backup_totals: BackupTotalsRow,
     restores: RestoreRow,
     wal_files: WalFileRow,
     wal_gaps: WalGapRow,

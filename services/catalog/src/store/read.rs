@@ -1,6 +1,5 @@
 //! Reading rows, as the questions need them.
 
-use events::query::InstanceView;
 use events::{BranchName, InstanceName, RestoreId, Timestamp};
 use pg_format::{Lsn, TimelineId};
 use sqlx::any::AnyRow;
@@ -15,6 +14,7 @@ use super::{Result, Store, cannot};
 
 mod backups;
 mod control;
+mod instances;
 
 pub(crate) use backups::BackupFilter;
 
@@ -35,6 +35,11 @@ impl Page {
             limit: limit.unwrap_or(USUAL_PAGE).min(LONGEST_PAGE),
             offset,
         }
+    }
+
+    /// So many rows it has at most.
+    pub(crate) fn limit(self) -> usize {
+        self.limit as usize
     }
 
     fn sql(self) -> String {
@@ -145,37 +150,6 @@ impl Store {
     pub(crate) async fn all<R: Row>(&self) -> Result<Vec<R>> {
         let order = format!("ORDER BY {}", R::COLUMNS[..R::KEYS].join(", "));
         self.select(Filter::default(), &order).await
-    }
-
-    /// Instances, by name.
-    pub(crate) async fn instances(
-        &self,
-        instance: Option<&InstanceName>,
-    ) -> Result<Vec<InstanceView>> {
-        let filter = Filter::default().equal("i.instance", instance);
-        let completed = "FROM backups b WHERE b.instance = i.instance AND b.status = 'completed'";
-        // Of this instance, not of one of the same name before.
-        let proven = "FROM drills d WHERE d.instance = i.instance AND d.status = 'completed' \
-                      AND d.ended_at >= i.created_at ORDER BY d.ended_at DESC LIMIT 1";
-        let sql = format!(
-            "SELECT i.instance, i.created_at, i.pool, \
-             (SELECT d.ended_at {proven}) AS proven_at, \
-             (SELECT d.target {proven}) AS proven_target, \
-             (SELECT d.restore_ms {proven}) AS proven_in_ms, \
-             (SELECT COUNT(*) FROM alerts a WHERE a.instance = i.instance AND a.resolved_at IS NULL) AS alerts, \
-             (SELECT COUNT(*) FROM branches r WHERE r.instance = i.instance) AS branches, \
-             (SELECT COUNT(*) {completed}) AS backups, \
-             (SELECT CAST(COALESCE(SUM(b.size_bytes), 0) AS BIGINT) {completed}) AS stored_bytes, \
-             (SELECT MAX(b.backed_up_at) {completed}) AS last_backup_at \
-             FROM instances i{}",
-            filter.sql()
-        );
-        let rows = self.rows(sql, filter.values).await?;
-        let views: sqlx::Result<Vec<InstanceView>> = rows.iter().map(instance_view).collect();
-        let mut views = views.map_err(cannot("answer from its rows"))?;
-        // Sorted here: the collations of the databases differ.
-        views.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(views)
     }
 
     /// Branches of an instance, by name.
@@ -317,20 +291,4 @@ impl Store {
         let filter = Filter::of_branch(instance, branch);
         self.select(filter, "ORDER BY timeline, from_lsn").await
     }
-}
-
-fn instance_view(row: &AnyRow) -> sqlx::Result<InstanceView> {
-    Ok(InstanceView {
-        name: Column::read(row, "instance")?,
-        created_at: Column::read(row, "created_at")?,
-        branches: Column::read(row, "branches")?,
-        backups: Column::read(row, "backups")?,
-        stored_bytes: Column::read(row, "stored_bytes")?,
-        last_backup_at: Column::read(row, "last_backup_at")?,
-        pool: Column::read(row, "pool")?,
-        proven_at: Column::read(row, "proven_at")?,
-        proven_target: Column::read(row, "proven_target")?,
-        proven_in_ms: Column::read(row, "proven_in_ms")?,
-        alerts: Column::read(row, "alerts")?,
-    })
 }

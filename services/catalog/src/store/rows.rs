@@ -165,6 +165,14 @@ table! {
 }
 
 table! {
+    /// What the completed backups of a branch add up to; none where there is none.
+    BackupTotalsRow in backup_totals, key (instance: InstanceName, branch: BranchName) {
+        backups: u64,
+        stored_bytes: u64,
+    }
+}
+
+table! {
     /// A restore, from its request on.
     RestoreRow in restores, key (instance: InstanceName, branch: BranchName, id: RestoreId) {
         status: RestoreStatus,
@@ -304,6 +312,13 @@ table! {
         message: String,
         hint: String,
         resolved_at: Option<Timestamp>,
+    }
+}
+
+impl BackupRow {
+    /// The bytes for which it counts in the totals, if it does.
+    pub(crate) fn counted_bytes(&self) -> Option<u64> {
+        (self.status == BackupStatus::Completed).then(|| self.size_bytes.unwrap_or(0))
     }
 }
 

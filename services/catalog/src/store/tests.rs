@@ -178,10 +178,8 @@ async fn an_instance_leaves_its_backups(store: &Store) {
     let said = Event::BranchWindowChanged(changed.clone());
     let _ = apply(store, &[registered("listed"), said]).await;
     assert_eq!(window().await, Some(changed.window.clone()));
-    let view = &store
-        .instances(Some(&InstanceName::new("listed").unwrap()))
-        .await
-        .unwrap()[0];
+    let view = store.instance(&InstanceName::new("listed").unwrap()).await;
+    let view = view.unwrap().unwrap();
     assert_eq!((view.branches, view.backups), (1, 3));
     assert!(view.last_backup_at.is_some());
     let Event::InstanceRemoved(mut removed) = event("instance.removed") else {

@@ -12,12 +12,13 @@ use tracing::Instrument as _;
 use super::cache::{Database, MOST_ROWS, Tables, bind};
 use super::column::{Column, SqlValue};
 use super::rows::{
-    AlertRow, BackupRow, BranchRow, DrillRow, InstanceRow, PurgeRow, RestoreRow, Row, ScheduleRow,
-    SweepRow, WindowRow,
+    AlertRow, BranchRow, DrillRow, InstanceRow, PurgeRow, RestoreRow, Row, ScheduleRow, SweepRow,
+    WindowRow,
 };
 use super::{Backend, Position, Result, StoreError, cannot};
-use crate::projection::{Change, backup, drill, restore};
+use crate::projection::{Change, drill, restore};
 
+mod backup;
 mod wal;
 mod wanted;
 
@@ -285,9 +286,7 @@ impl Writing {
                 Ok(())
             }
             Change::Backup(instance, branch, id, change) => {
-                let key = [instance.to_sql(), branch.to_sql(), id.to_sql()];
-                let row: Option<BackupRow> = self.get(&key).await?;
-                self.put(change.apply(row.unwrap_or_else(|| backup::unknown(instance, branch, id))))
+                self.change_backup(instance, branch, id, *change).await
             }
             Change::Restore(instance, branch, id, change) => {
                 let key = [instance.to_sql(), branch.to_sql(), id.to_sql()];

@@ -1,6 +1,6 @@
 //! Lists of backups. Each is read along an index in its own order, so that a page costs a page, whatever there is.
 
-use events::query::{BackupList, BackupStatus};
+use events::query::{BackupList, BackupPlace, BackupStatus};
 use events::{BackupId, BranchName, InstanceName, ScheduleId, Timestamp};
 
 use sqlx::any::AnyRow;
@@ -24,6 +24,8 @@ pub(crate) struct BackupFilter {
     pub(crate) name: Option<String>,
     /// Those too that are gone, or were skipped.
     pub(crate) all: bool,
+    /// After this place of the list.
+    pub(crate) after: Option<BackupPlace>,
 }
 
 impl From<BackupList> for BackupFilter {
@@ -37,6 +39,7 @@ impl From<BackupList> for BackupFilter {
             to: asked.to,
             name: asked.name,
             all: asked.all,
+            after: asked.after,
         }
     }
 }
@@ -60,6 +63,11 @@ impl BackupFilter {
         }
     }
 
+    /// Whether many rows are passed over for the few that are wanted: not one of them needs to be read whole.
+    fn is_found_by_keys(&self, page: Page) -> bool {
+        page.offset > FAR || self.name.is_some()
+    }
+
     fn conditions(&self, half: Half, before: usize) -> Filter {
         let words = self.name.as_ref().map(|name| pattern(name));
         let filter = Filter::after(before)
@@ -69,7 +77,8 @@ impl BackupFilter {
             .equal("status", self.status.as_ref())
             .compared("listed_at", ">=", self.from.as_ref())
             .compared("listed_at", "<", self.to.as_ref())
-            .like("folded_name", words.as_ref());
+            .like("folded_name", words.as_ref())
+            .after_place(self.after.as_ref());
         // Said as it stands in the index of those: of a value nobody knows before that it is none.
         let filter = match self.status {
             Some(status) if status != BackupStatus::Completed => {
@@ -82,6 +91,22 @@ impl BackupFilter {
             Half::Hidden => filter.and("hidden = 1"),
             Half::Either => filter,
         }
+    }
+}
+
+impl Filter {
+    /// Said so that the moment alone is where an index is entered.
+    fn after_place(mut self, place: Option<&BackupPlace>) -> Self {
+        let Some(place) = place else {
+            return self;
+        };
+        let at = place.at.to_sql();
+        let first = self.before + self.values.len() + 1;
+        self.values.extend([at.clone(), at, place.id.to_sql()]);
+        let (second, third) = (first + 1, first + 2);
+        self.and(&format!(
+            "listed_at <= ${first} AND (listed_at < ${second} OR id < ${third})"
+        ))
     }
 }
 
@@ -98,6 +123,11 @@ fn pattern(name: &str) -> String {
     pattern
 }
 
+type Key = [SqlValue; 3];
+
+/// Pages farther down than this are found by their keys first.
+const FAR: u32 = 1000;
+
 const NEWEST_FIRST: &str = "ORDER BY listed_at DESC, id DESC";
 
 impl Store {
@@ -108,12 +138,15 @@ impl Store {
         page: Page,
     ) -> Result<Vec<BackupRow>> {
         let halves = filter.halves();
-        if let [half] = halves {
+        if let ([half], false) = (halves, filter.is_found_by_keys(page)) {
             let rest = format!("{NEWEST_FIRST}{}", page.sql());
             return self.select(filter.conditions(*half, 0), &rest).await;
         }
-        // Where a page of both begins, nobody knows before both are merged.
-        let keys = self.merged(filter, halves, page).await?;
+        let keys = match halves {
+            [half] => self.keys_of(filter, *half, page).await?,
+            // Where a page of both begins, nobody knows before both are merged.
+            halves => self.merged(filter, halves, page).await?,
+        };
         if keys.is_empty() {
             return Ok(Vec::new());
         }
@@ -126,13 +159,20 @@ impl Store {
         self.select(among, NEWEST_FIRST).await
     }
 
+    /// The keys of a page, from an index alone where it has all that is asked.
+    async fn keys_of(&self, filter: &BackupFilter, half: Half, page: Page) -> Result<Vec<Key>> {
+        let conditions = filter.conditions(half, 0);
+        let sql = format!(
+            "SELECT instance, branch, id FROM {}{} {NEWEST_FIRST}{}",
+            BackupRow::TABLE,
+            conditions.sql(),
+            page.sql()
+        );
+        self.keys(sql, conditions.values).await
+    }
+
     /// The keys of a page over more than one half.
-    async fn merged(
-        &self,
-        filter: &BackupFilter,
-        halves: &[Half],
-        page: Page,
-    ) -> Result<Vec<[SqlValue; 3]>> {
+    async fn merged(&self, filter: &BackupFilter, halves: &[Half], page: Page) -> Result<Vec<Key>> {
         let Page { limit, offset } = page;
         let to_its_end = u64::from(limit) + u64::from(offset);
         let mut values = Vec::new();
@@ -152,6 +192,10 @@ impl Store {
             parts.join(" UNION ALL "),
             page.sql()
         );
+        self.keys(sql, values).await
+    }
+
+    async fn keys(&self, sql: String, values: Vec<SqlValue>) -> Result<Vec<Key>> {
         let rows = self.rows(sql, values).await?;
         let key = |row: &AnyRow| {
             let instance: InstanceName = Column::read(row, "instance")?;

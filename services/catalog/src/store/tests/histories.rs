@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 
+use events::query::BackupStatus;
 use events::{BranchName, Event, InstanceName, example};
 use proptest::prelude::*;
 
+use super::super::rows::{BackupRow, BackupTotalsRow};
 use super::{STREAM, Store, deletion_of};
 use crate::scenario::lives::unmoved_lives;
 use crate::scenario::{
@@ -72,7 +74,31 @@ async fn in_batches(store: &Store, events: &[Event], sizes: &[usize]) -> AllRows
         let _ = store.apply(STREAM, created, batch).await.unwrap();
         reached = end;
     }
-    all_rows(store).await
+    let rows = all_rows(store).await;
+    assert_eq!(rows.backup_totals, added_up(&rows.backups));
+    rows
+}
+
+/// The totals, from the backups one by one.
+fn added_up(backups: &[BackupRow]) -> Vec<BackupTotalsRow> {
+    let mut totals: Vec<BackupTotalsRow> = Vec::new();
+    let completed = |row: &&BackupRow| row.status == BackupStatus::Completed;
+    for row in backups.iter().filter(completed) {
+        let stored_bytes = row.size_bytes.unwrap_or(0);
+        match totals.last_mut() {
+            Some(last) if (&last.instance, &last.branch) == (&row.instance, &row.branch) => {
+                last.backups += 1;
+                last.stored_bytes += stored_bytes;
+            }
+            _ => totals.push(BackupTotalsRow {
+                instance: row.instance.clone(),
+                branch: row.branch.clone(),
+                backups: 1,
+                stored_bytes,
+            }),
+        }
+    }
+    totals
 }
 
 /// With some events told again, somewhere after they were told first.

@@ -2,7 +2,7 @@
 
 use events::event::AlertRule;
 use events::mark::DeletedBy;
-use events::query::BackupStatus;
+use events::query::{BackupPlace, BackupStatus};
 use events::{BackupId, BranchName, Event, InstanceName, ScheduleId, Timestamp, example, topology};
 
 use super::super::{BackupFilter, Page, Store};
@@ -83,6 +83,24 @@ async fn check(store: &Store, filter: BackupFilter, expected: &[u128]) {
         }
         let expected: Vec<BackupId> = expected.iter().copied().map(backup_id).collect();
         assert_eq!(found, expected, "{filter:?} by {page}");
+        assert_eq!(through(store, filter.clone(), page).await, expected);
+    }
+}
+
+/// Page after page, each from where the one before ended.
+async fn through(store: &Store, mut filter: BackupFilter, page: u32) -> Vec<BackupId> {
+    let mut found = Vec::new();
+    loop {
+        let rows = store.backups(&filter, Page::new(Some(page), 0)).await;
+        let rows = rows.unwrap();
+        let Some(last) = rows.last() else {
+            return found;
+        };
+        filter.after = Some(BackupPlace {
+            at: last.listed_at,
+            id: last.id,
+        });
+        found.extend(rows.iter().map(|row| row.id));
     }
 }
 
@@ -224,6 +242,7 @@ async fn backups_are_listed_by_every_filter() {
     let (store, _directory) = sqlite().await;
     listed(&store).await;
     every_filter(&store).await;
+    pages(&store).await;
     let server = testkit::postgres::Postgres::builder()
         .start()
         .await
@@ -231,6 +250,49 @@ async fn backups_are_listed_by_every_filter() {
     let store = Store::open(&server.dsn()).await.unwrap();
     listed(&store).await;
     every_filter(&store).await;
+    pages(&store).await;
+}
+
+/// Pages that begin among backups of one moment, pages far down, and instances.
+async fn pages(store: &Store) {
+    let mut events = Vec::new();
+    for number in 100..1300 {
+        let Event::BackupCompleted(mut event) = taken(number, 1000, "at once", None) else {
+            panic!("the type was asked for");
+        };
+        let instance = InstanceName::new("many").unwrap();
+        (event.instance, event.summary.instance) = (instance.clone(), instance);
+        events.push(Event::BackupCompleted(event));
+    }
+    // In the order of a dictionary, these come otherwise.
+    let names = ["a-b", "a-c", "a0", "aa", "b", "listed", "z"];
+    events.extend(names.iter().rev().map(|name| registered(name)));
+    apply_more(store, events).await;
+    let filter = BackupFilter {
+        instance: Some(InstanceName::new("many").unwrap()),
+        ..BackupFilter::default()
+    };
+    let expected: Vec<BackupId> = (100..1300).rev().map(backup_id).collect();
+    for page in [7, 1000] {
+        assert_eq!(through(store, filter.clone(), page).await, expected);
+    }
+    let rows = store.backups(&filter, Page::new(Some(3), 1100)).await;
+    let ids: Vec<BackupId> = rows.unwrap().iter().map(|row| row.id).collect();
+    assert_eq!(ids, expected[1100..1103]);
+
+    for size in [1, 3, 100] {
+        let (mut after, mut found) = (None, Vec::new());
+        loop {
+            let page = Page::new(Some(size), 0);
+            let views = store.instances(after.as_ref(), page).await.unwrap();
+            let Some(last) = views.last() else {
+                break;
+            };
+            after = Some(last.name.clone());
+            found.extend(views.iter().map(|view| view.name.to_string()));
+        }
+        assert_eq!(found, names, "{size} a page");
+    }
 }
 
 async fn apply_more(store: &Store, events: Vec<Event>) {
@@ -246,7 +308,7 @@ async fn apply_more(store: &Store, events: Vec<Event>) {
 async fn an_instance_says_what_was_proven_and_what_stands() {
     let (store, _directory) = sqlite().await;
     listed(&store).await;
-    let view = async || store.instances(Some(&instance())).await.unwrap().remove(0);
+    let view = async || store.instance(&instance()).await.unwrap().unwrap();
     assert_eq!((view().await.proven_at, view().await.alerts), (None, 0));
     let mut events = drill_life("listed", 1, Some(example::at(600)));
     events.extend(drill_life("listed", 2, None));

@@ -10,8 +10,8 @@ use pg_format::{Lsn, TimelineId};
 use super::{Writing, bind, by_key};
 use crate::store::column::{Column, SqlValue};
 use crate::store::rows::{
-    ArchiveRow, BackupRow, PurgeRow, Row, SlotRiskRow, SweepRow, WalDayRow, WalFileRow, WalGapRow,
-    WalPruneRow,
+    ArchiveRow, BackupRow, BackupTotalsRow, PurgeRow, Row, SlotRiskRow, SweepRow, WalDayRow,
+    WalFileRow, WalGapRow, WalPruneRow,
 };
 use crate::store::{Result, cannot};
 
@@ -223,6 +223,7 @@ impl Writing {
             return Ok(());
         }
         self.delete::<BackupRow>(&key).await?;
+        self.delete::<BackupTotalsRow>(&key).await?;
         self.delete::<WalFileRow>(&key).await?;
         self.delete::<WalGapRow>(&key).await?;
         self.delete::<SlotRiskRow>(&key).await?;

@@ -12,6 +12,7 @@ struct Wanted {
     instances: Vec<Vec<SqlValue>>,
     branches: Vec<Vec<SqlValue>>,
     backups: Vec<Vec<SqlValue>>,
+    backup_totals: Vec<Vec<SqlValue>>,
     restores: Vec<Vec<SqlValue>>,
     drills: Vec<Vec<SqlValue>>,
     sweeps: Vec<Vec<SqlValue>>,
@@ -32,9 +33,12 @@ impl Wanted {
             Change::SetBranchState(instance, branch, _) => {
                 self.branches.push(vec![instance.to_sql(), branch.to_sql()]);
             }
-            Change::Backup(instance, branch, id, _) => {
-                let key = vec![instance.to_sql(), branch.to_sql(), id.to_sql()];
-                self.backups.push(key);
+            Change::Backup(instance, branch, id, change) => {
+                let branch = [instance.to_sql(), branch.to_sql()];
+                if change.may_count() {
+                    self.backup_totals.push(branch.to_vec());
+                }
+                self.backups.push([&branch[..], &[id.to_sql()]].concat());
             }
             Change::Restore(instance, branch, id, _) => {
                 let key = vec![instance.to_sql(), branch.to_sql(), id.to_sql()];
@@ -77,6 +81,9 @@ impl Writing {
             .await?;
         database.load(&mut tables.branches, wanted.branches).await?;
         database.load(&mut tables.backups, wanted.backups).await?;
+        database
+            .load(&mut tables.backup_totals, wanted.backup_totals)
+            .await?;
         database.load(&mut tables.restores, wanted.restores).await?;
         database.load(&mut tables.drills, wanted.drills).await?;
         database.load(&mut tables.sweeps, wanted.sweeps).await?;
