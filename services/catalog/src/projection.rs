@@ -147,10 +147,11 @@ pub(crate) fn project(event: &Event, at: Timestamp) -> Vec<Change> {
             deleted.schedule_id,
         )],
         // Nothing was changed by a refused command, and nobody lists refusals.
-        Event::InstanceRefused(_)
-        | Event::BranchRefused(_)
-        | Event::ScheduleRefused(_)
-        | Event::DrillRefused(_) => Vec::new(),
+        Event::InstanceRefused(_) | Event::BranchRefused(_) | Event::ScheduleRefused(_) => {
+            Vec::new()
+        }
+        // It may be a restorer's answer to a drill that was asked for.
+        Event::DrillRefused(refused) => vec![drill::refused(refused, at)],
         other => backup::of_event(other)
             .or_else(|| wal::of_event(other))
             .or_else(|| restore::of_event(other))
@@ -251,7 +252,6 @@ mod tests {
                     | Event::BranchRefused(_)
                     | Event::BackupRefused(_)
                     | Event::ScheduleRefused(_)
-                    | Event::DrillRefused(_)
             );
             let changes = project(&event, example::at(0));
             assert_eq!(changes.is_empty(), refusal, "{}", event.type_name());

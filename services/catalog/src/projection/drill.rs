@@ -1,6 +1,6 @@
 //! The life of a drill's row: requested, in progress, then skipped, failed or completed. Never backwards.
 
-use events::event::{DrillFailed, DrillRequested, DrillStarted, DrillSummary};
+use events::event::{DrillFailed, DrillRequested, DrillStarted, DrillSummary, Refused};
 use events::query::DrillStatus;
 use events::{BranchName, DrillId, Event, InstanceName, Timestamp, Trigger};
 
@@ -12,7 +12,15 @@ use crate::store::rows::DrillRow;
 pub(crate) enum DrillChange {
     Requested(DrillRequested),
     Started(DrillStarted),
-    Skipped { due_at: Timestamp, reason: String },
+    Skipped {
+        due_at: Timestamp,
+        reason: String,
+    },
+    /// By a restorer; the refusal of a command has no row to end.
+    Refused {
+        why: Refused,
+        at: Timestamp,
+    },
     Failed(DrillFailed),
     Completed(DrillSummary),
 }
@@ -45,6 +53,17 @@ pub(super) fn of_event(event: &Event) -> Option<Change> {
     };
     let change = Box::new(change);
     Some(Change::Drill(instance.clone(), branch.clone(), id, change))
+}
+
+/// The end of a drill that is refused at `at`, if it had been asked for.
+pub(super) fn refused(refused: &Refused, at: Timestamp) -> Change {
+    let why = refused.clone();
+    Change::Drill(
+        refused.instance.clone(),
+        refused.branch.clone(),
+        DrillId(refused.command_id.0),
+        Box::new(DrillChange::Refused { why, at }),
+    )
 }
 
 /// A drill of which nothing is known but that it exists.
@@ -86,10 +105,15 @@ impl DrillChange {
         match self {
             DrillChange::Requested(_) => DrillStatus::Requested,
             DrillChange::Started(_) => DrillStatus::InProgress,
-            DrillChange::Skipped { .. } => DrillStatus::Skipped,
+            DrillChange::Skipped { .. } | DrillChange::Refused { .. } => DrillStatus::Skipped,
             DrillChange::Failed(_) => DrillStatus::Failed,
             DrillChange::Completed(_) => DrillStatus::Completed,
         }
+    }
+
+    /// Whether there is nothing to show where nothing was known before.
+    pub(crate) fn only_ends(&self) -> bool {
+        matches!(self, DrillChange::Refused { .. })
     }
 
     /// The row after this.
@@ -112,6 +136,11 @@ impl DrillChange {
                 row.requested_at = Some(due_at);
                 row.ended_at = Some(due_at);
                 row.error = Some(reason);
+            }
+            DrillChange::Refused { why, at } => {
+                row.ended_at = Some(at);
+                row.error = Some(why.message);
+                row.hint = Some(why.hint).filter(|hint| !hint.is_empty());
             }
             DrillChange::Failed(failed) => {
                 row.target = failed.target;

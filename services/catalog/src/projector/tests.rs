@@ -15,6 +15,7 @@ use crate::rebuild::{STREAMS, rebuild};
 use crate::scenario::{all_rows, backup_id, backup_life, event, registered, sqlite};
 use crate::store::{Position, Store};
 
+mod drills;
 mod installation;
 mod marks;
 mod pages;

@@ -298,6 +298,9 @@ impl Writing {
             Change::Drill(instance, branch, id, change) => {
                 let key = [instance.to_sql(), branch.to_sql(), id.to_sql()];
                 let row: Option<DrillRow> = self.get(&key).await?;
+                if row.is_none() && change.only_ends() {
+                    return Ok(());
+                }
                 self.put(change.apply(row.unwrap_or_else(|| drill::unknown(instance, branch, id))))
             }
             Change::Sweep(row) => self.put_sweep(row).await,

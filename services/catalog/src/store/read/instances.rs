@@ -33,8 +33,8 @@ impl Store {
 
     async fn instance_views(&self, filter: Filter, rest: &str) -> Result<Vec<InstanceView>> {
         let totals = "FROM backup_totals t WHERE t.instance = i.instance";
-        // Of this instance, not of one of the same name before.
-        let proven = "FROM drills d WHERE d.instance = i.instance AND d.status = 'completed' \
+        // Of this instance, not of one of the same name before; of main, of which the drill of a branch says nothing.
+        let proven = "FROM drills d WHERE d.instance = i.instance AND d.branch = 'main' AND d.status = 'completed' \
                       AND d.ended_at >= i.created_at ORDER BY d.ended_at DESC LIMIT 1";
         let sql = format!(
             "SELECT i.instance, i.created_at, i.pool, \
