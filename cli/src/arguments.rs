@@ -18,7 +18,7 @@ use events::{ArchiveMode, BranchName, DiskRiskPolicy, InstanceName, PoolName};
 pub(crate) use alerts::{AlertCommand, AlertList};
 pub(crate) use backups::{
     BackupCommand, BackupCreate, BackupHold, BackupKeep, BackupList, BackupRename, BackupUndelete,
-    OfBackup,
+    Listed, OfBackup,
 };
 pub(crate) use drills::{DrillCommand, DrillRun, DrillSchedule, OfDrill};
 pub(crate) use moments::MomentsArguments;
@@ -48,25 +48,16 @@ pub(crate) struct Global {
     /// How the answer is written on stdout
     #[arg(long, global = true, value_enum, default_value = "table")]
     pub(crate) output: OutputFormat,
-    /// The bus; without it, the stack of `zektor up` is used
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "ZEKTOR_NATS_URL",
-        hide_env_values = true
-    )]
+    // Their variables are read by `Setting`: clap would have them in every usage line, as if they had to be given.
+    /// The bus; without it, the stack of `zektor up` is used [env: ZEKTOR_NATS_URL]
+    #[arg(long, global = true, value_name = "URL")]
     pub(crate) nats: Option<String>,
-    /// The directory of the stack of `zektor up` [default: ~/.zektor]
-    #[arg(long, global = true, value_name = "DIR", env = "ZEKTOR_HOME")]
+    /// The directory of the stack of `zektor up` [default: ~/.zektor] [env: ZEKTOR_HOME]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
-    /// The key that secrets are sealed with; needed beside --nats for what has secrets in it
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "ZEKTOR_MASTER_KEY_FILE"
-    )]
+    /// The key that secrets are sealed with; needed beside --nats for what has secrets in it [env:
+    /// ZEKTOR_MASTER_KEY_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) master_key_file: Option<PathBuf>,
     /// Wait for the outcome and show the progress
     #[arg(long, global = true)]

@@ -182,6 +182,11 @@ pub(crate) fn moment(at: Timestamp) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
+/// The same for tables, whose header says that it is in UTC.
+pub(crate) fn second(at: Timestamp) -> String {
+    at.format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
 /// A moment for narrow tables, whose header says that it is in UTC.
 pub(crate) fn minute(at: Timestamp) -> String {
     at.format("%Y-%m-%d %H:%M").to_string()

@@ -42,14 +42,18 @@ pub(crate) struct Setting {
 
 impl Setting {
     pub(crate) fn new(global: Global, environment: Environment) -> Result<Setting, Failure> {
-        let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
-        let home = given(global.home).unwrap_or_else(|| default_home(&environment));
+        let given = |path: Option<PathBuf>, variable: &str| {
+            let path = path.or_else(|| environment.get(variable).map(PathBuf::from));
+            path.filter(|path| !path.as_os_str().is_empty())
+        };
+        let nats = environment.get("ZEKTOR_NATS_URL").map(str::to_owned);
+        let home = given(global.home, "ZEKTOR_HOME").unwrap_or_else(|| default_home(&environment));
         let home = std::path::absolute(&home)
             .map_err(|error| Failure::local("ZEKTOR_HOME cannot be used", &error))?;
         Ok(Setting {
             home: Home::new(home),
-            nats: global.nats.filter(|url| !url.is_empty()),
-            master_key_file: given(global.master_key_file),
+            nats: global.nats.or(nats).filter(|url| !url.is_empty()),
+            master_key_file: given(global.master_key_file, "ZEKTOR_MASTER_KEY_FILE"),
             wait: global.wait,
             environment,
             clock: Arc::new(SystemClock),

@@ -1,7 +1,9 @@
 //! `zektor backup`: base backups.
 
+use std::str::FromStr;
+
 use clap::{Args, Subcommand};
-use events::query::BackupStatus;
+use events::query::{BackupStatus, UnknownWord};
 use events::{BackupType, BranchName, InstanceName, Retention, Trigger};
 
 use super::WalOf;
@@ -90,9 +92,9 @@ pub(crate) struct BackupList {
     /// Only of this branch
     #[arg(long)]
     pub(crate) branch: Option<BranchName>,
-    /// Only in this state: requested, in_progress, completed, failed, expired, skipped
+    /// Only in this state: requested, in_progress, completed, failed, expired, skipped; or those that are damaged
     #[arg(long)]
-    pub(crate) status: Option<BackupStatus>,
+    pub(crate) status: Option<Listed>,
     /// Only of this schedule, by its name or id
     #[arg(long, value_name = "ID")]
     pub(crate) schedule: Option<String>,
@@ -118,6 +120,30 @@ pub(crate) struct BackupList {
     #[arg(long, value_name = "N", default_value = "0")]
     pub(crate) offset: u32,
 }
+
+/// The states that a list shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listed {
+    In(BackupStatus),
+    /// Stored, and not to be relied on.
+    Damaged,
+}
+
+impl FromStr for Listed {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, UnknownState> {
+        match text {
+            "damaged" => Ok(Listed::Damaged),
+            text => text.parse().map(Listed::In).map_err(UnknownState),
+        }
+    }
+}
+
+/// Not a state of a backup.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}; or damaged")]
+pub(crate) struct UnknownState(UnknownWord);
 
 #[derive(Debug, Args)]
 pub(crate) struct OfBackup {

@@ -46,7 +46,7 @@ pub(crate) async fn create(session: &Session, create: BackupCreate) -> Result<Re
 
 /// Asks once more for a backup that failed.
 pub(crate) async fn retry(session: &Session, of: OfBackup) -> Result<Reply, Failure> {
-    let failed = found::find(session, &of).await?;
+    let failed = found::find_failed(session, &of).await?;
     let command = Command::BackupRetry(command::BackupRetry {
         instance: of.instance.clone(),
         branch: failed.branch,
@@ -86,7 +86,10 @@ async fn ask(
     session.projected(sent.seen).await;
     let view = view_of(&asked.request, completed.as_ref());
     let text = match (completed, asked.behind) {
-        (Some(_), _) => format!("Backup {id} is completed.\n\n{}", show::text(&view)),
+        (Some(_), _) => format!(
+            "Backup {id} is completed.\n\n{}",
+            show::text(&view, session.setting.clock.now())
+        ),
         (None, None) => format!("Backup {id} is requested. Follow it: {how}"),
         (None, Some(behind)) => {
             format!("Backup {id} is taken after {behind}, which is being taken. Follow it: {how}")

@@ -9,9 +9,9 @@ use events::{Command, DrillId, command};
 
 use super::named;
 use crate::arguments::{DrillRun, OfDrill, OfInstance};
-use crate::failure::Failure;
+use crate::failure::{Failure, word};
 use crate::outcome::{ACCEPTED_WITHIN, Sent, unless_interrupted};
-use crate::output::{Reply, exact};
+use crate::output::{Reply, exact, moment};
 use crate::progress::Progress;
 use crate::session::Session;
 
@@ -163,7 +163,11 @@ pub(crate) async fn show(session: &Session, of: OfDrill) -> Result<Reply, Failur
                 offset: 0,
             };
             let known = session.ask(&question).await?.drills;
-            let found = named::find(&known, &of.drill, |one| one.id.0, |_| "")?;
+            let told = |one: &DrillView| {
+                let asked = one.requested_at.map(moment).unwrap_or_default();
+                format!("{} {asked}", word(one.status))
+            };
+            let found = named::find(&known, &of.drill, |one| one.id.0, |_| "", told)?;
             found.cloned().ok_or_else(unknown)?
         }
     };

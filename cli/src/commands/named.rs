@@ -4,6 +4,8 @@ use uuid::Uuid;
 
 use crate::failure::{Ending, Failure};
 
+/// Of so many it is said which they are.
+const MOST_CANDIDATES: usize = 10;
 /// Fewer characters of an id are too easily those of another one.
 const SHORTEST_PREFIX: usize = 6;
 
@@ -13,12 +15,13 @@ pub(crate) fn is_prefix(text: &str) -> bool {
 }
 
 /// Finds the one that is called `text`: by its whole id, else by its exact name, else by the beginning of its id.
-/// `Ok(None)` if nothing is.
+/// `Ok(None)` if nothing is. `told` says what tells one from another of the same name.
 pub(crate) fn find<'a, T>(
     all: &'a [T],
     text: &str,
     id: impl Fn(&T) -> Uuid,
     name: impl Fn(&T) -> &str,
+    told: impl Fn(&T) -> String,
 ) -> Result<Option<&'a T>, Failure> {
     if let Ok(wanted) = text.parse::<Uuid>() {
         return Ok(all.iter().find(|one| id(one) == wanted));
@@ -36,16 +39,22 @@ pub(crate) fn find<'a, T>(
         [] => Ok(None),
         [one] => Ok(Some(one)),
         _ => {
-            let ids: Vec<String> = found
+            let described = |one: &&T| format!("\n         {}  {}", id(one), told(one));
+            let candidates: String = found
                 .iter()
-                .take(3)
-                .map(|one| id(one).to_string())
+                .take(MOST_CANDIDATES)
+                .copied()
+                .map(|one| described(&one))
                 .collect();
+            let more = match found.len().saturating_sub(MOST_CANDIDATES) {
+                0 => String::new(),
+                more => format!("\n         and {more} more"),
+            };
             Err(Failure::new(
                 Ending::Usage,
                 "ambiguous",
-                format!("{text:?} could be each of {} ids", found.len()),
-                format!("give the id that is meant: {}", ids.join(", ")),
+                format!("{text:?} could be any of {}", found.len()),
+                format!("give the id that is meant:{candidates}{more}"),
             ))
         }
     }
@@ -89,7 +98,13 @@ mod tests {
             (id("0290a5d0-0001-7000-8000-000000000003"), "daily"),
         ];
         let found = |text: &str| {
-            let found = find(&all, text, |one| one.0, |one| one.1);
+            let found = find(
+                &all,
+                text,
+                |one| one.0,
+                |one| one.1,
+                |_| "of march".to_owned(),
+            );
             found.map(|one| one.map(|one| one.0.to_string()[28..].to_owned()))
         };
         let check = |text: &str, expected: Option<&str>| {
@@ -111,6 +126,8 @@ mod tests {
                 (failure.ending, &*failure.code),
                 (Ending::Usage, "ambiguous")
             );
+            let told = "0190a5d0-0000-7000-8000-000000000001  of march";
+            assert!(failure.hint.contains(told), "{failure:?}");
         }
     }
 

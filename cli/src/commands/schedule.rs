@@ -45,7 +45,7 @@ pub(crate) async fn update(session: &Session, update: ScheduleUpdate) -> Result<
     let instance = update.of.instance.clone();
     let found = find(session, &update.of).await?;
     let key = format!("{instance}/{}/{}", found.branch, found.name);
-    let expression = update.when.expression(&key)?;
+    let expression = update.when.next_expression(&key, Some(&found.cron))?;
     let zone = update.when.zone()?;
     let nothing = update.name.is_none()
         && expression.is_none()
@@ -214,7 +214,13 @@ pub(crate) async fn found(
     text: &str,
 ) -> Result<ScheduleAnswer, Failure> {
     let answer = of_instance(session, instance).await?;
-    let found = named::find(&answer.schedules, text, |one| one.id.0, |one| &one.name)?;
+    let found = named::find(
+        &answer.schedules,
+        text,
+        |one| one.id.0,
+        |one| &one.name,
+        |one| format!("{}: {} {}", one.name, one.cron, one.timezone),
+    )?;
     found.cloned().ok_or_else(|| {
         Failure::not_found(
             format!("instance {instance} has no schedule {text:?}"),

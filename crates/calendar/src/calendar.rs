@@ -84,6 +84,14 @@ impl Calendar {
         let local = self.zone.local(fire).naive_local();
         self.expression.first_from(local) != Some(local)
     }
+
+    /// Whether the clock shows the time of `fire` twice.
+    #[must_use]
+    pub fn is_shown_twice(&self, fire: Timestamp) -> bool {
+        let local = self.zone.local(fire).naive_local();
+        let readings = self.zone.tz().offset_from_local_datetime(&local);
+        matches!(readings, LocalResult::Ambiguous(..))
+    }
 }
 
 /// The wall-clock minutes before this (in whole seconds) have been reached at `at`, the others have not.

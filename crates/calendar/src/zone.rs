@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, FixedOffset, Offset};
+use chrono::{DateTime, FixedOffset, NaiveDate, NaiveTime, Offset, TimeDelta, TimeZone as _};
 use chrono_tz::{TZ_VARIANTS, Tz};
 
 use crate::Timestamp;
@@ -51,6 +51,20 @@ impl Zone {
         let local = at.with_timezone(&self.0);
         let offset = local.offset().fix();
         local.with_timezone(&offset)
+    }
+
+    /// When a day begins; `None` for one that the zone has left out.
+    #[must_use]
+    pub fn first_of(self, day: NaiveDate) -> Option<Timestamp> {
+        let midnight = day.and_time(NaiveTime::MIN);
+        // Where midnight is skipped, the day begins when the clock goes on.
+        (0..24 * 4)
+            .filter_map(|quarter| {
+                let local = midnight + TimeDelta::minutes(15 * quarter);
+                self.0.from_local_datetime(&local).earliest()
+            })
+            .map(|at| at.to_utc())
+            .next()
     }
 
     pub(crate) fn tz(self) -> Tz {

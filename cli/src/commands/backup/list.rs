@@ -1,24 +1,34 @@
 //! `zektor backup list`.
 
-use events::Trigger;
-use events::query::{self, BackupStatus, BackupView, Backups};
+use events::query::{self, BackupStatus, BackupView};
+use events::{ScheduleId, Timestamp, Trigger};
+use serde::Serialize;
 
 use super::show::{state, why_damaged};
-use crate::arguments::BackupList;
+use crate::arguments::{BackupList, Listed};
 use crate::commands::{named, schedule};
 use crate::failure::Failure;
 use crate::moment;
-use crate::output::{Reply, day, day_minute, minute, or_dash, shortened, size, table};
+use crate::output::{Reply, day, day_minute, minute, or_dash, second, shortened, size, table};
 use crate::session::Session;
 
 /// As many as the catalog gives at once.
 pub(crate) const PAGE: u32 = 1000;
 /// Names longer than this are shortened in tables.
-const NAME_WIDTH: usize = 19;
+const NAME_WIDTH: usize = 17;
 /// Of so many it is said below the table what is wrong.
 const MOST_NOTES: usize = 10;
 /// Characters of what is wrong; all of it is in `backup show`.
 const NOTE_WIDTH: usize = 100;
+
+/// What is listed, in the field of the contract and one more.
+#[derive(Debug, Serialize)]
+struct Document {
+    backups: Vec<BackupView>,
+    /// What to give to --offset for those that were left out by --limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_offset: Option<u32>,
+}
 
 /// Lists an instance's backups, newest first.
 pub(crate) async fn list(session: &Session, list: BackupList) -> Result<Reply, Failure> {
@@ -28,10 +38,13 @@ pub(crate) async fn list(session: &Session, list: BackupList) -> Result<Reply, F
         None => None,
         Some(text) => Some(schedule_id(session, &list, text).await?),
     };
-    let question = query::BackupList {
+    let mut question = query::BackupList {
         instance: Some(list.instance.clone()),
         branch: list.branch.clone(),
-        status: list.status,
+        status: match list.status {
+            Some(Listed::In(status)) => Some(status),
+            Some(Listed::Damaged) | None => None,
+        },
         schedule_id,
         from,
         to,
@@ -41,17 +54,25 @@ pub(crate) async fn list(session: &Session, list: BackupList) -> Result<Reply, F
         offset: list.offset,
         after: None,
     };
-    let trigger = list.trigger.map(Trigger::from);
-    let backups = match trigger {
-        None => all(session, question, list.limit).await?,
-        // The catalog is not asked for this, so it is not what pages are counted by.
-        Some(trigger) => {
+    let (mut backups, left_out) = match is_asked_of_the_catalog(&list) {
+        true => {
+            // One more than is shown: then it is known whether there is more.
+            let most = list.limit.map(|limit| limit.saturating_add(1));
+            (all(session, question, most).await?, 0)
+        }
+        false => {
+            question.offset = 0;
             let mut backups = all(session, question, None).await?;
-            backups.retain(|backup| backup.trigger == Some(trigger));
-            backups.truncate(list.limit.map_or(usize::MAX, |limit| limit as usize));
-            backups
+            backups.retain(|backup| is_wanted(backup, &list));
+            let left_out = backups.len().min(list.offset as usize);
+            (backups, left_out)
         }
     };
+    drop(backups.drain(..left_out));
+    let shown = list.limit.unwrap_or(u32::MAX);
+    let more = backups.len() > shown as usize;
+    backups.truncate(shown as usize);
+    let next_offset = more.then(|| list.offset.saturating_add(shown));
     if backups.is_empty() {
         // Tells "no backup" from "no such instance".
         let question = query::InstanceShow {
@@ -59,12 +80,31 @@ pub(crate) async fn list(session: &Session, list: BackupList) -> Result<Reply, F
         };
         let _detail = session.ask_patiently(&question).await?;
     }
-    let text = match backups.is_empty() {
+    let mut text = match backups.is_empty() {
         true => nothing(&list),
-        false => text(&backups),
+        false => text(&backups, session.setting.clock.now()),
     };
-    let next = None;
-    Reply::new(&Backups { backups, next }, text)
+    if let Some(offset) = next_offset {
+        text.push_str(&format!(
+            "\nThere are more; go on with --offset {offset} --limit {shown}.\n"
+        ));
+    }
+    let document = Document {
+        backups,
+        next_offset,
+    };
+    Reply::new(&document, text)
+}
+
+/// What the catalog is not asked for is not what its pages are counted by.
+fn is_asked_of_the_catalog(list: &BackupList) -> bool {
+    list.trigger.is_none() && list.status != Some(Listed::Damaged)
+}
+
+fn is_wanted(backup: &BackupView, list: &BackupList) -> bool {
+    let trigger = list.trigger.map(Trigger::from);
+    let damaged = list.status != Some(Listed::Damaged) || why_damaged(backup).is_some();
+    damaged && (trigger.is_none() || backup.trigger == trigger)
 }
 
 /// A schedule that is gone has no name any more, but backups.
@@ -72,7 +112,7 @@ async fn schedule_id(
     session: &Session,
     list: &BackupList,
     text: &str,
-) -> Result<events::ScheduleId, Failure> {
+) -> Result<ScheduleId, Failure> {
     match text.parse() {
         Ok(id) => Ok(id),
         Err(_) => Ok(schedule::found(session, &list.instance, text).await?.id),
@@ -119,7 +159,7 @@ pub(crate) async fn all(
     Ok(backups)
 }
 
-fn text(backups: &[BackupView]) -> String {
+fn text(backups: &[BackupView], now: Timestamp) -> String {
     let ids: Vec<_> = backups.iter().map(|backup| backup.id.0).collect();
     let short = named::short(&ids);
     let rows = backups.iter().zip(&short).map(|(backup, id)| {
@@ -128,9 +168,9 @@ fn text(backups: &[BackupView]) -> String {
             shortened(&backup.name, NAME_WIDTH),
             backup.branch.to_string(),
             state(backup),
-            or_dash(backup.backed_up_at.map(minute)),
+            or_dash(backup.backed_up_at.map(second)),
             or_dash(backup.size_bytes.map(size)),
-            stays(backup),
+            stays(backup, now),
         ]
     });
     let header = [
@@ -181,7 +221,7 @@ fn wrong(backup: &BackupView) -> Option<String> {
 }
 
 /// Until when it stays, in a word or two.
-fn stays(backup: &BackupView) -> String {
+fn stays(backup: &BackupView, now: Timestamp) -> String {
     if backup.hold.is_some() {
         return "held".to_owned();
     }
@@ -189,6 +229,9 @@ fn stays(backup: &BackupView) -> String {
         return format!("gone {}", day(gone));
     }
     if let Some(deletion) = &backup.deletion {
+        if deletion.delete_after <= now {
+            return "goes when it may".to_owned();
+        }
         return format!("goes {}", day_minute(deletion.delete_after));
     }
     match (backup.status, backup.expires_at) {

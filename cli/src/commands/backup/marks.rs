@@ -1,14 +1,12 @@
 //! `zektor backup rename|keep|hold|release|delete|undelete`: what is wanted of a stored backup.
 
-use events::event::RefusalCode;
 use events::mark::BackupMark;
 use events::query::{self, BackupStatus, BackupView, BranchState};
 use events::{Command, Event, command};
 
 use super::found::find;
-use super::list::all;
 use crate::arguments::{BackupHold, BackupKeep, BackupRename, BackupUndelete, OfBackup};
-use crate::failure::{Failure, refusal};
+use crate::failure::Failure;
 use crate::outcome::{ACCEPTED_WITHIN, unless_interrupted};
 use crate::output::{Reply, moment};
 use crate::session::Session;
@@ -22,7 +20,6 @@ pub(crate) async fn rename(session: &Session, given: BackupRename) -> Result<Rep
             "give the new name",
         ));
     }
-    refuse_name_of_another(session, &backup, given.name.trim()).await?;
     let command = Command::BackupUpdate(command::BackupUpdate {
         name: Some(given.name),
         ..unchanged(&backup)
@@ -30,31 +27,6 @@ pub(crate) async fn rename(session: &Session, given: BackupRename) -> Result<Rep
     let view = changed(session, command, backup).await?;
     let text = format!("Backup {} is called {:?} now.", view.id, view.name);
     Reply::new(&view, text)
-}
-
-/// Two backups of one name could not be told apart by it afterwards. What is gone has no say any more.
-async fn refuse_name_of_another(
-    session: &Session,
-    backup: &BackupView,
-    name: &str,
-) -> Result<(), Failure> {
-    let question = query::BackupList {
-        instance: Some(backup.instance.clone()),
-        name: Some(name.to_owned()),
-        ..query::BackupList::default()
-    };
-    let others = all(session, question, None).await?;
-    let other = others
-        .iter()
-        .find(|other| other.id != backup.id && other.name == name && other.deleted_at.is_none());
-    match other {
-        None => Ok(()),
-        Some(other) => Err(refusal(
-            RefusalCode::NameTaken,
-            &format!("backup {} is called {name:?} already", other.id),
-            "choose another name, or rename that one first",
-        )),
-    }
 }
 
 /// Keeps a backup for another time.
@@ -84,18 +56,17 @@ fn unchanged(backup: &BackupView) -> command::BackupUpdate {
 /// Keeps a backup whatever its retention.
 pub(crate) async fn hold(session: &Session, given: BackupHold) -> Result<Reply, Failure> {
     let backup = find(session, &given.of).await?;
-    // Held again without a reason, it is held for the one it has; a blank one takes that away.
-    let known = || backup.hold.as_ref().and_then(|hold| hold.reason.clone());
-    let reason = given.reason.or_else(known);
     let command = Command::BackupHold(command::BackupHold {
         instance: backup.instance.clone(),
         branch: backup.branch.clone(),
         backup_id: backup.id,
-        reason,
+        reason: given.reason,
     });
     let view = changed(session, command, backup).await?;
+    let reason = view.hold.as_ref().and_then(|hold| hold.reason.as_deref());
+    let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
     let text = format!(
-        "Backup {} is held: it stays until `zektor backup release {} {}`.",
+        "Backup {} is held{reason}: it stays until `zektor backup release {} {}`.",
         view.id, view.instance, view.id
     );
     Reply::new(&view, text)

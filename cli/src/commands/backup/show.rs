@@ -1,6 +1,6 @@
 //! `zektor backup show`.
 
-use events::mark::DeletedBy;
+use events::mark::{DeletedBy, Deletion};
 use events::query::{BackupStatus, BackupView};
 use events::{Event, Timestamp, subject};
 use serde::Serialize;
@@ -37,7 +37,7 @@ struct BackupDocument<'a> {
 pub(crate) async fn show(session: &Session, of: OfBackup) -> Result<Reply, Failure> {
     let backup = find(session, &of).await?;
     let last = last(session, &backup).await;
-    let text = text_of(&backup, &last);
+    let text = text_of(&backup, &last, session.setting.clock.now());
     let document = BackupDocument {
         backup: &backup,
         last: &last,
@@ -114,11 +114,11 @@ fn next_step(backup: &BackupView) -> Option<String> {
     }
 }
 
-pub(super) fn text(backup: &BackupView) -> String {
-    text_of(backup, &Last::default())
+pub(super) fn text(backup: &BackupView, now: Timestamp) -> String {
+    text_of(backup, &Last::default(), now)
 }
 
-fn text_of(backup: &BackupView, last: &Last) -> String {
+fn text_of(backup: &BackupView, last: &Last, now: Timestamp) -> String {
     let ended = backup.status == BackupStatus::Completed || backup.backed_up_at.is_some();
     let skipped = backup.status == BackupStatus::Skipped;
     let copied = backup.done_bytes.zip(backup.total_bytes);
@@ -167,7 +167,7 @@ fn text_of(backup: &BackupView, last: &Last) -> String {
         ("timeline", timeline.map(|timeline| timeline.to_string())),
         ("postgresql", backup.server_version.map(instance::version)),
         ("trigger", backup.trigger.map(word)),
-        ("kept", kept(backup)),
+        ("kept", kept(backup, now)),
         ("pitr", every_moment(backup)),
         ("verified", verified(backup)),
         ("bad pages", (!pages.is_empty()).then_some(pages)),
@@ -192,14 +192,14 @@ fn problems(backup: &BackupView, last: &Last) -> Option<String> {
 }
 
 /// Until when it stays, and why. Nothing of what was never stored.
-fn kept(backup: &BackupView) -> Option<String> {
+fn kept(backup: &BackupView, now: Timestamp) -> Option<String> {
     match backup.status {
         BackupStatus::Failed | BackupStatus::Skipped => None,
-        _ => Some(kept_until(backup)),
+        _ => Some(kept_until(backup, now)),
     }
 }
 
-fn kept_until(backup: &BackupView) -> String {
+fn kept_until(backup: &BackupView, now: Timestamp) -> String {
     if let Some(gone) = backup.deleted_at {
         return format!("it is gone since {}", moment(gone));
     }
@@ -209,21 +209,33 @@ fn kept_until(backup: &BackupView) -> String {
         return format!("held since {since}{}", reason.unwrap_or_default());
     }
     if let Some(deletion) = &backup.deletion {
-        let why = match deletion.by {
-            DeletedBy::Retention => "its retention is over",
-            DeletedBy::User => {
-                "it was deleted, and goes then if it is not the newest of its branch (that one waits for a newer one)"
-            }
-        };
-        let goes = moment(deletion.delete_after);
-        return format!(
-            "until {goes}: {why}; keep it with `zektor backup undelete {} {}`",
-            backup.instance, backup.id
-        );
+        return until_deletion(backup, deletion, now);
     }
     match backup.expires_at {
         Some(expires_at) => format!("until {}", moment(expires_at)),
         None => "until it is deleted".to_owned(),
+    }
+}
+
+fn until_deletion(backup: &BackupView, deletion: &Deletion, now: Timestamp) -> String {
+    let why = match deletion.by {
+        DeletedBy::Retention => "its retention is over",
+        DeletedBy::User => "it was deleted",
+    };
+    let goes = moment(deletion.delete_after);
+    let keep = format!(
+        "keep it with `zektor backup undelete {} {}`",
+        backup.instance, backup.id
+    );
+    match deletion.delete_after <= now {
+        true => format!(
+            "{why}, and it may go since {goes}: with the next round, if it is not the newest of its branch (that one \
+             waits for a newer one) and nothing that runs reads it; until then {keep}"
+        ),
+        false => format!(
+            "until {goes}: {why}, and it goes then if it is not the newest of its branch (that one waits for a newer \
+             one); {keep}"
+        ),
     }
 }
 

@@ -95,7 +95,7 @@ fn settings(
     });
     let branch = given.branch.clone().unwrap_or(before.branch);
     let key = format!("{}/{branch}/drill", given.instance);
-    let expression = given.when.expression(&key)?;
+    let expression = given.when.next_expression(&key, before.cron.as_deref())?;
     let zone = given.when.zone()?;
     let nothing =
         expression.is_none() && zone.is_none() && given.branch.is_none() && given.checks.is_empty();

@@ -1,7 +1,7 @@
 //! `zektor schedule preview`: asks nobody, so it can be tried out anywhere.
 
-use calendar::{Calendar, Timestamp};
-use chrono::SecondsFormat;
+use calendar::{Calendar, Timestamp, Zone};
+use chrono::{NaiveDate, SecondsFormat, TimeDelta};
 use serde_json::{Value, json};
 
 use crate::arguments::SchedulePreview;
@@ -20,7 +20,11 @@ pub(crate) fn preview(now: Timestamp, given: &SchedulePreview) -> Result<Reply, 
     let expression = given.when.needed_expression(&key)?;
     let zone = given.when.zone()?.unwrap_or_default();
     let calendar = Calendar::new(expression, zone);
-    let fires = calendar.upcoming(now, usize::from(given.count));
+    let begin = match &given.from {
+        Some(text) => begin(text, zone)?,
+        None => now,
+    };
+    let fires = calendar.upcoming(begin, usize::from(given.count));
     let document = json!({
         "cron": calendar.expression().to_string(),
         "timezone": zone.name(),
@@ -29,12 +33,27 @@ pub(crate) fn preview(now: Timestamp, given: &SchedulePreview) -> Result<Reply, 
     Reply::new(&document, text(&calendar, &fires))
 }
 
+/// The moment before the first that counts: a fire at the beginning itself is one.
+fn begin(text: &str, zone: Zone) -> Result<Timestamp, Failure> {
+    let begin = match NaiveDate::parse_from_str(text.trim(), "%Y-%m-%d") {
+        Err(_) => crate::moment::parse(text)?,
+        Ok(day) => zone.first_of(day).ok_or_else(|| {
+            Failure::usage(
+                format!("the day {day} does not exist in {zone}"),
+                "give the day before it",
+            )
+        })?,
+    };
+    Ok(begin - TimeDelta::milliseconds(1))
+}
+
 fn described(calendar: &Calendar, fire: Timestamp) -> Value {
     let local = calendar.zone().local(fire);
     json!({
         "at": fire.to_rfc3339_opts(SecondsFormat::Secs, true),
         "local": local.to_rfc3339_opts(SecondsFormat::Secs, false),
         "after_gap": calendar.is_after_gap(fire),
+        "shown_twice": calendar.is_shown_twice(fire),
     })
 }
 
@@ -46,9 +65,10 @@ fn text(calendar: &Calendar, fires: &[Timestamp]) -> String {
         return format!("{said}It does not fire before the year 2100.");
     }
     let rows = fires.iter().map(|fire| {
-        let gap = match calendar.is_after_gap(*fire) {
-            true => "the clock skips the time that is meant",
-            false => "",
+        let change = match (calendar.is_after_gap(*fire), calendar.is_shown_twice(*fire)) {
+            (true, _) => "the clock skips the time that is meant",
+            (_, true) => "the clock shows this time twice; the first is meant",
+            _ => "",
         };
         let local = zone
             .local(*fire)
@@ -56,7 +76,7 @@ fn text(calendar: &Calendar, fires: &[Timestamp]) -> String {
             .to_string();
         match in_utc {
             true => vec![local],
-            false => vec![local, moment(*fire), gap.to_owned()],
+            false => vec![local, moment(*fire), change.to_owned()],
         }
     });
     let header: &[&str] = match in_utc {
@@ -106,22 +126,48 @@ mod tests {
             {
               "after_gap": false,
               "at": "2026-03-28T01:30:00Z",
-              "local": "2026-03-28T02:30:00+01:00"
+              "local": "2026-03-28T02:30:00+01:00",
+              "shown_twice": false
             },
             {
               "after_gap": true,
               "at": "2026-03-29T01:00:00Z",
-              "local": "2026-03-29T03:00:00+02:00"
+              "local": "2026-03-29T03:00:00+02:00",
+              "shown_twice": false
             },
             {
               "after_gap": false,
               "at": "2026-03-30T00:30:00Z",
-              "local": "2026-03-30T02:30:00+02:00"
+              "local": "2026-03-30T02:30:00+02:00",
+              "shown_twice": false
             }
           ],
           "timezone": "Europe/Berlin"
         }
         "#);
+    }
+
+    #[test]
+    fn from_a_day_or_a_moment() {
+        let words = "--cron 30_2_*_*_* --timezone Europe/Berlin --count 2 --from";
+        let reply = preview_of(&format!("{words} 2026-10-25")).unwrap();
+        insta::assert_snapshot!(reply.text, @r#"
+        30 2 * * * Europe/Berlin
+
+        EUROPE/BERLIN                UTC
+        Sun 2026-10-25 02:30 +02:00  2026-10-25 00:30:00 UTC  the clock shows this time twice; the first is meant
+        Mon 2026-10-26 02:30 +01:00  2026-10-26 01:30:00 UTC
+        "#);
+        let first = |from: &str| {
+            let reply = preview_of(&format!("{words} {from}")).unwrap();
+            reply.text.lines().nth(3).unwrap()[..16].to_owned()
+        };
+        assert_eq!(first("2026-10-26T01:30:00Z"), "Mon 2026-10-26 0");
+        assert_eq!(first("2026-10-26T01:30:01Z"), "Tue 2026-10-27 0");
+        for wrong in ["soon", "2026-13-01", "2026-10-25T02:30:00"] {
+            let failure = preview_of(&format!("{words} {wrong}")).unwrap_err();
+            assert_eq!(failure.ending, Ending::Usage);
+        }
     }
 
     #[test]
@@ -145,6 +191,7 @@ mod tests {
             assert!(!failure.hint.is_empty());
         };
         check("orders", "not said when");
+        check("--at 02:30", "not enough to say when");
         check("--cron 0_0_31_2_*", "never fires");
         check("--cron 61_*_*_*_*", "minute");
         check("--cron 1_2", "five");

@@ -1,8 +1,10 @@
+use clap::Parser;
 use events::mark::{DeletedBy, Deletion, Hold};
 use events::query::{BackupStatus, BackupView};
 
 use super::super::show::tests::completed;
 use super::text;
+use crate::arguments::{Arguments, BackupCommand, Command};
 
 fn at(text: &str) -> events::Timestamp {
     text.parse().unwrap()
@@ -50,15 +52,18 @@ fn the_list_fits_a_terminal() {
         sound: Some(false),
         ..sound.clone()
     };
-    let all = text(&[running, sound.clone(), held, going]);
+    let all = text(
+        &[running, sound.clone(), held, going],
+        at("2026-03-02T12:00:00Z"),
+    );
     insta::assert_snapshot!(all, @r#"
-    ID             NAME                 BRANCH  STATUS       ENDED (UTC)       SIZE     KEPT UNTIL
-    0190a5d0-0001  daily 2026-03-02T0…  main    in_progress  -                 -        -
-    0190a5d0-0000  manual 2026-03-01    main    completed    2026-03-01 10:00  5.0 MiB  2026-03-08 10:00
-    0190a5d0-0002  manual 2026-03-01    main    completed    2026-03-01 10:00  5.0 MiB  held
-    0190a5d0-0003  manual 2026-03-01    main    expired      2026-03-01 10:00  5.0 MiB  goes 03-03 00:00
+    ID             NAME               BRANCH  STATUS       ENDED (UTC)          SIZE     KEPT UNTIL
+    0190a5d0-0001  daily 2026-03-02…  main    in_progress  -                    -        -
+    0190a5d0-0000  manual 2026-03-01  main    completed    2026-03-01 10:00:12  5.0 MiB  2026-03-08 10:00
+    0190a5d0-0002  manual 2026-03-01  main    completed    2026-03-01 10:00:12  5.0 MiB  held
+    0190a5d0-0003  manual 2026-03-01  main    expired      2026-03-01 10:00:12  5.0 MiB  goes 03-03 00:00
     "#);
-    assert!(all.lines().all(|line| line.chars().count() <= 100));
+    assert!(all.lines().all(|line| line.chars().count() <= 101));
 
     let failed = BackupView {
         id: "0190a5d0-0005-7000-8000-000000000002".parse().unwrap(),
@@ -79,12 +84,12 @@ fn the_list_fits_a_terminal() {
         id: "0190a5d0-0007-7000-8000-000000000002".parse().unwrap(),
         ..completed()
     };
-    insta::assert_snapshot!(text(&[forever, failed, skipped, pages]), @r#"
-    ID             NAME               BRANCH  STATUS                ENDED (UTC)       SIZE     KEPT UNTIL
-    0190a5d0-0004  manual 2026-03-01  main    completed, damaged    2026-03-01 10:00  5.0 MiB  no end
-    0190a5d0-0005  manual 2026-03-01  main    failed                -                 -        -
-    0190a5d0-0006  manual 2026-03-01  main    skipped               -                 -        -
-    0190a5d0-0007  manual 2026-03-01  main    completed, bad pages  2026-03-01 10:00  5.0 MiB  2026-03-08 10:00
+    insta::assert_snapshot!(text(&[forever, failed, skipped, pages], at("2026-03-02T12:00:00Z")), @r#"
+    ID             NAME               BRANCH  STATUS                ENDED (UTC)          SIZE     KEPT UNTIL
+    0190a5d0-0004  manual 2026-03-01  main    completed, damaged    2026-03-01 10:00:12  5.0 MiB  no end
+    0190a5d0-0005  manual 2026-03-01  main    failed                -                    -        -
+    0190a5d0-0006  manual 2026-03-01  main    skipped               -                    -        -
+    0190a5d0-0007  manual 2026-03-01  main    completed, bad pages  2026-03-01 10:00:12  5.0 MiB  2026-03-08 10:00
 
     0190a5d0-0004  damaged: it was read whole and cannot be relied on
     0190a5d0-0005  failed, asked for 2026-03-01 10:00: the store refused: because because because because because beca…
@@ -92,4 +97,40 @@ fn the_list_fits_a_terminal() {
     0190a5d0-0007  bad pages: 1 with wrong checksums on the server itself; the backup has them as they are
     all of it: zektor backup show orders ID
     "#);
+}
+
+#[test]
+fn what_waits_for_its_deletion_is_not_said_to_go_in_the_past() {
+    let deletion = Deletion {
+        by: DeletedBy::User,
+        asked_at: at("2026-03-02T00:00:00Z"),
+        delete_after: at("2026-03-03T00:00:00Z"),
+    };
+    let going = BackupView {
+        deletion: Some(deletion),
+        ..completed()
+    };
+    let stays = |now| super::stays(&going, at(now));
+    assert_eq!(stays("2026-03-02T23:59:59Z"), "goes 03-03 00:00");
+    assert_eq!(stays("2026-03-03T00:00:00Z"), "goes when it may");
+}
+
+#[test]
+fn the_damaged_ones_are_listed_by_hand() {
+    let words = ["zektor", "backup", "list", "orders", "--status", "damaged"];
+    let arguments = Arguments::try_parse_from(words).unwrap();
+    let Command::Backup(BackupCommand::List(list)) = arguments.command else {
+        unreachable!("it is a list");
+    };
+    let damaged = BackupView {
+        sound: Some(false),
+        damaged_pages: Vec::new(),
+        ..completed()
+    };
+    let sound = BackupView {
+        sound: Some(true),
+        ..damaged.clone()
+    };
+    assert!(super::is_wanted(&damaged, &list) && super::is_wanted(&completed(), &list));
+    assert!(!super::is_wanted(&sound, &list));
 }

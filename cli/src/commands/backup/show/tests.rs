@@ -1,6 +1,11 @@
+use events::Timestamp;
 use events::query::{BackupStatus, BackupView};
 
 use super::{BackupDocument, Last, text, text_of};
+
+fn now() -> Timestamp {
+    "2026-03-02T12:00:00Z".parse().unwrap()
+}
 
 /// As the catalog answers, in the names of the contract.
 pub(crate) fn completed() -> BackupView {
@@ -37,7 +42,7 @@ pub(crate) fn completed() -> BackupView {
 
 #[test]
 fn a_completed_backup() {
-    insta::assert_snapshot!(text(&completed()), @r#"
+    insta::assert_snapshot!(text(&completed(), now()), @r#"
     id          0190a5d0-0000-7000-8000-000000000001
     name        manual 2026-03-01
     of          orders, branch main
@@ -65,7 +70,7 @@ fn what_is_wanted_of_it() {
         let mut view = serde_json::to_value(completed()).unwrap();
         let fields = view.as_object_mut().unwrap();
         fields.extend(change.as_object().unwrap().clone());
-        let text = text(&serde_json::from_value(view).unwrap());
+        let text = text(&serde_json::from_value(view).unwrap(), now());
         let lines = text.lines().filter(|line| {
             let name = line.split(' ').next().unwrap();
             ["kept", "pitr", "verified"].contains(&name)
@@ -91,10 +96,17 @@ fn what_is_wanted_of_it() {
         "sound": false,
     });
     insta::assert_snapshot!(kept(deleted), @r"
-    kept        until 2026-03-03 00:00:00 UTC: it was deleted, and goes then if it is not the newest of its branch (that one waits for a newer one); keep it with `zektor backup undelete orders 0190a5d0-0000-7000-8000-000000000001`
+    kept        until 2026-03-03 00:00:00 UTC: it was deleted, and it goes then if it is not the newest of its branch (that one waits for a newer one); keep it with `zektor backup undelete orders 0190a5d0-0000-7000-8000-000000000001`
     pitr        only the backup itself; no WAL is kept because of it
     verified    2026-03-02 00:00:00 UTC: it is damaged
     ");
+    let due = serde_json::json!({
+        "status": "expired",
+        "deletion": { "by": "retention", "asked_at": "2026-03-02T00:00:00Z", "delete_after": "2026-03-02T11:00:00Z" },
+    });
+    assert!(
+        kept(due).contains("its retention is over, and it may go since 2026-03-02 11:00:00 UTC")
+    );
     let gone = serde_json::json!({ "status": "expired", "deleted_at": "2026-03-09T00:00:00Z" });
     insta::assert_snapshot!(kept(gone), @"kept        it is gone since 2026-03-09 00:00:00 UTC");
     insta::assert_snapshot!(kept(serde_json::json!({ "expires_at": null })), @r"
@@ -117,7 +129,7 @@ fn one_that_failed() {
         failed_at: "2026-03-01T10:01:00Z".parse().ok(),
         problems: Vec::new(),
     };
-    let text = text_of(&failed, &last);
+    let text = text_of(&failed, &last, now());
     let line = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(name));
         line.unwrap_or_default().to_owned()
@@ -147,7 +159,7 @@ fn what_is_damaged_is_named_with_the_next_step() {
         failed_at: None,
         problems: problems.collect(),
     };
-    let text = text_of(&damaged, &last);
+    let text = text_of(&damaged, &last, now());
     for part in [
         "completed, damaged",
         "pack 1 is missing; ",
@@ -156,7 +168,7 @@ fn what_is_damaged_is_named_with_the_next_step() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let forgotten = text_of(&damaged, &Last::default());
+    let forgotten = text_of(&damaged, &Last::default(), now());
     assert!(
         forgotten.contains("zektor backup verify orders"),
         "{forgotten}"
