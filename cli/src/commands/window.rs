@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use events::window::{Window, WindowAnswer, WindowQuestion};
+use events::window::{Window, WindowAnswer, WindowQuestion, WindowReport};
 use events::{BranchName, InstanceName, subject};
 use pg_format::Lsn;
 use repository::{Repository, RepositoryError};
@@ -16,7 +16,7 @@ use super::status::nobody_answers;
 use super::wal::{position, standstill};
 use crate::arguments::OfBranch;
 use crate::failure::{Ending, Failure};
-use crate::output::{Reply, exact, note, or_dash, pairs, table};
+use crate::output::{Reply, exact, note, or_dash, pairs, span, table};
 use crate::session::{Session, Setting};
 
 /// The repository is listed, and WAL before a gap is looked into.
@@ -28,18 +28,18 @@ struct WindowDocument<'a> {
     instance: &'a InstanceName,
     branch: &'a BranchName,
     #[serde(flatten)]
-    window: &'a Window,
+    report: &'a WindowReport,
     /// That `latest` does not move on now, since when and why; absent while it does, or where nobody can tell.
     standstill: Option<String>,
 }
 
 /// Shows the restorable window of a branch.
 pub(crate) async fn window(setting: &Setting, of: OfBranch) -> Result<Reply, Failure> {
-    let (window, standstill) = match setting.connect().await {
+    let (report, standstill) = match setting.connect().await {
         Ok(session) => {
-            let window = of_branch(&session, &of).await?;
-            let standstill = standing_still(&session, &of, &window).await;
-            (window, standstill)
+            let report = report_of(&session, &of).await?;
+            let standstill = standing_still(&session, &of, &report.window).await;
+            (report, standstill)
         }
         Err(failure) if failure.ending == Ending::Unreachable => {
             let Some(repository) = setting.named_repository()? else {
@@ -53,10 +53,10 @@ pub(crate) async fn window(setting: &Setting, of: OfBranch) -> Result<Reply, Fai
     let document = WindowDocument {
         instance: &of.instance,
         branch: &of.branch,
-        window: &window,
+        report: &report,
         standstill,
     };
-    let mut text = text(&of, &window);
+    let mut text = text(&of, &report);
     if let Some(standstill) = &document.standstill {
         text.push_str(&format!("\n{standstill}\n"));
     }
@@ -85,6 +85,10 @@ pub(crate) async fn open_gap(session: &Session, of: &OfBranch) -> Result<Option<
 
 /// The window, from whoever can tell it.
 pub(crate) async fn of_branch(session: &Session, of: &OfBranch) -> Result<Window, Failure> {
+    Ok(report_of(session, of).await?.window)
+}
+
+async fn report_of(session: &Session, of: &OfBranch) -> Result<WindowReport, Failure> {
     let question = WindowQuestion {
         instance: of.instance.clone(),
         branch: of.branch.clone(),
@@ -93,11 +97,11 @@ pub(crate) async fn of_branch(session: &Session, of: &OfBranch) -> Result<Window
         .request(&subject::restorer_window(), &question, ANSWER_WITHIN)
         .await;
     match answer {
-        Ok(WindowAnswer::Known(window)) => {
-            if window.earliest.is_none() {
+        Ok(WindowAnswer::Known(report)) => {
+            if report.window.earliest.is_none() {
                 session.require_branch(&of.instance, &of.branch).await?;
             }
-            Ok(window)
+            Ok(report)
         }
         Ok(WindowAnswer::Unknown { message, hint }) => Err(Failure::new(
             Ending::Failed,
@@ -117,7 +121,7 @@ pub(crate) async fn of_branch(session: &Session, of: &OfBranch) -> Result<Window
 }
 
 /// The window as the repository alone tells it.
-async fn from_repository(repository: &Repository, of: &OfBranch) -> Result<Window, Failure> {
+async fn from_repository(repository: &Repository, of: &OfBranch) -> Result<WindowReport, Failure> {
     let OfBranch { instance, branch } = of;
     let reader = repository.reader(instance, branch);
     if RepositoryError::absent_as_none(reader.record().await)?.is_none() {
@@ -127,13 +131,17 @@ async fn from_repository(repository: &Repository, of: &OfBranch) -> Result<Windo
         ));
     }
     let archive = repository::archive::read(&reader).await?;
-    Ok(reader
-        .restorable_window(&archive, IndexSettings::default())
-        .await?)
+    let settings = IndexSettings::default();
+    Ok(WindowReport {
+        window: reader.restorable_window(&archive, settings).await?,
+        damaged: archive.told_damaged(),
+        min_target_age_secs: None,
+    })
 }
 
-fn text(of: &OfBranch, window: &Window) -> String {
+fn text(of: &OfBranch, report: &WindowReport) -> String {
     let OfBranch { instance, branch } = of;
+    let window = &report.window;
     let Some(earliest) = window.earliest else {
         return format!(
             "Nothing of {branch} can be restored yet; take a backup: zektor backup create {instance} --branch {branch} --wait"
@@ -151,11 +159,9 @@ fn text(of: &OfBranch, window: &Window) -> String {
         ("complete", Some(complete)),
     ]);
     if let Some(lsn) = window.latest_lsn {
-        text.push_str(&format!(
-            "\n--time takes a moment once it is old enough (2 minutes by default, ZEKTOR_RESTORE_MIN_TARGET_AGE of the \
-             restorer);\n--lsn {lsn} and --latest work at once.\n"
-        ));
+        text.push_str(&format!("\n{}\n", how_old(report.min_target_age_secs, lsn)));
     }
+    text.push_str(&damaged_text(report));
     if !window.gaps.is_empty() {
         let rows = window.gaps.iter().map(|gap| {
             let again = gap.restorable_again_at.map(exact);
@@ -185,6 +191,47 @@ fn text(of: &OfBranch, window: &Window) -> String {
         text.push_str(&format!(
             "\nNothing later can be restored until there is a backup behind the missing WAL; one is taken by itself, \
              or now:\n  zektor backup create {instance} --branch {branch} --wait\n"
+        ));
+    }
+    text
+}
+
+/// How old a moment must be that is asked for by its time.
+fn how_old(secs: Option<u64>, lsn: Lsn) -> String {
+    match secs {
+        Some(0) => format!(
+            "--time takes every moment up to the latest; --lsn {lsn} and --latest work too."
+        ),
+        Some(secs) => format!(
+            "--time takes a moment once it is {} old (ZEKTOR_RESTORE_MIN_TARGET_AGE of the restorer);\n--lsn {lsn} and \
+             --latest work at once.",
+            span(Duration::from_secs(secs))
+        ),
+        None => format!(
+            "--time takes a moment once it is old enough (2 minutes by default, ZEKTOR_RESTORE_MIN_TARGET_AGE of the \
+             restorer);\n--lsn {lsn} and --latest work at once."
+        ),
+    }
+}
+
+/// What is known to be damaged, and what that means for the window.
+fn damaged_text(report: &WindowReport) -> String {
+    let mut text = String::new();
+    for backup in &report.damaged {
+        let (at, id) = (exact(backup.backed_up_at), backup.backup_id);
+        text.push_str(&format!("\nThe backup of {at} is damaged ({id})."));
+    }
+    let first = report.window.earliest_backup_id;
+    if report
+        .damaged
+        .iter()
+        .any(|one| Some(one.backup_id) == first)
+    {
+        text.push_str("\nThere is no sound one: take a backup now, zektor backup create.\n");
+    } else if let (Some(earliest), false) = (report.window.earliest, report.damaged.is_empty()) {
+        let earliest = exact(earliest);
+        text.push_str(&format!(
+            "\nThe window does without it: it begins with the sound backup of {earliest}.\n"
         ));
     }
     text

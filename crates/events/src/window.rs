@@ -23,7 +23,7 @@ pub struct WindowQuestion {
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum WindowAnswer {
     /// The window.
-    Known(Window),
+    Known(WindowReport),
     /// The restorer could not find out, most likely because the object store cannot be reached.
     Unknown {
         /// One sentence.
@@ -31,6 +31,32 @@ pub enum WindowAnswer {
         /// What can be done.
         hint: String,
     },
+}
+
+/// A window, and what a restorer knows about using it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WindowReport {
+    /// The window.
+    #[serde(flatten)]
+    pub window: Window,
+    /// Backups that were found damaged in the repository, the first to end first. While there is a sound one, the window
+    /// does without them.
+    #[serde(default)]
+    pub damaged: Vec<DamagedBackup>,
+    /// A time can be asked for once it is so many seconds old; absent where nobody knows.
+    #[serde(default)]
+    pub min_target_age_secs: Option<u64>,
+}
+
+/// A backup that was found damaged when it was last read whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DamagedBackup {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// Its end (consistency point).
+    pub backed_up_at: Timestamp,
+    /// When the damage was found.
+    pub found_at: Option<Timestamp>,
 }
 
 /// The moments of a branch that can be restored.

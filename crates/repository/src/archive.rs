@@ -5,6 +5,8 @@
 //! passed over with a warning, as if it were not there. A store that cannot be asked is an error: nothing is concluded
 //! from its silence.
 
+mod damage;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use events::BackupId;

@@ -236,7 +236,7 @@ impl Restorer {
                     branch: request.branch.clone(),
                     cause: *cause,
                     message: service::run::chain(&error),
-                    hint: (*hint).to_owned(),
+                    hint: hint.clone().into_owned(),
                     failed_at: self.clock.now(),
                 };
                 tracing::error!(

@@ -246,12 +246,12 @@ impl Restorer {
                     }
                     // Its request comes again, if nobody has given it up.
                     Standing::Awaited => {}
-                    Standing::Lost(reason) => {
+                    Standing::Lost(loss) => {
                         tracing::warn!(
-                            instance = %site.instance, branch = %site.branch, reason,
+                            instance = %site.instance, branch = %site.branch, reason = loss.reason,
                             "removing a branch that never became part of its instance"
                         );
-                        return Ok(self.compute.remove(site).await?);
+                        return self.remove_lost(site, &finished, &loss).await;
                     }
                 }
             }

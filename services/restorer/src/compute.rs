@@ -4,6 +4,7 @@
 //! was verified to be the server of exactly that site; removing a site leaves neither files nor processes.
 
 mod account;
+mod apart;
 mod holder;
 mod local;
 mod lock;

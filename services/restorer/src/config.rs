@@ -34,6 +34,9 @@ pub struct RestorerConfig {
     pub drill_check_timeout: Duration,
     /// Whether drills run `pg_amcheck` (`ZEKTOR_DRILL_AMCHECK`).
     pub drill_amcheck: bool,
+    /// Whether the servers of drills may reach the network (`ZEKTOR_DRILL_NETWORK`); otherwise they may not, where the
+    /// machine lets that be said.
+    pub drill_network: bool,
     /// Where branches are kept; by default `compute` in the home directory, or for root with a home that the
     /// server's user cannot reach, a directory below `/var/lib/zektor`.
     pub compute_dir: Option<PathBuf>,
@@ -61,6 +64,7 @@ impl Default for RestorerConfig {
             drill_parallelism: 2,
             drill_check_timeout: Duration::from_secs(600),
             drill_amcheck: true,
+            drill_network: false,
             compute_dir: None,
             compute_user: "postgres".to_owned(),
             compute_listen: LOOPBACK.to_owned(),

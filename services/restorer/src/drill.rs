@@ -258,7 +258,7 @@ impl Drills {
                 };
                 match reaction {
                     Reaction::Fail { cause, hint } => {
-                        (cause, service::run::chain(&error), hint.to_owned())
+                        (cause, service::run::chain(&error), hint.into_owned())
                     }
                     other => {
                         tracing::info!(

@@ -1,5 +1,6 @@
 //! What can go wrong with a restore, and the one table from error to what is done about it.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bus::{BusError, FenceError};
@@ -58,7 +59,9 @@ pub enum RestoreError {
     #[error("{reason}")]
     ClaimLost {
         /// What became of the claim.
-        reason: &'static str,
+        reason: String,
+        /// What can be done.
+        hint: String,
     },
     /// Another compute directory has the branch.
     #[error("the branch is held by {holder}, whose restorer has to do it")]
@@ -91,7 +94,7 @@ pub enum Reaction {
         /// The likely cause.
         cause: FailureCause,
         /// What can be done.
-        hint: &'static str,
+        hint: Cow<'static, str>,
     },
 }
 
@@ -125,6 +128,10 @@ impl RestoreError {
     #[must_use]
     pub fn failure(&self) -> Reaction {
         let (cause, hint) = match self {
+            RestoreError::ClaimLost { hint, .. } => {
+                let (cause, hint) = (FailureCause::Compute, hint.clone().into());
+                return Reaction::Fail { cause, hint };
+            }
             RestoreError::Repository(RepositoryError::BranchTaken { .. }) => (
                 FailureCause::Storage,
                 "the name was used before; choose another name for the branch",
@@ -169,10 +176,6 @@ impl RestoreError {
                 FailureCause::Compute,
                 "see the restorer's log, and restore again",
             ),
-            RestoreError::ClaimLost { .. } => (
-                FailureCause::Compute,
-                "the branch was removed again; restore again under a new name",
-            ),
             RestoreError::Elsewhere { .. } => (
                 FailureCause::Compute,
                 "start the restorer on the machine that holds the branch",
@@ -186,6 +189,7 @@ impl RestoreError {
                 "see the restorer's log; this is a defect of zektor",
             ),
         };
+        let hint = hint.into();
         Reaction::Fail { cause, hint }
     }
 }

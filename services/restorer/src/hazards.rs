@@ -52,24 +52,28 @@ pub(crate) async fn neutralise(
 
 /// Workers that apply changes would take them away from the source, whose slot on the publisher they share. They are
 /// not started at all (`max_logical_replication_workers = 0`); disabled in the catalog, they also stay quiet when
-/// somebody raises that. Their slot's name stays, so that a branch that takes its source's place can go on.
+/// somebody raises that. The slot's name is taken away as well: with it, `DROP SUBSCRIPTION` in the branch would drop the
+/// source's slot. It is told, so that a branch that takes its source's place can be given it back.
 ///
 /// `pg_subscription` is shared by all databases, and superusers may write catalogs: so it reaches the databases that
 /// let nobody in, where `ALTER SUBSCRIPTION` cannot be said.
 async fn disable_subscriptions(
     connection: &mut SqlConnection,
 ) -> Result<Option<PlanCheck>, RestoreError> {
-    let disable = "UPDATE pg_catalog.pg_subscription s SET subenabled = false \
-                   FROM pg_catalog.pg_database d WHERE d.oid = s.subdbid AND s.subenabled \
-                   RETURNING s.subname || ' in ' || d.datname";
+    let disable = "UPDATE pg_catalog.pg_subscription s SET subenabled = false, subslotname = NULL \
+                   FROM (SELECT was.oid, d.datname, was.subslotname FROM pg_catalog.pg_subscription was \
+                   JOIN pg_catalog.pg_database d ON d.oid = was.subdbid \
+                   WHERE was.subenabled OR was.subslotname IS NOT NULL) AS was WHERE was.oid = s.oid \
+                   RETURNING s.subname || ' in ' || was.datname || \
+                   coalesce(' (its slot is ' || was.subslotname || ')', '')";
     let disabled = names(&connection.query(disable).await?);
     Ok((!disabled.is_empty()).then(|| {
         warning(
             "subscriptions",
             format!(
-                "disabled, with the slots on their publishers left to the source: {}; before one is dropped here, \
-                 ALTER SUBSCRIPTION ... SET (slot_name = NONE), or the source loses its slot; to use one when the \
-                 source is gone, raise max_logical_replication_workers, restart the branch and ENABLE it",
+                "disabled, and parted from the slots on their publishers, which are the source's: {}; to use one when \
+                 the source is gone, raise max_logical_replication_workers, restart the branch, ALTER SUBSCRIPTION ... \
+                 SET (slot_name = ...) and ENABLE it",
                 listed(&disabled)
             ),
         )

@@ -34,7 +34,9 @@ async fn work(context: Context<RestorerConfig>) -> anyhow::Result<()> {
         listen: config.compute_listen.clone(),
         advertise: config.compute_advertise.clone(),
     };
-    let compute = LocalCompute::new(directory, account, config.bin_directories()).at(address);
+    let compute = LocalCompute::new(directory, account, config.bin_directories())
+        .at(address)
+        .with_drill_network(config.drill_network);
     let bus = Bus::connect(BusConfig::new(&common.nats_url, "zektor-restorer")).await?;
     bus.apply_topology().await?;
     let checked = bus.clone();

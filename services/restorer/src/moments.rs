@@ -51,7 +51,7 @@ impl Restorer {
         } = question;
         let reader = self.repository.reader(instance, branch);
         freshness::ask_archiver(&self.bus, instance, branch).await;
-        let archive = self.kept(instance, branch).await?;
+        let archive = self.kept(instance, branch).await?.preferring_sound();
         self.moments_of(&reader, &archive, question).await
     }
 

@@ -11,6 +11,7 @@
 //! The index of the WAL and the records around the target are needed to decide. [`plan`] says what is missing
 //! ([`Unplanned::Needs`]); the shell adds it to [`Known`] and asks again.
 
+mod damage;
 mod known;
 mod path;
 mod refusal;
@@ -280,7 +281,13 @@ pub fn plan(
             return Err(Refusal::not_archived_yet(*at, latest).into());
         }
     }
+    if let RestoreTarget::Backup { id } = target
+        && let Some(refusal) = damage::refused(archive, known, *id)
+    {
+        return Err(refusal.into());
+    }
     let mut plan = target::plan(archive, known, target)?;
+    plan.notes.extend(damage::told(archive, &plan.backup));
     let proven_at = archive.position.as_ref().map(|position| position.proven_at);
     if let (RestoreTarget::Time { at }, Some(proven_at)) = (target, proven_at)
         && *at > proven_at

@@ -344,7 +344,10 @@ impl Raise<'_> {
         listener.alive();
         let (conf, hba) = match self.purpose {
             Purpose::Branch { .. } => (settings::open(server), settings::open_hba(server.listen)),
-            Purpose::Sandbox => (settings::sandbox(server), settings::LOCKED_HBA),
+            Purpose::Sandbox => (
+                settings::sandbox(server, self.restorer.policy.room_bytes),
+                settings::LOCKED_HBA,
+            ),
         };
         compute.write(&site.config_file(), conf.as_bytes()).await?;
         compute.write(&site.hba_file(), hba.as_bytes()).await?;

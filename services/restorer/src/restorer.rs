@@ -127,9 +127,9 @@ impl Restorer {
         }
         let archive = without(archive::read(&reader).await?, sweep);
         Ok(match target {
-            // Whoever names a backup means it.
+            // The plan says what is damaged.
             RestoreTarget::Backup { .. } => archive,
-            _ => preferring_sound(archive),
+            _ => archive.preferring_sound(),
         })
     }
 
@@ -144,10 +144,7 @@ impl Restorer {
     ) -> Result<Archive, RestoreError> {
         let sweep = self.sweep_of(instance, branch).await?;
         let reader = self.repository.reader(instance, branch);
-        Ok(preferring_sound(without(
-            archive::read(&reader).await?,
-            sweep,
-        )))
+        Ok(without(archive::read(&reader).await?, sweep))
     }
 
     /// What is being deleted of a branch. To be read after the restore's claim and before the repository: while the
@@ -270,20 +267,4 @@ fn without(archive: Archive, sweep: Option<Sweep>) -> Archive {
         Some(sweep) => archive.without(&sweep),
         None => archive,
     }
-}
-
-/// Without the backups that were found damaged when they were last read whole, as long as there is a sound one: neither
-/// the window nor a plan begins with them.
-fn preferring_sound(mut archive: Archive) -> Archive {
-    let damaged = |backup: &events::BackupSummary| archive.marks.of(backup.backup_id).is_damaged();
-    let sound: Vec<_> = archive
-        .backups
-        .iter()
-        .filter(|backup| !damaged(backup))
-        .cloned()
-        .collect();
-    if !sound.is_empty() {
-        archive.backups = sound;
-    }
-    archive
 }

@@ -157,10 +157,14 @@ pub fn open(server: &Server<'_>) -> String {
 }
 
 /// The configuration of a server that is looked at and thrown away: that of an open branch, without what only a
-/// server that lives needs.
+/// server that lives needs. What is asked there may write `room` bytes to temporary files, and not fill the disk that
+/// it shares with branches; the limit is a process's, so there is only one for each question.
 #[must_use]
-pub fn sandbox(server: &Server<'_>) -> String {
+pub fn sandbox(server: &Server<'_>, room: u64) -> String {
     let mut conf = Conf(open(server));
+    let limit = (room >> 10).min(u64::from(i32::MAX.unsigned_abs()));
+    conf.set("temp_file_limit", &format!("{limit}kB"));
+    conf.set("max_parallel_workers_per_gather", "0");
     conf.set("autovacuum", "off");
     conf.set("wal_keep_size", "0");
     if server.major >= 17 {

@@ -1,11 +1,11 @@
 use bytes::Bytes;
-use events::window::Window;
+use events::window::WindowReport;
 use events::{BranchName, InstanceName};
 use pg_format::WalSegmentSize;
 use repository::{BranchRecord, Repository, RetryPolicy};
 use serde_json::json;
 
-use super::{WindowDocument, from_repository, text};
+use super::{WindowDocument, damaged_text, from_repository, how_old, text};
 use crate::arguments::OfBranch;
 use crate::failure::Ending;
 
@@ -16,7 +16,7 @@ fn of() -> OfBranch {
     }
 }
 
-fn window(gaps: serde_json::Value) -> Window {
+fn window(gaps: serde_json::Value) -> WindowReport {
     let answer = json!({
         "earliest": "2026-03-01T10:10:00Z", "latest": "2026-03-01T11:00:00Z",
         "latest_lsn": "0/9000000", "complete": gaps.as_array().unwrap().is_empty(), "gaps": gaps,
@@ -27,7 +27,7 @@ fn window(gaps: serde_json::Value) -> Window {
 
 #[test]
 fn without_a_backup_nothing_can_be_restored() {
-    let text = text(&of(), &Window::default());
+    let text = text(&of(), &WindowReport::default());
     assert!(text.contains("zektor backup create orders"), "{text}");
 }
 
@@ -42,6 +42,33 @@ fn from_the_first_backup_to_what_is_proven() {
     --time takes a moment once it is old enough (2 minutes by default, ZEKTOR_RESTORE_MIN_TARGET_AGE of the restorer);
     --lsn 0/9000000 and --latest work at once.
     "#);
+}
+
+#[test]
+fn the_age_of_a_moment_is_the_one_in_force() {
+    let told = |secs| how_old(secs, pg_format::Lsn(0x900_0000));
+    assert!(told(Some(0)).starts_with("--time takes every moment up to the latest;"));
+    assert!(told(Some(90)).contains("once it is 1 min 30 s old ("));
+    assert!(told(None).contains("2 minutes by default"));
+}
+
+#[test]
+fn what_is_damaged_is_told() {
+    let damaged = |id: &str| {
+        let mut report = window(json!([]));
+        let damaged = json!([{
+            "backup_id": id, "backed_up_at": "2026-03-01T10:00:00Z", "found_at": "2026-03-01T10:30:00Z"
+        }]);
+        report.damaged = serde_json::from_value(damaged).unwrap();
+        damaged_text(&report)
+    };
+    insta::assert_snapshot!(damaged("0190a5d0-0000-7000-8000-000000000000"), @r#"
+
+    The backup of 2026-03-01T10:00:00.000000Z is damaged (0190a5d0-0000-7000-8000-000000000000).
+    The window does without it: it begins with the sound backup of 2026-03-01T10:10:00.000000Z.
+    "#);
+    let only = damaged("0190a5d0-0000-7000-8000-000000000001");
+    assert!(only.contains("There is no sound one"), "{only}");
 }
 
 #[test]
@@ -80,7 +107,7 @@ fn the_document_has_the_fields_of_the_contract() {
     let document = WindowDocument {
         instance: &of.instance,
         branch: &of.branch,
-        window: &window(json!([])),
+        report: &window(json!([])),
         standstill: None,
     };
     let document = serde_json::to_value(&document).unwrap();
@@ -109,13 +136,13 @@ async fn the_repository_alone_tells_it() {
     let _claimed = writer.claim_branch(&record).await.unwrap();
     assert_eq!(
         from_repository(&repository, &of).await.unwrap(),
-        Window::default()
+        WindowReport::default()
     );
     let summary = stored(&repository, &of).await;
     let found = from_repository(&repository, &of).await.unwrap();
-    assert_eq!(found.earliest, Some(summary.backed_up_at));
-    assert_eq!(found.earliest_backup_id, Some(summary.backup_id));
-    assert!(found.complete, "{found:?}");
+    assert_eq!(found.window.earliest, Some(summary.backed_up_at));
+    assert_eq!(found.window.earliest_backup_id, Some(summary.backup_id));
+    assert!(found.window.complete, "{found:?}");
 }
 
 /// A backup with its WAL.

@@ -14,7 +14,8 @@ use crate::archive::Archive;
 use crate::{BranchReader, Result, WalPath};
 
 impl BranchReader {
-    /// The [`window`] of the branch of which `archive` was read. Reads WAL or its index only where the window has gaps.
+    /// The [`window`] of the branch of which `archive` was read; damaged backups are no part of it while there is a sound
+    /// one. Reads WAL or its index only where the window has gaps.
     ///
     /// # Errors
     /// As [`Self::each_index`].
@@ -23,6 +24,13 @@ impl BranchReader {
         archive: &Archive,
         settings: IndexSettings,
     ) -> Result<Window> {
+        let sound;
+        let archive = if archive.damaged().is_empty() {
+            archive
+        } else {
+            sound = archive.clone().preferring_sound();
+            &sound
+        };
         let asked = Mutex::new(BTreeMap::new());
         let found = window(archive, &|_, lsn| {
             let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);

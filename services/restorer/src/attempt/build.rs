@@ -70,7 +70,7 @@ impl Build<'_> {
         };
         let mut phases = BTreeMap::new();
         let raised = Box::pin(raise.run(voice, &mut phases)).await?;
-        self.claim(&raised.fork).await?;
+        let parent = self.claim(&raised.fork).await?;
 
         let summary = RestoreSummary {
             source_branch: request.source_branch.clone(),
@@ -89,24 +89,33 @@ impl Build<'_> {
             checks: raised.checks.clone(),
             completed_at: self.restorer.clock.now(),
         };
-        self.finish(summary, &raised)
+        let finished = self.finish(summary, &raised);
+        if finished.is_err() {
+            // It will be built anew, or not at all; the record is to bind nobody then.
+            let (instance, branch) = (&request.instance, &request.branch);
+            self.restorer
+                .give_name_back(instance, branch, &parent)
+                .await?;
+        }
+        finished
     }
 
-    /// From here on the branch's prefix of the repository is this cluster's. Last, because it cannot be undone.
-    async fn claim(&self, fork: &Fork) -> Result<(), RestoreError> {
+    /// From here on the branch's prefix of the repository is this cluster's.
+    async fn claim(&self, fork: &Fork) -> Result<ParentBranch, RestoreError> {
         let (request, backup) = (self.request, &self.prepared.plan.backup);
+        let parent = ParentBranch {
+            branch: request.source_branch.clone(),
+            backup_id: backup.backup_id,
+            fork_timeline: fork.from,
+            fork_lsn: fork.at,
+        };
         let record = BranchRecord {
             instance: request.instance.clone(),
             branch: request.branch.clone(),
             system_identifier: backup.system_identifier,
             server_version: self.prepared.programs.version.0,
             wal_segment_size: backup.wal_segment_size,
-            parent: Some(ParentBranch {
-                branch: request.source_branch.clone(),
-                backup_id: backup.backup_id,
-                fork_timeline: fork.from,
-                fork_lsn: fork.at,
-            }),
+            parent: Some(parent.clone()),
             created_at: self.restorer.clock.now(),
         };
         let writer = self
@@ -114,7 +123,7 @@ impl Build<'_> {
             .repository
             .writer(&request.instance, &request.branch);
         let _ = writer.claim_branch(&record).await?;
-        Ok(())
+        Ok(parent)
     }
 
     fn finish(

@@ -7,9 +7,11 @@
 use std::time::Duration;
 
 use bus::Bus;
+use events::command::BranchOrigin;
 use events::document::Branch;
 use events::event::Event;
-use events::{BranchName, Command, InstanceDocument, MessageId, RestoreId};
+use events::{BranchName, Command, InstanceDocument, InstanceName, MessageId, RestoreId};
+use repository::{ParentBranch, RepositoryError, archive};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -22,6 +24,16 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Longer than the bus remembers ids, so that what it lost is sent again and nothing else is.
 const SEND_AGAIN: Duration = Duration::from_secs(150);
 
+/// Where a branch left the one it was restored from, as its record in the repository has it.
+fn parent_of(origin: &BranchOrigin) -> ParentBranch {
+    ParentBranch {
+        branch: origin.branch.clone(),
+        backup_id: origin.backup_id,
+        fork_timeline: origin.fork_timeline,
+        fork_lsn: origin.fork_lsn,
+    }
+}
+
 /// How a built branch stands with its instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -30,7 +42,26 @@ pub(crate) enum Standing {
     /// Its name is claimed for it; the scheduler has not decided yet, or the document is not to be seen.
     Awaited,
     /// It will never be.
-    Lost(&'static str),
+    Lost(Loss),
+}
+
+/// Why a built branch will never be part of its instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// One sentence.
+    pub(crate) reason: String,
+    /// What can be done.
+    pub(crate) hint: String,
+    /// Whether somebody else has the name by now.
+    taken: bool,
+}
+
+fn lost(reason: &str, hint: &str) -> Standing {
+    Standing::Lost(Loss {
+        reason: reason.to_owned(),
+        hint: hint.to_owned(),
+        taken: false,
+    })
 }
 
 /// What the document says of the branch that `restore` has built.
@@ -51,9 +82,19 @@ fn standing(
             Standing::Registered
         }
         Some(Branch::Restoring { restore_id, .. }) if *restore_id == restore => Standing::Awaited,
-        Some(Branch::Deleting(_)) => Standing::Lost("the branch was deleted meanwhile"),
-        Some(_) => Standing::Lost("the branch's name is another restore's by now"),
-        None => Standing::Lost("the branch's name is no longer claimed by this restore"),
+        Some(Branch::Deleting(_)) => lost(
+            "the branch was deleted meanwhile",
+            "if that was not meant, restore again",
+        ),
+        Some(_) => Standing::Lost(Loss {
+            reason: "the branch's name is another restore's by now".to_owned(),
+            hint: "the branch was removed again; restore again under another name".to_owned(),
+            taken: true,
+        }),
+        None => lost(
+            "the branch's name is no longer claimed by this restore",
+            "the branch was removed again, and its name is free; restore again",
+        ),
     }
 }
 
@@ -80,7 +121,14 @@ pub(crate) async fn look(bus: &Bus, finished: &FinishedBranch) -> Result<Standin
         Some(Event::BranchRefused(refused))
             if refused.command_id.0 == command_id(finished.restore_id) =>
         {
-            Ok(Standing::Lost("the scheduler refused to register it"))
+            let removed = "the branch was removed again";
+            Ok(lost(
+                &format!("the scheduler refused to register it: {}", refused.message),
+                &match refused.hint.trim_end_matches('.') {
+                    "" => removed.to_owned(),
+                    hint => format!("{hint}; {removed}"),
+                },
+            ))
         }
         _ => Ok(standing),
     }
@@ -109,13 +157,14 @@ impl Restorer {
                     finished.store(site)?;
                     return Ok(finished);
                 }
-                Standing::Lost(reason) => {
+                Standing::Lost(loss) => {
                     tracing::warn!(
-                        instance = %site.instance, branch = %site.branch, reason,
+                        instance = %site.instance, branch = %site.branch, reason = loss.reason,
                         "the branch is removed again"
                     );
-                    self.compute.remove(site).await?;
-                    return Err(RestoreError::ClaimLost { reason });
+                    self.remove_lost(site, &finished, &loss).await?;
+                    let Loss { reason, hint, .. } = loss;
+                    return Err(RestoreError::ClaimLost { reason, hint });
                 }
                 Standing::Awaited => {}
             }
@@ -132,6 +181,54 @@ impl Restorer {
             alive();
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Removes a branch that will never be part of its instance. Its name in the repository goes first: what is here
+    /// still tells that it was ours when that has to be done again.
+    ///
+    /// # Errors
+    /// The repository failed, or it cannot be removed.
+    pub(crate) async fn remove_lost(
+        &self,
+        site: &Site,
+        finished: &FinishedBranch,
+        loss: &Loss,
+    ) -> Result<(), RestoreError> {
+        // Who has the name may have found our record and taken it for its own.
+        if !loss.taken {
+            let register = &finished.register;
+            let parent = parent_of(&register.origin);
+            self.give_name_back(&register.instance, &register.branch, &parent)
+                .await?;
+        }
+        Ok(self.compute.remove(site).await?)
+    }
+
+    /// Deletes the record by which a restore has claimed the branch's prefix of the repository, if it is this restore's
+    /// and nothing else was ever stored there: then the name is as if it had not been used.
+    ///
+    /// # Errors
+    /// The repository failed.
+    pub(crate) async fn give_name_back(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        parent: &ParentBranch,
+    ) -> Result<(), RestoreError> {
+        let reader = self.repository.reader(instance, branch);
+        let record = RepositoryError::absent_as_none(reader.record().await)?;
+        if record.and_then(|record| record.parent).as_ref() != Some(parent) {
+            return Ok(());
+        }
+        let (archive, _) = archive::read_all(&reader).await?;
+        let stored = !archive.backups.is_empty()
+            || !archive.unreadable.is_empty()
+            || !archive.objects.is_empty()
+            || archive.position.is_some();
+        if !stored {
+            let _ = self.repository.delete_branch(instance, branch).await?;
+        }
+        Ok(())
     }
 
     async fn send_register(&self, finished: &FinishedBranch) -> Result<(), RestoreError> {

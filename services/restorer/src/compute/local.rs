@@ -17,6 +17,7 @@ use rand::Rng as _;
 use repository::Owner;
 use tokio::time::Instant;
 
+use super::apart::{Network, apart};
 use super::process::{Signal, has_ended, in_use, postmaster, send};
 use super::{
     Address, Compute, ComputeError, LOOPBACK, Programs, ServerState, SiteLock, Stopping, holder,
@@ -44,6 +45,7 @@ pub struct LocalCompute {
     account: Option<Account>,
     bin_directories: Vec<PathBuf>,
     address: Address,
+    drill_network: bool,
 }
 
 impl LocalCompute {
@@ -60,6 +62,7 @@ impl LocalCompute {
             account,
             bin_directories,
             address: Address::default(),
+            drill_network: false,
         }
     }
 
@@ -67,6 +70,15 @@ impl LocalCompute {
     #[must_use]
     pub fn at(self, address: Address) -> Self {
         LocalCompute { address, ..self }
+    }
+
+    /// The same, with a network for the servers of drills or without one.
+    #[must_use]
+    pub fn with_drill_network(self, drill_network: bool) -> Self {
+        LocalCompute {
+            drill_network,
+            ..self
+        }
     }
 
     /// The directory of all branches.
@@ -81,6 +93,16 @@ impl LocalCompute {
         let mut command = self.command(program);
         let _ = command.args(arguments);
         command
+    }
+
+    /// Containers and hardened kernels often forbid it.
+    fn may(&self, words: &[&str]) -> bool {
+        let mut command = self.command(Path::new(words[0]));
+        let _ = command
+            .args(&words[1..])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
     }
 
     fn lock_file(&self, site: &Site) -> PathBuf {
@@ -186,7 +208,8 @@ impl LocalCompute {
         let second = log.try_clone().map_err(failed)?;
         let program = programs.program("postgres");
         let mut command = if site.is_drill() {
-            self.command_of(&behind(&program))
+            let network = Network::of(self.drill_network, |words| self.may(words));
+            self.command_of(&apart(&program, network))
         } else {
             self.command(&program)
         };
@@ -418,19 +441,6 @@ impl Compute for LocalCompute {
         }
         Ok(())
     }
-}
-
-/// The words that run a program behind everything else: `nice` for the processor, `ionice` in its best-effort class for
-/// disks, as far as this machine has them. Both run the program in their own place, so its process is theirs. The idle
-/// class would let a busy disk starve it for ever.
-fn behind(program: &Path) -> Vec<PathBuf> {
-    let tools: [&[&str]; 2] = [
-        &["/usr/bin/nice", "-n", "15"],
-        &["/usr/bin/ionice", "-c", "2", "-n", "7", "-t"],
-    ];
-    let there = tools.iter().filter(|tool| Path::new(tool[0]).is_file());
-    let words = there.flat_map(|tool| tool.iter().map(PathBuf::from));
-    words.chain([program.to_owned()]).collect()
 }
 
 /// Server processes that are just ending may still write: a few tries.

@@ -63,7 +63,11 @@ pub(super) fn plan(
 }
 
 /// The first consistent moment: where the backup's own WAL ends.
-fn plan_backup(archive: &Archive, known: &Known, id: BackupId) -> Result<Plan, Unplanned> {
+pub(super) fn plan_backup(
+    archive: &Archive,
+    known: &Known,
+    id: BackupId,
+) -> Result<Plan, Unplanned> {
     let Some(backup) = archive.backups.iter().find(|backup| backup.backup_id == id) else {
         return Err(Refusal::unknown_backup(id, &archive.backups).into());
     };

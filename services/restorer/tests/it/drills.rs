@@ -1,6 +1,7 @@
 //! Drills of real servers: what they show, what they find, and that nothing of them stays.
 
 mod sandbox;
+mod subscriber;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -228,6 +229,15 @@ async fn checks_that_do_not_hold_are_told_by_name() -> Result<()> {
             "SELECT true FROM pg_read_file('postgresql.conf')",
         ),
         check("forever", "SELECT true FROM pg_sleep(60)"),
+        check(
+            "disk",
+            "SELECT count(DISTINCT repeat(md5(n::text), 30)) > 0 FROM generate_series(1, 200000) AS n",
+        ),
+        check(
+            "out of its bounds",
+            "SELECT true) AS s OFFSET 0) AS c; COMMIT; SET default_transaction_read_only = off; DELETE FROM t; \
+             SELECT * FROM (SELECT * FROM (SELECT true",
+        ),
         check("f is a word", "SELECT 'f'"),
     ];
     let failed = failed(&world, checks).await?;
@@ -246,6 +256,8 @@ async fn checks_that_do_not_hold_are_told_by_name() -> Result<()> {
         ("writes", ""),
         ("programs", "permission denied"),
         ("forever", "statement timeout"),
+        ("disk", "temp_file_limit"),
+        ("out of its bounds", ""),
     ] {
         let check = result(&failed.checks, name);
         assert!(!check.passed && check.detail.contains(part), "{check:?}");

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use bus::Progress;
-use events::RestoreTarget;
+use bus::{Outgoing, Progress};
 use events::document::Branch;
-use events::event::{Event, FailureCause};
+use events::event::{Event, FailureCause, RefusalCode, Refused};
+use events::{CommandId, MessageId, RestoreTarget};
+use repository::RepositoryError;
 use restorer::attempt::Ending;
 use restorer::outcome::FinishedBranch;
+use service::{Clock as _, SystemClock};
 use testkit::postgres::PgVersion;
 use testkit::wait_until;
+use uuid::Uuid;
 
 use crate::scheduler;
 use crate::world::{PATIENCE, World, alive};
@@ -71,6 +74,8 @@ enum Loss {
     Forgotten,
     /// The instance is gone.
     Removed,
+    /// The scheduler does not want it, and says why.
+    Refused,
 }
 
 async fn a_lost_claim(loss: Loss) -> Result<()> {
@@ -90,7 +95,23 @@ async fn a_lost_claim(loss: Loss) -> Result<()> {
     .await?;
     let server = world.postmaster("b").context("no server")?;
     let bus = &world.restorer.bus;
+    let repository = &world.restorer.repository;
+    let reader = repository.reader(&request.instance, &request.branch);
+    assert!(reader.record().await.is_ok());
     match loss {
+        Loss::Refused => {
+            let refused = Refused {
+                instance: request.instance.clone(),
+                branch: request.branch.clone(),
+                command_id: CommandId(Uuid::new_v5(&request.restore_id.0, b"branch.register")),
+                code: RefusalCode::Limit,
+                message: "there are too many branches".to_owned(),
+                hint: "Delete one.".to_owned(),
+            };
+            let id = MessageId::new("refused".to_owned());
+            let event = Outgoing::new(Event::BranchRefused(refused), id, SystemClock.now());
+            let _ = bus.publish(event).await?;
+        }
         Loss::Forgotten => scheduler::forget(bus, &request.branch).await?,
         Loss::Removed => {
             let instances = bus.instances();
@@ -103,20 +124,47 @@ async fn a_lost_claim(loss: Loss) -> Result<()> {
                 .await?;
         }
     }
-    scheduler::play(bus, &tokio_util::sync::CancellationToken::new());
+    if !matches!(loss, Loss::Refused) {
+        scheduler::play(bus, &tokio_util::sync::CancellationToken::new());
+    }
     assert_eq!(tokio::time::timeout(PATIENCE, task).await??, Ending::Done);
     match world.last(&request).await? {
-        Event::RestoreFailed(failed) => assert_eq!(failed.cause, FailureCause::Compute),
+        Event::RestoreFailed(failed) => {
+            assert_eq!(failed.cause, FailureCause::Compute);
+            let (message, hint) = match loss {
+                Loss::Forgotten => ("no longer claimed", "restore again"),
+                Loss::Refused => ("too many branches", "Delete one; the branch was removed"),
+                Loss::Removed => ("the name is not claimed by this restore", ""),
+            };
+            assert!(failed.message.contains(message), "{failed:?}");
+            assert!(failed.hint.contains(hint), "{failed:?}");
+        }
         other => panic!("{other:?}"),
     }
     assert!(!alive(server));
     assert!(!world.root_of("b").exists());
+    let reader = repository.reader(&request.instance, &request.branch);
+    let record = RepositoryError::absent_as_none(reader.record().await)?;
+    assert_eq!(record, None, "its name is free in the repository too");
+    if !matches!(loss, Loss::Removed) {
+        scheduler::forget(bus, &request.branch).await?;
+        if matches!(loss, Loss::Refused) {
+            scheduler::play(bus, &tokio_util::sync::CancellationToken::new());
+        }
+        let finished = world.restore("b", RestoreTarget::Latest).await?;
+        assert!(finished.registered);
+    }
     Ok(())
 }
 
 #[tokio::test]
 async fn a_branch_whose_claim_was_forgotten_is_removed_again() -> Result<()> {
     a_lost_claim(Loss::Forgotten).await
+}
+
+#[tokio::test]
+async fn a_branch_that_the_scheduler_refused_is_removed_again_with_its_reason() -> Result<()> {
+    a_lost_claim(Loss::Refused).await
 }
 
 #[tokio::test]

@@ -136,10 +136,25 @@ async fn the_sandbox_server_stands_behind_others() -> Result<()> {
     let (_, fields) = stat.rsplit_once(')').context("no name")?;
     // `nice` is the 19th field (proc_pid_stat(5)), the 17th behind the name.
     assert_eq!(fields.split_whitespace().nth(16), Some("15"));
+    if may_leave_the_network() {
+        let network = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net"));
+        assert_ne!(network(&pid.to_string())?, network("self")?);
+    }
     assert_eq!(tokio::time::timeout(PATIENCE, task).await??, Ending::Done);
     assert!(matches!(
         last(&world, &asked).await?,
         Event::DrillCompleted(_)
     ));
     nothing_is_left(&world).await
+}
+
+/// As the restorer tries it.
+fn may_leave_the_network() -> bool {
+    use std::os::unix::process::CommandExt as _;
+    let mut command = std::process::Command::new("/usr/bin/unshare");
+    let _ = command.args(["--user", "--map-current-user", "--net", "/bin/true"]);
+    if let Some(user) = crate::world::server_user() {
+        let _ = command.uid(user);
+    }
+    command.status().is_ok_and(|status| status.success())
 }
