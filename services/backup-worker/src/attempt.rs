@@ -326,3 +326,6 @@ async fn server_clock(dsn: &ConnectionSettings) -> Result<Timestamp, AttemptErro
         .and_then(Timestamp::from_timestamp_micros)
         .ok_or(AttemptError::ServerClock)
 }
+
+#[cfg(test)]
+mod tests;

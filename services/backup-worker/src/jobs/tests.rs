@@ -45,7 +45,7 @@ impl Place {
         }
     }
 
-    fn delivery(&self, last_attempt: bool) -> Delivery<Event> {
+    pub(crate) fn delivery(&self, last_attempt: bool) -> Delivery<Event> {
         Delivery {
             envelope: Envelope {
                 id: MessageId::new("request"),
