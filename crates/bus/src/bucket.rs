@@ -28,6 +28,13 @@ pub struct Bucket {
     name: String,
 }
 
+/// How a conditional write came out.
+enum Written {
+    At(Revision),
+    /// It was not made; this is the key's last message.
+    Not(Option<RawStored>),
+}
+
 /// What happened to a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -272,19 +279,18 @@ impl Bucket {
         ttl: Option<Duration>,
     ) -> Result<Revision, CasError> {
         let ttl: Vec<_> = ttl.map(|ttl| (TTL, ttl_text(ttl))).into_iter().collect();
-        let fresh = self.write(key, value.clone(), Revision(0), &ttl).await;
-        if !matches!(fresh, Err(CasError::Conflict { .. })) {
-            return fresh;
-        }
-        match self.last(key).await? {
+        let absent = Revision(0);
+        let found = match self.try_write(key, value.clone(), absent, &ttl).await? {
+            Written::At(revision) => return Ok(revision),
+            Written::Not(found) => found,
+        };
+        let expected = match found {
+            Some(last) if is_value(&last) => return Err(self.conflict(key, absent)),
             // Something is there, but it only says that the key is gone.
-            Some(last) if !is_value(&last) => {
-                self.write(key, value, Revision(last.sequence.0), &ttl)
-                    .await
-            }
-            None => self.write(key, value, Revision(0), &ttl).await,
-            Some(_) => fresh,
-        }
+            Some(last) => Revision(last.sequence.0),
+            None => absent,
+        };
+        self.write(key, value, expected, &ttl).await
     }
 
     async fn write(
@@ -294,6 +300,27 @@ impl Bucket {
         expected: Revision,
         extra: &[(&str, String)],
     ) -> Result<Revision, CasError> {
+        match self.try_write(key, payload, expected, extra).await? {
+            Written::At(revision) => Ok(revision),
+            Written::Not(_) => Err(self.conflict(key, expected)),
+        }
+    }
+
+    fn conflict(&self, key: &str, expected: Revision) -> CasError {
+        CasError::Conflict {
+            bucket: self.name.clone(),
+            key: key.to_owned(),
+            expected,
+        }
+    }
+
+    async fn try_write(
+        &self,
+        key: &str,
+        payload: Bytes,
+        expected: Revision,
+        extra: &[(&str, String)],
+    ) -> Result<Written, BusError> {
         let subject = self.subject(key)?;
         let attempt = Uuid::now_v7().to_string();
         let mut headers: std::collections::BTreeMap<_, _> = [
@@ -314,21 +341,17 @@ impl Bucket {
             payload,
         };
         match self.bus.store(&message).await {
-            Ok(receipt) => return Ok(Revision(receipt.sequence.0)),
-            Err(PublishError::Bus(error)) => return Err(error.into()),
+            Ok(receipt) => return Ok(Written::At(Revision(receipt.sequence.0))),
+            Err(PublishError::Bus(error)) => return Err(error),
             Err(PublishError::Unexpected) => {}
         }
         // An earlier try may have been stored and its answer lost.
-        match self.last(key).await? {
+        Ok(match self.last(key).await? {
             Some(last) if last.message.header(ATTEMPT_HEADER) == Some(&attempt) => {
-                Ok(Revision(last.sequence.0))
+                Written::At(Revision(last.sequence.0))
             }
-            _ => Err(CasError::Conflict {
-                bucket: self.name.clone(),
-                key: key.to_owned(),
-                expected,
-            }),
-        }
+            found => Written::Not(found),
+        })
     }
 }
 

@@ -115,6 +115,14 @@ impl Bus {
         self.patiently(|| self.transport.apply(&wanted)).await
     }
 
+    /// How many places of a consumer's workers are free: each waits for a delivery.
+    ///
+    /// # Errors
+    /// As any call.
+    pub async fn free_places(&self, spec: &ConsumerSpec) -> Result<usize, BusError> {
+        self.patiently(|| self.transport.waiting_pulls(spec)).await
+    }
+
     /// Makes a call again while it fails for a transient reason, within the configuration's patience.
     /// Before the first connection it fails at once: nobody knows whether there will be one.
     pub(crate) async fn patiently<T, E: Retryable, F>(

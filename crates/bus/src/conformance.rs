@@ -130,6 +130,7 @@ pub(crate) fn consumer(ack_wait: Duration, max_deliver: i64) -> ConsumerSpec {
         ack_wait,
         max_deliver,
         max_ack_pending: 100,
+        keeps_limit: false,
     }
 }
 

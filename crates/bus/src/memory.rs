@@ -8,7 +8,7 @@ mod question;
 mod store;
 mod world;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,9 +41,36 @@ struct Server {
     board: Board,
     changed: watch::Sender<()>,
     began: (Timestamp, Instant),
+    /// Pulls that wait, by the name of their consumer.
+    pulls: Mutex<BTreeMap<String, usize>>,
+}
+
+/// A pull that is counted while it waits.
+struct WaitingPull<'a> {
+    server: &'a Server,
+    consumer: &'a str,
+}
+
+impl<'a> WaitingPull<'a> {
+    fn new(server: &'a Server, consumer: &'a str) -> Self {
+        *server.pulls().entry(consumer.to_owned()).or_default() += 1;
+        WaitingPull { server, consumer }
+    }
+}
+
+impl Drop for WaitingPull<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.server.pulls().get_mut(self.consumer) {
+            *waiting -= 1;
+        }
+    }
 }
 
 impl Server {
+    fn pulls(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.pulls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn now(&self) -> Timestamp {
         let (at, instant) = self.began;
         at + chrono::TimeDelta::from_std(instant.elapsed()).unwrap_or_default()
@@ -99,6 +126,7 @@ impl MemoryTransport {
                 board: Board::default(),
                 changed: watch::Sender::new(()),
                 began: (now, Instant::now()),
+                pulls: Mutex::default(),
             }),
         })
     }
@@ -139,6 +167,7 @@ impl Transport for MemoryTransport {
         wait: Duration,
     ) -> Result<Option<RawDelivery>, BusError> {
         let server = &self.server;
+        let _waiting = WaitingPull::new(server, &spec.name);
         let taken = server.wait_for(|world| world.deliver(spec, server.now()).transpose());
         let Ok(taken) = tokio::time::timeout(wait, taken).await else {
             return Ok(None);
@@ -153,6 +182,11 @@ impl Transport for MemoryTransport {
             }),
             stored,
         }))
+    }
+
+    async fn waiting_pulls(&self, spec: &ConsumerSpec) -> Result<usize, BusError> {
+        let pulls = self.server.pulls();
+        Ok(pulls.get(&*spec.name).copied().unwrap_or_default())
     }
 
     async fn read(

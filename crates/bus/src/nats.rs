@@ -263,6 +263,11 @@ impl Transport for NatsTransport {
         self.pull_one(spec, wait).await
     }
 
+    async fn waiting_pulls(&self, spec: &ConsumerSpec) -> Result<usize, BusError> {
+        let info = self.consumer_info(spec.stream, &spec.name).await?;
+        Ok(info.num_waiting)
+    }
+
     async fn read(
         &self,
         stream: &str,

@@ -170,6 +170,8 @@ pub(crate) trait Transport: Send + Sync {
         spec: &ConsumerSpec,
         wait: Duration,
     ) -> Result<Option<RawDelivery>, BusError>;
+    /// How many pulls of a consumer wait for a delivery.
+    async fn waiting_pulls(&self, spec: &ConsumerSpec) -> Result<usize, BusError>;
     async fn read(
         &self,
         stream: &str,

@@ -45,6 +45,8 @@ pub struct ConsumerSpec {
     pub max_deliver: i64,
     /// Deliveries without an ending, over all replicas; 1 keeps the order.
     pub max_ack_pending: i64,
+    /// Whether one that exists keeps the `max_ack_pending` that it has: somebody has that limit as a setting.
+    pub keeps_limit: bool,
 }
 
 /// A key-value bucket.
@@ -159,6 +161,7 @@ fn consumer(name: &'static str, stream: &'static str, filters: Vec<String>) -> C
         ack_wait: ACK_WAIT,
         max_deliver: MAX_DELIVER,
         max_ack_pending: JOBS_IN_HAND,
+        keeps_limit: false,
     }
 }
 
@@ -228,10 +231,23 @@ pub fn scheduler_gaps() -> ConsumerSpec {
     ))
 }
 
-/// The backup workers' jobs.
+/// The backup workers' jobs. How many are in hand at once is the schedulers' setting ([`limited`]).
 #[must_use]
 pub fn backup_jobs() -> ConsumerSpec {
-    consumer("backup-worker", EVENTS, vec![events_of("backup.requested")])
+    ConsumerSpec {
+        keeps_limit: true,
+        ..consumer("backup-worker", EVENTS, vec![events_of("backup.requested")])
+    }
+}
+
+/// A consumer that is to have this limit of jobs in hand, whatever it had; the ordinary one when there is none.
+#[must_use]
+pub fn limited(spec: ConsumerSpec, limit: Option<u32>) -> ConsumerSpec {
+    ConsumerSpec {
+        max_ack_pending: limit.map_or(JOBS_IN_HAND, i64::from),
+        keeps_limit: false,
+        ..spec
+    }
 }
 
 /// The jobs of the workers of one pool.

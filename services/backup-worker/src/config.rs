@@ -13,9 +13,6 @@ pub(crate) struct WorkerConfig {
     /// The pools whose instances this worker serves, separated by commas. Instances that name no pool are in
     /// `default`.
     pub(crate) worker_pools: String,
-    /// Backups taken at once by all workers of a pool together; 0 for as many as the workers can. It protects the
-    /// store and the network that they share; every worker of the pool must have the same.
-    pub(crate) backups_at_once: u32,
     /// KiB/s that this worker reads for all its backups together; 0 for no limit.
     pub(crate) worker_max_rate_kib: u32,
     /// KiB/s that this worker stores for all its backups together; 0 for no limit.
@@ -41,7 +38,6 @@ impl Default for WorkerConfig {
         WorkerConfig {
             backup_concurrency: 1,
             worker_pools: PoolName::DEFAULT.to_owned(),
-            backups_at_once: 0,
             worker_max_rate_kib: 0,
             store_max_rate_kib: 0,
             verify_concurrency: 1,

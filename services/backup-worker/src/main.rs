@@ -17,7 +17,6 @@ mod wal_wait;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bus::{Bus, BusConfig, BusError};
 use events::{PoolName, topology};
@@ -32,8 +31,6 @@ use crate::rate::Rates;
 use crate::sweep::Sweeps;
 use crate::verify::Verifications;
 
-/// How long the limit of a pool may be forgotten.
-const LIMIT_APPLIED_EVERY: Duration = Duration::from_secs(60);
 /// Branches of which something is deleted at once; each deletes several objects side by side.
 const SWEEPS_AT_ONCE: usize = 2;
 
@@ -103,23 +100,9 @@ async fn serve(
     jobs: &Arc<Jobs>,
     shutdown: &CancellationToken,
 ) -> Result<(), BusError> {
-    let mut spec = topology::backup_jobs_of(pool);
-    if config.backups_at_once > 0 {
-        spec.max_ack_pending = i64::from(config.backups_at_once);
-    }
-    // Services that start apply what the topology has, which is without this limit.
-    let kept = async {
-        loop {
-            if let Err(error) = bus.apply_consumer(&spec).await {
-                tracing::warn!(%pool, error = %error, "the limit of backups at once is not applied");
-            }
-            tokio::time::sleep(LIMIT_APPLIED_EVERY).await;
-        }
-    };
+    let spec = topology::backup_jobs_of(pool);
     let concurrency = config.backup_concurrency.max(1);
     let jobs = Arc::clone(jobs);
-    tokio::select! {
-        done = bus.consume(&spec, concurrency, jobs, shutdown.clone()) => done,
-        () = kept => Ok(()),
-    }
+    bus.consume(&spec, concurrency, jobs, shutdown.clone())
+        .await
 }

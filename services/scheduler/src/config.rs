@@ -20,7 +20,8 @@ pub(crate) struct SchedulerConfig {
     /// A backup that was asked of the workers so long ago is given up, whatever it says.
     #[serde(with = "humantime_serde")]
     pub(crate) backup_deadline: Duration,
-    /// Backups in hand over all workers of one pool; 0 for no limit of ours.
+    /// Backups in hand over all workers of one pool; 0 for as many as the workers can. It protects the store and the
+    /// network that they share.
     pub(crate) backups_at_once: u32,
     /// Between the decision to delete something and its deletion; it can be undone until then.
     #[serde(with = "humantime_serde")]

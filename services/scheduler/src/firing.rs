@@ -4,10 +4,17 @@
 //! request expects nothing on the backup's fence, so that a fire has one effect however many replicas
 //! publish it, and whenever. What fires next is known from a heap ([`plan`]) that is fed by the changes of the
 //! documents, and by all of them every few minutes.
+//!
+//! Replicas take what is due at once in orders of their own and leave out what another one was heard to have
+//! published ([`told`]): they share the work, and nobody relies on it.
 
 mod plan;
+mod told;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::InstanceChange;
@@ -15,7 +22,7 @@ use chrono::TimeDelta;
 use events::envelope::rfc3339;
 use events::event::BackupRequested;
 use events::topology::INSTANCES;
-use events::{BackupId, BackupType, InstanceName, Timestamp, Trigger};
+use events::{BackupType, InstanceName, Timestamp, Trigger};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -23,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commands::World;
 use crate::firing::plan::{Fire, Plan};
+use crate::firing::told::Told;
 use crate::recall::recall_documents;
 use crate::refusal::Unfinished;
 use crate::slots::{Kept, Life, WhenBusy};
@@ -44,7 +52,14 @@ const CLOCK_NOISE: TimeDelta = TimeDelta::milliseconds(500);
 
 /// Publishes due backups until shutdown.
 pub(crate) async fn run(world: World, shutdown: CancellationToken) {
-    let mut firing = Firing::default();
+    let mut firing = Firing {
+        order: Some(RandomState::new()),
+        ..Firing::default()
+    };
+    let (told, bus) = (Arc::clone(&firing.told), world.bus.clone());
+    let listening = shutdown.clone();
+    let listening = listening.run_until_cancelled_owned(async move { told.listen(bus).await });
+    let listening = tokio::spawn(listening);
     let (heard, mut changes) = mpsc::channel(CHANGES);
     let watch = world.bus.instances().watch();
     let watching = shutdown.clone().run_until_cancelled_owned(async move {
@@ -69,11 +84,11 @@ pub(crate) async fn run(world: World, shutdown: CancellationToken) {
             }
             () = tokio::time::sleep(pause) => {}
         }
-        firing.look(&world).await;
         failed = firing.fire_due(&world).await;
+        firing.look(&world).await;
     }
-    // Ends with the shutdown.
-    let _ended = watching.await;
+    // They end with the shutdown.
+    let _ended = tokio::join!(watching, listening);
 }
 
 /// The documents that are there, and what fires next.
@@ -89,6 +104,10 @@ pub(crate) struct Firing {
     read_at: Option<Instant>,
     looked_at: Option<Instant>,
     last_now: Option<Timestamp>,
+    /// What others were heard to have published.
+    told: Arc<Told>,
+    /// In which order this replica takes what is due at once; none for that of the names.
+    order: Option<RandomState>,
 }
 
 impl Firing {
@@ -143,6 +162,10 @@ impl Firing {
             .iter()
             .map(|document| (document.instance.clone(), document.removing));
         self.known = known.collect();
+        let pools: BTreeSet<_> = documents.iter().filter_map(|d| d.pool.as_ref()).collect();
+        for pool in pools {
+            world.make_pool(Some(pool)).await?;
+        }
         let known = &self.known;
         self.plan.retain(|instance| known.contains_key(instance));
         for document in &documents {
@@ -177,12 +200,23 @@ impl Firing {
             tracing::warn!(before = ?before, %now, "the clock was set back; what fires next is computed anew");
             self.plan.rewind(now);
         }
-        let due = self.plan.take_due(now);
-        let mut published = futures::stream::iter(by_branch(due))
+        let mut due = by_branch(self.plan.take_due(now));
+        if let Some(order) = &self.order {
+            due.sort_by_cached_key(|fires| {
+                fires.first().map(|fire| order.hash_one(fire.backup_id()))
+            });
+        }
+        let told = Arc::clone(&self.told);
+        let told = &*told;
+        let mut published = futures::stream::iter(due)
             .map(async |of_branch| {
                 let mut asked = Vec::new();
                 for fire in of_branch {
-                    asked.push((ask(world, &fire, now).await, fire));
+                    let done = match told.of(fire.backup_id()) {
+                        true => Ok(()),
+                        false => ask(world, &fire, now).await,
+                    };
+                    asked.push((done, fire));
                 }
                 futures::stream::iter(asked)
             })
@@ -224,7 +258,7 @@ fn by_branch(due: Vec<Fire>) -> Vec<Vec<Fire>> {
 async fn ask(world: &World, fire: &Fire, now: Timestamp) -> Result<(), Unfinished> {
     let schedule = &fire.schedule;
     let request = BackupRequested {
-        backup_id: BackupId::scheduled(schedule.id, fire.at),
+        backup_id: fire.backup_id(),
         instance: fire.instance.clone(),
         branch: schedule.branch.clone(),
         name: format!("{} {}", schedule.name, rfc3339(fire.at)),

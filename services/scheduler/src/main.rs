@@ -87,6 +87,7 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
     let firing = tokio::spawn(firing::run(world.clone(), shutdown.clone()));
     let watchdog = tokio::spawn(watchdog::run(world.clone(), shutdown.clone()));
     let restoring = tokio::spawn(restoring::run(world.clone(), shutdown.clone()));
+    let limits = tokio::spawn(slots::keep_limits(world.clone(), shutdown.clone()));
     let ((), (), (), (), (), (), (), (), ()) = tokio::try_join!(
         bus.consume(
             &command_spec,
@@ -111,5 +112,6 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
     firing.await?;
     watchdog.await?;
     restoring.await?;
+    limits.await?;
     Ok(())
 }

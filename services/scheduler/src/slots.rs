@@ -15,12 +15,13 @@
 
 mod claim;
 mod kept;
+mod pools;
 mod queue;
 mod recover;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError};
 
 use bus::{Bucket, CasError, FenceError, Outgoing, Sequence, Stored};
 use events::event::{BackupQueued, BackupRequested, BackupSkipped};
@@ -34,6 +35,7 @@ use crate::commands::World;
 use crate::refusal::{Unfinished, published_once};
 pub(crate) use crate::slots::claim::{Claim, MARK};
 pub(crate) use crate::slots::kept::Kept;
+pub(crate) use crate::slots::pools::keep_limits;
 
 /// What a replica remembers of the slots; shared by all that it does.
 #[derive(Default)]
@@ -41,7 +43,7 @@ pub(crate) struct Memory {
     /// The highest revision of the bucket since it was known to be whole; 0 while that is not known.
     whole_up_to: AtomicU64,
     /// The pools whose consumers are there.
-    pools: Mutex<HashSet<PoolName>>,
+    pools: Mutex<BTreeSet<PoolName>>,
 }
 
 /// What becomes of a wish while another backup of the branch is being taken.
@@ -258,27 +260,6 @@ impl World {
         }
         // The slot may have been freed before the key was there to be seen.
         self.start_next(&instance, &branch).await
-    }
-
-    /// Makes the consumer of a pool, before the first request for it is published.
-    pub(crate) async fn make_pool(&self, pool: Option<&PoolName>) -> Result<(), Unfinished> {
-        let Some(pool) = pool else { return Ok(()) };
-        let known = || {
-            self.slots
-                .pools
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
-        if known().contains(pool) {
-            return Ok(());
-        }
-        let mut spec = topology::backup_jobs_of(pool);
-        if self.config.backups_at_once > 0 {
-            spec.max_ack_pending = i64::from(self.config.backups_at_once);
-        }
-        self.bus.apply_consumer(&spec).await?;
-        let _new = known().insert(pool.clone());
-        Ok(())
     }
 }
 

@@ -4,9 +4,11 @@
 //! last event it knows: an attempt that speaks meanwhile goes on, one that speaks later is refused. Silence is measured
 //! by this process's own monotonic clock, from what it saw itself, so that clocks that differ or are set end nothing, and
 //! counts only while it looked: after an outage of the bus, in which nobody could speak, it begins anew. Where the workers of
-//! a pool speak of other backups, those of which nothing is heard wait for their turn.
+//! a pool speak of other backups, those of which nothing is heard wait for their turn: but a begun one only while no
+//! worker of its pool has a place free ([`places`]).
 
 mod judge;
+mod places;
 mod retry;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -26,6 +28,7 @@ use crate::exhausted::Ending;
 use crate::refusal::Unfinished;
 use crate::slots::Life;
 use crate::watchdog::judge::{Limits, Observed, Stage, Stuck};
+use crate::watchdog::places::Places;
 
 /// How often every slot is looked at.
 const ROUND: Duration = Duration::from_secs(15);
@@ -81,6 +84,7 @@ pub(crate) struct Watchdog {
     seen: HashMap<BackupId, Seen>,
     /// When workers of the pool were last seen to speak.
     spoke: HashMap<Option<PoolName>, Instant>,
+    places: Places,
     last_round: Option<(Timestamp, Instant)>,
 }
 
@@ -95,6 +99,8 @@ impl Watchdog {
         }
         let there: HashSet<BackupId> = looks.iter().map(|look| look.slot.backup_id).collect();
         self.seen.retain(|id, _| there.contains(id));
+        let silent = self.pools_with_silence(&looks, world.config.backup_silence);
+        self.places.look(world, silent).await?;
         let endings: Vec<_> = looks
             .iter()
             .map(|look| self.end_if_over(world, look))
@@ -109,6 +115,17 @@ impl Watchdog {
         start_waiting(world, &taken.collect()).await?;
         world.retry_due().await?;
         first_error.map_or(Ok(()), Err)
+    }
+
+    /// The pools of the begun backups of which nothing is heard.
+    fn pools_with_silence(&self, looks: &[Look], silence: Duration) -> HashSet<Option<PoolName>> {
+        let begun = looks.iter().filter(|look| {
+            let last = look.last.as_ref();
+            last.is_some_and(|last| is_said_by_worker(&last.envelope.message))
+        });
+        let seen = begun.filter_map(|look| self.seen.get(&look.slot.backup_id));
+        let silent = seen.filter(|seen| seen.changed.elapsed() >= silence);
+        silent.filter_map(|seen| seen.pool.clone()).collect()
     }
 
     /// Every slot with the last event of its backup.
@@ -175,6 +192,7 @@ impl Watchdog {
         if begun - before > NOT_LOOKED {
             let anew = |seen: &mut Seen| (seen.first, seen.changed) = (now, now);
             self.seen.values_mut().for_each(anew);
+            self.places = Places::default();
         }
     }
 
@@ -218,9 +236,17 @@ impl Watchdog {
         };
         let spoke = seen.pool.as_ref().and_then(|pool| self.spoke.get(pool));
         let moved = spoke.map_or(seen.changed, |spoke| seen.changed.max(*spoke));
+        let waits_for_none = seen
+            .pool
+            .as_ref()
+            .is_some_and(|pool| self.places.are_free(pool));
+        let unchanged = match stage {
+            Stage::Working if waits_for_none => seen.changed,
+            Stage::Working | Stage::Waiting => moved,
+        };
         let observed = Observed {
             stage,
-            unchanged: moved.elapsed(),
+            unchanged: unchanged.elapsed(),
             watched: seen.first.elapsed(),
             age: world.clock.now() - look.slot.claimed_at,
         };

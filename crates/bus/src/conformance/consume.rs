@@ -28,6 +28,7 @@ scenarios!(
     a_panic_is_a_retry,
     shutdown_waits_for_what_is_in_hand,
     shutdown_gives_back_what_does_not_end,
+    places_of_workers_are_counted_while_they_are_free,
     a_command_is_gone_when_it_is_done,
     causes_travel,
 );
@@ -435,4 +436,37 @@ async fn causes_travel(bus: Bus) {
     assert_eq!(heard.correlation, Some(backup.0.to_string()));
     assert_eq!(heard.causation.as_deref(), Some("command-1"));
     assert_eq!(heard.message, said.message);
+}
+
+async fn places_of_workers_are_counted_while_they_are_free(bus: Bus) {
+    let spec = consumer(Duration::from_secs(30), 5);
+    let jobs = Topology {
+        streams: Vec::new(),
+        consumers: vec![spec.clone()],
+        buckets: Vec::new(),
+    };
+    bus.transport.apply(&jobs).await.unwrap();
+    assert_eq!(bus.free_places(&spec).await.unwrap(), 0, "no worker");
+    let until = async |free: usize| {
+        let looks = async {
+            while bus.free_places(&spec).await.unwrap() != free {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        in_time("places", looks).await;
+    };
+    let end = Arc::new(Notify::new());
+    let ends = Arc::clone(&end);
+    let _worker = consume(&bus, &spec, 1, move |_: Delivery<Event>| {
+        let ends = Arc::clone(&ends);
+        async move {
+            ends.notified().await;
+            Outcome::Done
+        }
+    });
+    until(1).await;
+    let _ = bus.publish(Backup::new().says("backup.requested")).await;
+    until(0).await;
+    end.notify_one();
+    until(1).await;
 }

@@ -269,6 +269,10 @@ impl Transport for LosesAnswers {
         self.inner.apply(topology).await
     }
 
+    async fn waiting_pulls(&self, spec: &ConsumerSpec) -> Result<usize, BusError> {
+        self.inner.waiting_pulls(spec).await
+    }
+
     async fn last_on(&self, stream: &str, filter: &str) -> Result<Option<RawStored>, BusError> {
         self.inner.last_on(stream, filter).await
     }

@@ -37,10 +37,14 @@ impl World {
         }
         for spec in &wanted.consumers {
             let consumers = &mut self.stream_mut(spec.stream)?.consumers;
-            consumers
+            let consumer = consumers
                 .entry(spec.name.to_string())
-                .or_insert_with(|| Consumer::new(spec.clone()))
-                .spec = spec.clone();
+                .or_insert_with(|| Consumer::new(spec.clone()));
+            let limit = consumer.spec.max_ack_pending;
+            consumer.spec = spec.clone();
+            if spec.keeps_limit {
+                consumer.spec.max_ack_pending = limit;
+            }
         }
         Ok(())
     }

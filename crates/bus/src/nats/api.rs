@@ -1,5 +1,6 @@
 //! JetStream's JSON API: one call, one mapping of errors.
 
+use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind};
 use async_nats::{Request, RequestErrorKind};
 use serde::de::DeserializeOwned;
@@ -94,6 +95,15 @@ impl NatsTransport {
     pub(super) async fn stream_info(&self, stream: &str) -> Result<Info, BusError> {
         self.api(&format!("STREAM.INFO.{stream}"), &serde_json::json!({}))
             .await
+    }
+
+    pub(super) async fn consumer_info(
+        &self,
+        stream: &str,
+        consumer: &str,
+    ) -> Result<ConsumerInfo, BusError> {
+        let call = format!("CONSUMER.INFO.{stream}.{consumer}");
+        self.api(&call, &serde_json::json!({})).await
     }
 
     /// The last message on `filter`, from the stream's leader: a follower may not have it yet.

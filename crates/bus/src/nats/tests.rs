@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream::stream;
-use events::topology::{self, EVENTS, INSTANCES};
+use events::topology::{self, ConsumerSpec, EVENTS, INSTANCES};
 use events::{Event, subject};
 use futures::StreamExt as _;
 use serde_json::json;
@@ -240,6 +240,56 @@ async fn drift_is_mended_or_refused() {
         panic!("{refused:?}");
     };
     assert_eq!(name, EVENTS);
+}
+
+#[tokio::test]
+async fn a_limit_that_was_set_is_left_alone_by_all_others() {
+    let server = NatsServer::start().await.unwrap();
+    let bus = Bus::connect(config(&server)).await.unwrap();
+    let raw = NatsTransport::connect(config(&server)).await.unwrap();
+    bus.apply_topology().await.unwrap();
+    let jobs = topology::backup_jobs();
+    let limit = async |spec: &ConsumerSpec| {
+        let found = raw.consumer_info(spec.stream, &spec.name).await.unwrap();
+        found.config.max_ack_pending
+    };
+    let unlimited = limit(&jobs).await;
+    for at_once in [3, 7] {
+        let limited = topology::limited(jobs.clone(), Some(at_once));
+        bus.apply_consumer(&limited).await.unwrap();
+        bus.apply_topology().await.unwrap();
+        bus.apply_consumer(&jobs).await.unwrap();
+        assert_eq!(limit(&jobs).await, i64::from(at_once));
+    }
+    // What else differs is mended all the same.
+    let drifted = ConsumerSpec {
+        max_deliver: 9,
+        ..topology::limited(jobs.clone(), Some(7))
+    };
+    bus.apply_consumer(&drifted).await.unwrap();
+    bus.apply_topology().await.unwrap();
+    let found = raw.consumer_info(jobs.stream, &jobs.name).await.unwrap();
+    assert_eq!(found.config.max_deliver, jobs.max_deliver);
+    assert_eq!(found.config.max_ack_pending, 7);
+    // One that is lost is made anew while its limit is applied, in whatever order.
+    for _ in 0..20 {
+        let lost = format!("CONSUMER.DELETE.{}.{}", jobs.stream, jobs.name);
+        let _: serde_json::Value = raw.api(&lost, &json!({})).await.unwrap();
+        let limited = topology::limited(jobs.clone(), Some(3));
+        let (applied, others, more) = tokio::join!(
+            bus.apply_consumer(&limited),
+            bus.apply_consumer(&jobs),
+            bus.apply_consumer(&jobs),
+        );
+        applied.unwrap();
+        others.unwrap();
+        more.unwrap();
+        assert_eq!(limit(&jobs).await, 3);
+    }
+    bus.apply_consumer(&topology::limited(jobs.clone(), None))
+        .await
+        .unwrap();
+    assert_eq!(limit(&jobs).await, unlimited);
 }
 
 #[tokio::test]

@@ -120,7 +120,7 @@ impl NatsTransport {
 
     /// Creates or updates one durable consumer.
     pub(super) async fn apply_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
-        let wanted = consumer::Config {
+        let mut wanted = consumer::Config {
             durable_name: Some(spec.name.to_string()),
             name: Some(spec.name.to_string()),
             deliver_policy: DeliverPolicy::All,
@@ -131,8 +131,22 @@ impl NatsTransport {
             filter_subjects: spec.filters.clone(),
             ..Default::default()
         };
+        let mut action = "";
+        if spec.keeps_limit {
+            match self.consumer_info(spec.stream, &spec.name).await {
+                Ok(found) => {
+                    wanted.max_ack_pending = found.config.max_ack_pending;
+                    if consumer_difference(&wanted, &found.config).is_none() {
+                        return Ok(());
+                    }
+                }
+                // Made only if it is still absent, so that a limit that somebody else gives it now stays.
+                Err(BusError::NotFound { .. }) => action = "create",
+                Err(error) => return Err(error),
+            }
+        }
         let call = format!("CONSUMER.CREATE.{}.{}", spec.stream, spec.name);
-        let request = json!({ "stream_name": spec.stream, "config": wanted, "action": "" });
+        let request = json!({ "stream_name": spec.stream, "config": wanted, "action": action });
         let created: Result<consumer::Info, _> = self.api(&call, &request).await;
         let drift = |difference: String| BusError::Drift {
             kind: "consumer",
@@ -141,6 +155,12 @@ impl NatsTransport {
         };
         let found = match created {
             Ok(info) => info.config,
+            // 10148: somebody else was faster, with another limit.
+            Err(BusError::Server { code: 10148, .. }) if spec.keeps_limit => {
+                let found = self.consumer_info(spec.stream, &spec.name).await?.config;
+                wanted.max_ack_pending = found.max_ack_pending;
+                found
+            }
             // 10012 and 10013: exists and cannot be changed in place.
             Err(BusError::Server {
                 code: 10012 | 10013,

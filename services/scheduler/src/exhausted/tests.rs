@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use bus::Bus;
+use bus::{Bus, BusConfig};
 use events::topology::ConsumerSpec;
-use events::{BackupSummary, MessageId, example};
+use events::{BackupSummary, MessageId, PoolName, example};
 use repository::{BackupOptions, Repository, RetryPolicy};
 use service::{ManualClock, MasterKey};
+use testkit::nats::NatsServer;
 
 use super::*;
 
@@ -91,6 +92,33 @@ async fn a_backup_that_was_given_up_has_failed() {
         failed.message
     );
     assert_eq!(correlation, Some(backup.backup_id.to_string()));
+}
+
+#[tokio::test]
+async fn a_pools_backup_that_was_given_up_on_nats_has_failed() {
+    let server = NatsServer::start().await.unwrap();
+    let bus = Bus::connect(BusConfig::new(server.url(), "test")).await;
+    let bus = bus.unwrap();
+    bus.apply_topology().await.unwrap();
+    let world = World { bus, ..world() };
+    // As another consumer's name goes on: the advisory must be of this one.
+    let pool = PoolName::new("sweeps").unwrap();
+    let (backup, fence) = fence_of_backup();
+    let backup = BackupRequested {
+        pool: Some(pool.clone()),
+        ..backup
+    };
+    world.make_pool(Some(&pool)).await.unwrap();
+    publish(&world, Event::BackupRequested(backup)).await;
+    let jobs = topology::backup_jobs_of(&pool);
+    let ended = end_of(&world, &jobs, &fence);
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+    let (end, _) = ended.expect("an end");
+    let Event::BackupFailed(failed) = end else {
+        panic!("{end:?}");
+    };
+    let said = &failed.message;
+    assert!(said.contains("after 5 attempts"), "{said}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use calendar::Calendar;
 use chrono::TimeDelta;
 use events::document::{Branch, Schedule};
-use events::{InstanceDocument, InstanceName, PoolName, ScheduleId, Timestamp, WalKeep};
+use events::{BackupId, InstanceDocument, InstanceName, PoolName, ScheduleId, Timestamp, WalKeep};
 
 use crate::commands::default_wal_keep;
 use crate::fires::Fires;
@@ -28,6 +28,13 @@ pub(crate) struct Fire {
     pub(crate) wal: WalKeep,
     pub(crate) pool: Option<PoolName>,
     pub(crate) at: Timestamp,
+}
+
+impl Fire {
+    /// The backup that it is.
+    pub(super) fn backup_id(&self) -> BackupId {
+        BackupId::scheduled(self.schedule.id, self.at)
+    }
 }
 
 /// A schedule that fires, and when it is to be looked at next.

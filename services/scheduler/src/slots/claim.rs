@@ -52,9 +52,11 @@ impl World {
         let since = Instant::now();
         let ours = |revision| Ok(Claim::Ours(Claimed { revision, since }));
         for _ in 0..MOST_RACES {
+            let whole_up_to = self.slots.whole_up_to.load(Ordering::Relaxed);
             match bucket.create(&key, value.clone()).await {
                 Ok(revision) => {
-                    let Some(running) = self.overlooked(request, revision).await? else {
+                    let Some(running) = self.overlooked(request, revision, whole_up_to).await?
+                    else {
                         return ours(revision);
                     };
                     let backup_id = running;
@@ -100,14 +102,15 @@ impl World {
     }
 
     /// A running backup of the branch that the slots do not know of, because their bucket was lost. Asked after each
-    /// fresh claim, and answered from memory while the bucket is known to be whole.
+    /// fresh claim, and answered from memory while the bucket is known to be whole: it was, up to `whole_up_to`, before
+    /// the claim was made.
     async fn overlooked(
         &self,
         request: &BackupRequested,
         revision: Revision,
+        whole_up_to: u64,
     ) -> Result<Option<BackupId>, Unfinished> {
         let known = &self.slots.whole_up_to;
-        let whole_up_to = known.load(Ordering::Relaxed);
         if whole_up_to > 0 && revision.0 > whole_up_to {
             let _before = known.fetch_max(revision.0, Ordering::Relaxed);
             return Ok(None);

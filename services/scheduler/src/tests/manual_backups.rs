@@ -7,8 +7,8 @@ use chrono::TimeDelta;
 use events::command::{BackupCreate, BackupDelete, BackupRetry};
 use events::event::{RefusalCode, Refused};
 use events::{
-    BackupId, BackupType, BranchName, Command, CommandId, Event, MessageId, Trigger, WalKeep,
-    topology,
+    BackupId, BackupType, BranchName, Command, CommandId, Event, InstanceDocument, MessageId,
+    PoolName, Trigger, WalKeep, topology,
 };
 use testkit::nats::NatsServer;
 use tokio_util::sync::CancellationToken;
@@ -157,6 +157,14 @@ async fn a_retry_asks_for_the_same_once_more_and_only_of_what_failed() {
     let failed = place.give_up(id(1)).await;
     place.hear_of(failed).await;
     place.clock.set("2026-01-02T00:00:00Z".parse().unwrap());
+    let eu = PoolName::new("eu").unwrap();
+    let moved = |there: Option<&InstanceDocument>| {
+        let mut moved = there.unwrap().clone();
+        moved.pool = Some(eu.clone());
+        bus::Decision::Put(Box::new(moved), ())
+    };
+    let instances = place.world.bus.instances();
+    instances.update(&instance(), moved).await.unwrap();
     for attempt in 1..=2 {
         let _ = place.deliver(command_id(3), attempt, retry(id(1))).await;
     }
@@ -175,6 +183,7 @@ async fn a_retry_asks_for_the_same_once_more_and_only_of_what_failed() {
     };
     assert_eq!(again.backup_id, id(3));
     assert_eq!(again.name, "before the release");
+    assert_eq!((&first.pool, &again.pool), (&None, &Some(eu)));
     assert_eq!(
         (again.retention, again.wal, again.trigger, again.schedule_id),
         (first.retention, first.wal, first.trigger, first.schedule_id)

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::Place;
 use super::firing::{document, registered};
+use crate::commands::World;
 use crate::firing::{Firing, run};
 
 /// Seconds of processor time that this process has used.
@@ -137,7 +138,17 @@ async fn scale_of_a_thousand_instances_on_nats() {
     }
     let shutdown = CancellationToken::new();
     let used = processor_seconds();
-    let replicas = [(); 3].map(|()| tokio::spawn(run(place.world.clone(), shutdown.clone())));
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        // Each with a connection and a memory of its own, as processes have them.
+        let bus = Bus::connect(BusConfig::new(server.url(), "replica")).await;
+        let world = World {
+            bus: bus.unwrap(),
+            slots: Arc::default(),
+            ..place.world.clone()
+        };
+        replicas.push(tokio::spawn(run(world, shutdown.clone())));
+    }
     let end = at_once + TimeDelta::minutes(4);
     SystemClock.sleep_until(end).await;
     shutdown.cancel();

@@ -1,12 +1,15 @@
 //! Nothing is "in progress" for ever, and what failed is tried again a bounded number of times.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bus::Outgoing;
+use bus::{Delivery, Handler, Outcome, Outgoing};
 use events::event::{BackupFailed, BackupProgressed, BackupRequested, BackupStarted, FailureCause};
 use events::{
     BackupId, Event, InstanceDocument, InstanceName, MessageId, PoolName, ScheduleId, example,
+    topology,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::firing::{document, registered};
 use super::{Place, instance};
@@ -214,6 +217,55 @@ async fn what_waits_behind_a_long_backup_is_not_given_up() {
     assert_eq!(place.failures().await, []);
     rounds(&place, &mut replicas, 16).await;
     assert_eq!(place.failures().await.len(), 2, "now nobody speaks");
+}
+
+/// A worker that takes every request for done and forgets it.
+struct Forgets;
+
+#[async_trait::async_trait]
+impl Handler<Event> for Forgets {
+    async fn handle(&self, _delivery: &Delivery<Event>) -> Outcome {
+        Outcome::Done
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_begun_backup_that_is_silent_waits_for_no_place_where_one_is_free() {
+    let (place, [long, silent]) = fired_two(None).await;
+    let mut replicas = [Watchdog::default(), Watchdog::default()];
+    for request in [&long, &silent] {
+        place.begin(request).await;
+    }
+    for _ in 0..30 {
+        rounds(&place, &mut replicas, 1).await;
+        place.progress(&long).await;
+    }
+    assert_eq!(place.failures().await, [], "no worker has a place free");
+    let (bus, shutdown) = (place.world.bus.clone(), CancellationToken::new());
+    let until = shutdown.clone();
+    let worker = tokio::spawn(async move {
+        let jobs = topology::backup_jobs();
+        bus.consume(&jobs, 3, Arc::new(Forgets), until).await
+    });
+    while place
+        .world
+        .bus
+        .free_places(&topology::backup_jobs())
+        .await
+        .unwrap()
+        == 0
+    {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..3 {
+        rounds(&place, &mut replicas, 1).await;
+        place.progress(&long).await;
+    }
+    let failures = place.failures().await;
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    assert_eq!(failures[0].backup_id, silent.backup_id);
+    shutdown.cancel();
+    worker.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,7 +37,8 @@ pub(super) enum Stage {
 #[derive(Debug, Clone)]
 pub(super) struct Observed {
     pub(super) stage: Stage,
-    /// For how long nothing was said, of it or by any worker of its pool; by the monotonic clock.
+    /// For how long nothing was said, of it or, where it may wait for its turn, by any worker of its pool; by the
+    /// monotonic clock.
     pub(super) unchanged: Duration,
     /// For how long this process has known it, since the wall clock was last set; by the monotonic clock.
     pub(super) watched: Duration,
