@@ -6,6 +6,7 @@ mod drills;
 mod moments;
 mod retention;
 mod schedules;
+mod series;
 mod targets;
 mod wal;
 
@@ -26,6 +27,7 @@ pub(crate) use retention::{RetentionCommand, RetentionExplain};
 pub(crate) use schedules::{
     OfSchedule, ScheduleCommand, ScheduleCreate, SchedulePreview, ScheduleUpdate, WalOf,
 };
+pub(crate) use series::{Metric, SeriesArguments};
 pub(crate) use targets::RestoreArguments;
 #[cfg(test)]
 pub(crate) use wal::ArchiveOf;
@@ -101,6 +103,8 @@ pub(crate) enum Command {
     /// What needs somebody's attention
     #[command(subcommand)]
     Alert(AlertCommand),
+    /// Show how WAL, the size of backups and the time they take have grown, over two years at most
+    Series(SeriesArguments),
     /// Print events, one JSON object a line
     Events(EventsArguments),
     /// The projection that lists and shows are answered from

@@ -14,6 +14,7 @@ mod named;
 mod restore;
 mod retention;
 mod schedule;
+mod series;
 mod stack;
 mod status;
 mod wal;
@@ -89,6 +90,7 @@ pub(crate) async fn run(setting: Setting, command: Command) -> Result<Reply, Fai
             extensions::reinstall(&session, of).await
         }
         Command::Wal(WalCommand::Status(of)) => wal::status(&session, of).await,
+        Command::Series(given) => series::series(&session, given).await,
         Command::Alert(AlertCommand::List(which)) => alert::list(&session, which).await,
         Command::Alert(AlertCommand::Test) => alert::test(&session).await,
         Command::Catalog(CatalogCommand::Rebuild(rebuild)) => {
