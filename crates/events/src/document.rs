@@ -37,6 +37,10 @@ pub struct InstanceDocument {
     /// Its active manual backups: asked for and not failed, deleted or expired. The limit counts these.
     #[serde(default)]
     pub manual_backups: BTreeMap<BackupId, ManualBackup>,
+    /// The names that people gave to backups, so that no two that are there have the same. Of a backup that is gone or
+    /// has failed one may be left; it is free.
+    #[serde(default)]
+    pub backup_names: BTreeMap<String, NamedBackup>,
     /// What is being deleted now, by branch. Whoever restores acts as if it were gone already.
     #[serde(default)]
     pub sweeps: BTreeMap<BranchName, Sweep>,
@@ -64,6 +68,7 @@ impl InstanceDocument {
             branches: BTreeMap::new(),
             schedules: Vec::new(),
             manual_backups: BTreeMap::new(),
+            backup_names: BTreeMap::new(),
             sweeps: BTreeMap::new(),
             drills: None,
             running_drill: None,
@@ -79,6 +84,17 @@ pub struct ManualBackup {
     pub branch: BranchName,
     /// When it was asked for.
     pub requested_at: Timestamp,
+}
+
+/// Whose a name is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NamedBackup {
+    /// The backup's branch.
+    pub branch: BranchName,
+    /// The backup.
+    pub backup_id: BackupId,
+    /// Since when it has the name.
+    pub since: Timestamp,
 }
 
 /// What a worker deletes for good. Everything in it has been without use, and marked, for the time of grace.

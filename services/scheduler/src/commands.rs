@@ -3,6 +3,7 @@
 //! A command may be delivered twice, to different replicas, at any point: every step is either a
 //! compare-and-set, a create-if-absent or a publish with a deterministic id.
 
+mod backup_names;
 mod backups;
 mod branches;
 mod drills;

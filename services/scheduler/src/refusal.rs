@@ -8,7 +8,7 @@ use repository::RepositoryError;
 /// A rule forbids what was asked; nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    code: RefusalCode,
+    pub(crate) code: RefusalCode,
     message: String,
     hint: String,
 }

@@ -1,5 +1,6 @@
 //! The scheduler's decisions on an in-memory bus, with a manual clock; sources are real servers.
 
+mod backup_names;
 mod commands;
 pub(crate) mod firing;
 mod gaps;

@@ -7,10 +7,11 @@ use events::envelope::rfc3339;
 use events::event::{BackupRequested, RefusalCode};
 use events::{
     BackupId, BackupType, BranchName, CommandId, Event, InstanceDocument, InstanceName, MessageId,
-    Retention, Trigger, WalKeep, subject, topology,
+    Retention, Timestamp, Trigger, WalKeep, subject, topology,
 };
 use futures::TryStreamExt as _;
 
+use super::backup_names::refuse_generated;
 use super::manual::is_under_way;
 use super::schedules::keeps_no_longer;
 use super::{Given, World, names};
@@ -41,6 +42,9 @@ impl World {
             .into());
         }
         let name = names::given(create.name.as_deref(), "name of a backup")?;
+        if let Some(name) = &name {
+            refuse_generated(name)?;
+        }
         keeps_no_longer(create.retention, create.wal)?;
         let requested_at = self.clock.now();
         let default_wal = || default_wal_keep(&document, &create.branch, create.retention);
@@ -48,7 +52,7 @@ impl World {
             backup_id,
             instance: create.instance.clone(),
             branch: create.branch.clone(),
-            name: name.unwrap_or_else(|| format!("manual {}", rfc3339(requested_at))),
+            name: name.clone().unwrap_or_else(|| unnamed(requested_at)),
             backup_type: create.backup_type,
             trigger: Trigger::Manual,
             schedule_id: None,
@@ -57,12 +61,20 @@ impl World {
             pool: document.pool.clone(),
             requested_at,
         };
-        self.take_manual_place(&create.instance, backup_id, &create.branch)
-            .await?;
+        let (instance, branch) = (&create.instance, &create.branch);
+        if let Some(name) = &name {
+            self.take_name(instance, name, (branch, backup_id)).await?;
+        }
+        let placed = self.take_manual_place(instance, backup_id, branch).await;
+        if let (Some(name), Err(Unfinished::Refused(_))) = (&name, &placed) {
+            self.leave_name(instance, name, backup_id).await?;
+        }
+        placed?;
         self.request_backup(requested, Some(given.id)).await
     }
 
-    /// The new backup has the command's id, the instance's pool, and everything else of the one that failed.
+    /// The new backup has the command's id, the instance's pool, and everything else of the one that failed; its name
+    /// only if no other has it by now.
     pub(super) async fn retry_backup(
         &self,
         given: &Given,
@@ -80,10 +92,22 @@ impl World {
         if failed.trigger == Trigger::Manual {
             self.take_manual_place(instance, backup_id, branch).await?;
         }
+        let requested_at = self.clock.now();
+        let name = match self
+            .take_name(instance, &failed.name, (branch, backup_id))
+            .await
+        {
+            Ok(()) => failed.name.clone(),
+            Err(Unfinished::Refused(refusal)) if refusal.code == RefusalCode::NameTaken => {
+                unnamed(requested_at)
+            }
+            Err(error) => return Err(error),
+        };
         let requested = BackupRequested {
             backup_id,
+            name,
             pool: document.pool.clone(),
-            requested_at: self.clock.now(),
+            requested_at,
             ..failed
         };
         self.request_backup(requested, Some(given.id)).await
@@ -153,6 +177,11 @@ impl World {
         let _asked = asking.await?;
         Ok(())
     }
+}
+
+/// What a backup by hand is called that nobody has named.
+fn unnamed(requested_at: Timestamp) -> String {
+    format!("manual {}", rfc3339(requested_at))
 }
 
 fn refuse_unless_active(document: &InstanceDocument, branch: &BranchName) -> Result<(), Refusal> {

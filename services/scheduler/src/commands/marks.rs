@@ -8,9 +8,12 @@
 //!   was read. What a verification found is in the mark too, and told by the verification itself.
 //! - A command changes a mark once. One that is delivered again, after others were, tells the mark and leaves it.
 
+mod place;
 mod refused;
+mod updated;
 
 use refused::{busy, held, invalid, refuse_to_go};
+use updated::updated;
 
 use bus::FenceError;
 use bus::Sequence;
@@ -56,11 +59,14 @@ impl World {
         let Some(summary) = self.stored(given, of).await? else {
             return Ok(());
         };
-        let _before = self
-            .change_mark(of, Some(given.id), |mark| {
-                updated(of, &summary, mark, update, name.clone())
-            })
-            .await?;
+        let placed = self.take_place_to_keep(given, of, &summary, update).await?;
+        let changed = self
+            .name_and_keep(given, of, &summary, update, name.as_deref())
+            .await;
+        if placed && matches!(changed, Err(Unfinished::Refused(_))) {
+            self.give_manual_place_back(of.instance, of.id).await?;
+        }
+        changed?;
         self.tell_mark(given, of).await
     }
 
@@ -83,10 +89,12 @@ impl World {
             .change_mark(of, Some(given.id), |mark| {
                 // After its release retention decides anew, with all of the grace.
                 refuse_to_go(of, mark, DeletedBy::User)?;
-                let since = mark.hold.as_ref().map_or(now, |hold| hold.since);
+                let held = mark.hold.as_ref();
+                // Held again without a word, it is held for the reason it has; a blank one takes that away.
+                let known = || held.and_then(|held| held.reason.clone());
                 let hold = Hold {
-                    reason: reason.clone(),
-                    since,
+                    reason: hold.reason.as_ref().map_or_else(known, |_| reason.clone()),
+                    since: held.map_or(now, |held| held.since),
                 };
                 Ok(BackupMark {
                     hold: Some(hold),
@@ -450,41 +458,4 @@ impl World {
         }
         Err(busy(of))
     }
-}
-
-fn updated(
-    of: Of<'_>,
-    summary: &BackupSummary,
-    mark: &BackupMark,
-    update: &BackupUpdate,
-    name: Option<String>,
-) -> Result<BackupMark, Refusal> {
-    let expires_at = match (update.retention, update.forever) {
-        (Some(_), true) => {
-            return Err(invalid(
-                "a backup cannot be kept for a time and for ever",
-                "Give either a retention or --forever.",
-            ));
-        }
-        (Some(retention), false) => Some(Some(retention.expires_at(summary.backed_up_at))),
-        (None, true) => Some(None),
-        (None, false) => None,
-    };
-    if expires_at.is_some() {
-        refuse_to_go(of, mark, DeletedBy::User)?;
-        refuse_to_go(of, mark, DeletedBy::Retention)?;
-    }
-    if expires_at.is_none() && name.is_none() {
-        return Err(invalid(
-            "nothing is to be changed",
-            "Give another name, a retention, or --forever.",
-        ));
-    }
-    Ok(BackupMark {
-        name: name.or_else(|| mark.name.clone()),
-        expiry: expires_at
-            .map(|expires_at| Expiry { expires_at })
-            .or(mark.expiry),
-        ..mark.clone()
-    })
 }

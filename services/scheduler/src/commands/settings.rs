@@ -118,10 +118,24 @@ fn check(drills: &mut DrillSettings) -> Result<(), Refusal> {
                 format!("Give it one SELECT of at most {LONGEST_SQL} bytes."),
             ));
         }
+        if !asks(sql) {
+            return Err(invalid(
+                format!("the check {name:?} is no statement that only asks, and could never hold"),
+                "Begin it with SELECT, WITH, VALUES or TABLE.",
+            ));
+        }
         check.sql = sql.to_owned();
         check.name = name;
     }
     Ok(())
+}
+
+/// Whether a statement begins as one that has rows to look at. That it changes nothing is up to its transaction.
+fn asks(sql: &str) -> bool {
+    let begin = sql.trim_start_matches(|c: char| c == '(' || c.is_whitespace());
+    let first = begin.split(|c: char| !c.is_ascii_alphabetic()).next();
+    let first = first.unwrap_or_default().to_ascii_uppercase();
+    ["SELECT", "WITH", "VALUES", "TABLE"].contains(&first.as_str())
 }
 
 fn invalid(message: impl Into<String>, hint: impl Into<String>) -> Refusal {

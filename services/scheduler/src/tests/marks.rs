@@ -252,7 +252,9 @@ async fn a_held_backup_is_not_deleted() {
     assert_eq!(held.reason.as_deref(), Some("audit"));
     place.clock.set(held.since + DAY);
     let again = place.done(2, hold(id(100), None)).await.mark.hold.unwrap();
-    assert_eq!((again.reason, again.since), (None, held.since));
+    assert_eq!((&again.reason, again.since), (&held.reason, held.since));
+    let blank = place.done(4, hold(id(100), Some(" "))).await.mark.hold;
+    assert_eq!(blank.unwrap().reason, None);
     let refused = place.not_done(3, delete(id(100))).await;
     assert!(
         refused.hint.contains("backup release orders"),

@@ -74,6 +74,10 @@ async fn pool_and_drills_are_set_and_what_makes_no_sense_is_refused() {
         (drills("@daily", &[("a", " ")]), RefusalCode::Invalid),
         (drills("@daily", &[("", "SELECT 1")]), RefusalCode::Invalid),
         (
+            drills("@daily", &[("a", "DELETE FROM orders RETURNING true")]),
+            RefusalCode::Invalid,
+        ),
+        (
             drills("@daily", &[("a", "SELECT 1"); 2]),
             RefusalCode::Invalid,
         ),
