@@ -54,13 +54,55 @@ impl Reply {
 
     fn print(&self, format: OutputFormat) -> io::Result<()> {
         let said = match format {
-            OutputFormat::Json => self.document.as_str(),
-            OutputFormat::Table => self.text.trim_end(),
+            OutputFormat::Json => self.json(),
+            OutputFormat::Table => self.text.trim_end().to_owned(),
         };
-        match said {
+        match said.as_str() {
             "" => Ok(()),
             said => write_out(&format!("{said}\n")).map(drop),
         }
+    }
+
+    /// The one document: of a command that failed with an answer, the answer with the error in it.
+    pub(crate) fn json(&self) -> String {
+        match &self.failure {
+            None => self.document.clone(),
+            Some(failure) => with_error(&self.document, failure),
+        }
+    }
+}
+
+/// A document of [`Reply::new`] with the error as its last field, instead of one of that name. Of a command that has
+/// written its lines itself it is one more line.
+fn with_error(document: &str, failure: &Failure) -> String {
+    let error = serde_json::json!({ "error": failure.to_json() });
+    if document.is_empty() {
+        return error.to_string();
+    }
+    let error = format!("{error:#}");
+    // Its own fields keep their order, which a `Value` would lose: the lines of a field begin with more than two
+    // blanks, but for the first one and a bracket.
+    let Some(fields) = document
+        .strip_prefix("{\n")
+        .and_then(|d| d.strip_suffix("\n}"))
+    else {
+        return error;
+    };
+    let mut own = String::new();
+    let mut replaced = false;
+    for line in fields.lines() {
+        if line.starts_with("  \"") {
+            replaced = line.starts_with("  \"error\":");
+        }
+        if !replaced {
+            own.push_str(line);
+            own.push('\n');
+        }
+    }
+    let own = own.trim_end().trim_end_matches(',');
+    match own {
+        "" => error,
+        own => format!("{{\n{own},\n{}", error.trim_start_matches("{\n")),
     }
 }
 
@@ -231,7 +273,57 @@ pub(crate) fn span(duration: Duration) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{moment, pairs, size, span, table};
+    use super::{Reply, moment, pairs, size, span, table};
+    use crate::failure::{Ending, Failure};
+
+    #[test]
+    fn a_failed_answer_has_the_error_in_it() {
+        #[derive(serde::Serialize)]
+        struct Answer<E> {
+            b: Vec<&'static str>,
+            error: E,
+            a: u8,
+        }
+        let failure = Failure::new(Ending::Failed, "wal", "it failed: \"x\"", "look");
+        let told = |reply: Reply| Reply {
+            failure: Some(failure.clone()),
+            ..reply
+        };
+        let b = || vec!["  \"error\": 1,", "x"];
+        let expected = r#"{
+  "b": [
+    "  \"error\": 1,",
+    "x"
+  ],
+  "a": 1,
+  "error": {
+    "code": "wal",
+    "hint": "look",
+    "message": "it failed: \"x\""
+  }
+}"#;
+        let text = Answer {
+            b: b(),
+            error: "broken",
+            a: 1,
+        };
+        assert_eq!(told(Reply::new(&text, "").unwrap()).json(), expected);
+        let list = Answer {
+            b: b(),
+            error: vec![b()],
+            a: 1,
+        };
+        assert_eq!(told(Reply::new(&list, "").unwrap()).json(), expected);
+        let good = Reply::new(&text, "").unwrap();
+        assert_eq!(good.json(), good.document);
+        let empty = told(Reply::new(&serde_json::json!({}), "").unwrap()).json();
+        let line = told(Reply::nothing()).json();
+        assert_eq!(line.lines().count(), 1);
+        for document in [line, empty] {
+            let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+            assert_eq!(document["error"]["code"], "wal");
+        }
+    }
 
     #[test]
     fn sizes_moments_and_spans_are_for_people() {

@@ -56,6 +56,11 @@ pub(crate) async fn test(session: &Session) -> Result<Reply, Failure> {
         NotifyTestQuestion::default(),
     );
     let answer: NotifyTestAnswer = session.request(&subject, &question, TESTED_WITHIN).await?;
+    tested(&answer)
+}
+
+/// What became of the test message.
+fn tested(answer: &NotifyTestAnswer) -> Result<Reply, Failure> {
     if answer.channels.is_empty() {
         return Err(Failure::not_found(
             "no channel is configured",
@@ -87,6 +92,34 @@ pub(crate) async fn test(session: &Session) -> Result<Reply, Failure> {
     });
     Ok(Reply {
         failure,
-        ..Reply::new(&answer, text)?
+        ..Reply::new(answer, text)?
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use events::notifications::{ChannelTest, NotifyTestAnswer};
+
+    use super::tested;
+    use crate::failure::Ending;
+
+    #[test]
+    fn a_channel_that_is_broken_is_an_answer_with_an_error_in_it() {
+        let channel = |name: &str, error: Option<&str>| ChannelTest {
+            channel: name.to_owned(),
+            target: "somewhere".to_owned(),
+            error: error.map(str::to_owned),
+        };
+        let answer = NotifyTestAnswer {
+            channels: vec![
+                channel("slack", None),
+                channel("webhook", Some("it said 500")),
+            ],
+        };
+        let reply = tested(&answer).unwrap();
+        let document: serde_json::Value = serde_json::from_str(&reply.json()).unwrap();
+        assert_eq!(document["channels"][1]["error"], "it said 500");
+        assert_eq!(document["error"]["code"], "not_delivered");
+        assert_eq!(reply.failure.unwrap().ending, Ending::Failed);
+    }
 }

@@ -53,9 +53,14 @@ pub(crate) async fn run(session: &Session, run: DrillRun) -> Result<Reply, Failu
         let text = format!("Drill {id} is requested. Follow it: {how}");
         return Reply::new(&view_of(&requested, None), text);
     };
-    let view = view_of(&requested, Some(&ended));
+    came_out(&requested, &ended)
+}
+
+/// What a drill has shown: one that failed is an answer with an error in it.
+fn came_out(requested: &DrillRequested, ended: &Ended) -> Result<Reply, Failure> {
+    let view = view_of(requested, Some(ended));
     let text = shown::text(&view);
-    let failure = match &ended {
+    let failure = match ended {
         Ended::Well(_) => None,
         Ended::Badly(failed) => Some(Failure::from(failed)),
     };
@@ -175,4 +180,33 @@ pub(crate) async fn show(session: &Session, of: OfDrill) -> Result<Reply, Failur
         return Err(unknown());
     }
     Reply::new(&view, shown::text(&view))
+}
+
+#[cfg(test)]
+mod tests {
+    use events::{Event, example};
+
+    use super::{Ended, came_out};
+    use crate::failure::Ending;
+
+    #[test]
+    fn a_failed_drill_is_an_answer_with_an_error_in_it() {
+        let (mut requested, mut failed) = (None, None);
+        for event in example::events() {
+            match event {
+                Event::DrillRequested(event) => requested = Some(event),
+                Event::DrillFailed(event) => failed = Some(event),
+                _ => {}
+            }
+        }
+        let failed = failed.unwrap();
+        let reply = came_out(&requested.unwrap(), &Ended::Badly(failed.clone())).unwrap();
+        let document: serde_json::Value = serde_json::from_str(&reply.json()).unwrap();
+        assert_eq!(document["status"], "failed");
+        assert_eq!(document["error"]["message"], failed.message);
+        for field in ["code", "hint"] {
+            assert!(document["error"][field].is_string(), "{document}");
+        }
+        assert_eq!(reply.failure.unwrap().ending, Ending::Failed);
+    }
 }

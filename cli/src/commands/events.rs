@@ -13,6 +13,9 @@ use crate::failure::Failure;
 use crate::output::{Reader, Reply, exact, note, write_out};
 use crate::session::Setting;
 
+/// Its subject is not its name alone.
+const BACKUP_REQUESTED: &str = "backup.requested";
+
 type Items = Pin<Box<dyn Stream<Item = Result<Stored<Event>, BusError>> + Send>>;
 
 /// Prints events: those that the streams hold, or what happens from now on.
@@ -25,6 +28,15 @@ pub(crate) async fn events(setting: &Setting, which: &EventsArguments) -> Result
             format!("known are {}", Event::TYPES.join(", ")),
         ));
     }
+    // Everything on stdout is a line, and so is the error.
+    let failure = told(setting, which).await.err();
+    Ok(Reply {
+        failure,
+        ..Reply::nothing()
+    })
+}
+
+async fn told(setting: &Setting, which: &EventsArguments) -> Result<(), Failure> {
     let session = setting.connect().await?;
     let mut opened = Vec::new();
     for (stream, subjects) in selected(which) {
@@ -55,10 +67,9 @@ pub(crate) async fn events(setting: &Setting, which: &EventsArguments) -> Result
         false => in_order(opened),
     };
     tokio::select! {
-        printed = print(all) => printed?,
-        _interrupted = tokio::signal::ctrl_c() => {}
+        printed = print(of_type(all, which.event_type.clone())) => printed,
+        _interrupted = tokio::signal::ctrl_c() => Ok(()),
     }
-    Ok(Reply::nothing())
 }
 
 async fn print(mut all: Items) -> Result<(), Failure> {
@@ -119,9 +130,23 @@ fn selected(which: &EventsArguments) -> Vec<(&'static str, Vec<String>)> {
 
 fn subject(type_name: &str, instance: Option<&InstanceName>) -> String {
     match instance {
+        // The pool of the workers is part of the verb, and a wildcard is a whole one.
+        Some(instance) if type_name == BACKUP_REQUESTED => format!("zektor.backup.*.{instance}.>"),
+        None if type_name == BACKUP_REQUESTED => "zektor.backup.>".to_owned(),
         Some(instance) => format!("zektor.{type_name}.{instance}.>"),
         None => events::subject::events_of(type_name),
     }
+}
+
+/// Those of a type, where the subjects that were read have others too.
+fn of_type(items: Items, wanted: Option<String>) -> Items {
+    let Some(wanted) = wanted else {
+        return items;
+    };
+    Box::pin(items.filter(move |item| {
+        let other = matches!(item, Ok(stored) if stored.envelope.message.type_name() != wanted);
+        std::future::ready(!other)
+    }))
 }
 
 /// Several streams as one, by the time at which the server stored each message.
@@ -183,10 +208,11 @@ fn line(envelope: &Envelope<Event>) -> serde_json::Result<String> {
 mod tests {
     use bus::{Bus, Outgoing, Sequence};
     use events::event::{BranchStopped, InstanceRemoved};
-    use events::{Event, MessageId, topology};
+    use events::{BackupId, Event, MessageId, PoolName, example, topology};
     use futures::StreamExt as _;
+    use uuid::Uuid;
 
-    use super::{Items, in_order, line, selected};
+    use super::{Items, in_order, line, of_type, selected};
     use crate::arguments::EventsArguments;
 
     fn which(event_type: Option<&str>, instance: Option<&str>) -> EventsArguments {
@@ -232,6 +258,53 @@ mod tests {
             Some("a"),
             &[("WAL", "zektor.wal.segment.archived.a.>")],
         );
+    }
+
+    #[tokio::test]
+    async fn requests_of_pools_are_found_by_their_type() {
+        let bus = Bus::in_memory();
+        let time = "2026-03-01T10:00:00Z".parse().unwrap();
+        let mut expected = Vec::new();
+        for (number, event) in example::events().into_iter().enumerate() {
+            let Event::BackupRequested(requested) = event else {
+                let id = MessageId::new(format!("other{number}"));
+                let _ = bus.publish(Outgoing::new(event, id, time)).await.unwrap();
+                continue;
+            };
+            for pool in [
+                None,
+                PoolName::new("eu").ok(),
+                PoolName::new("default").ok(),
+            ] {
+                let id = BackupId(Uuid::from_u128(expected.len() as u128));
+                let mut asked = requested.clone();
+                (asked.pool, asked.backup_id) = (pool, id);
+                expected.push(id);
+                let outgoing = Outgoing::new(
+                    Event::BackupRequested(asked),
+                    MessageId::new(id.to_string()),
+                    time,
+                );
+                let _ = bus.publish(outgoing).await.unwrap();
+            }
+        }
+        assert_eq!(expected.len(), 3);
+        let instance = example::instance();
+        for instance in [None, Some(instance.as_str())] {
+            let which = which(Some("backup.requested"), instance);
+            let mut found = Vec::new();
+            for (stream, subjects) in selected(&which) {
+                let items = bus.history(subjects, Sequence::NONE, stream).await.unwrap();
+                let mut items = of_type(Box::pin(items), which.event_type.clone());
+                while let Some(item) = items.next().await {
+                    match item.unwrap().envelope.message {
+                        Event::BackupRequested(requested) => found.push(requested.backup_id),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+            assert_eq!(found, expected, "{instance:?}");
+        }
     }
 
     #[tokio::test]

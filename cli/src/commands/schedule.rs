@@ -135,8 +135,19 @@ async fn reply(
     done: String,
 ) -> Result<Reply, Failure> {
     // The default rule of the WAL depends on the other schedules; the scheduler knows them.
-    let answer = of_instance(session, instance).await?;
-    let known = answer.schedules.iter().find(|one| one.id == schedule.id);
+    // That they do not answer now is no failure: what was asked for is done, and must not be asked for again.
+    let known = of_instance(session, instance).await.ok();
+    reply_of(schedule, next, known.as_ref(), &done)
+}
+
+fn reply_of(
+    schedule: &Schedule,
+    next: &[Timestamp],
+    known: Option<&SchedulesAnswer>,
+    done: &str,
+) -> Result<Reply, Failure> {
+    let mut known = known.iter().flat_map(|answer| &answer.schedules);
+    let known = known.find(|one| one.id == schedule.id);
     let wal = known.map(|one| one.wal).or(schedule.wal);
     let document = json!({
         "id": schedule.id,

@@ -1,5 +1,6 @@
 //! `zektor backup verify`: a worker reads all of a backup.
 
+use events::event::BackupVerified;
 use events::{Command, Event, command};
 use serde_json::json;
 
@@ -38,6 +39,12 @@ pub(crate) async fn verify(session: &Session, of: OfBackup) -> Result<Reply, Fai
     let verified = unless_interrupted(verified, "the verification", &how).await?;
     drop(progress);
     session.projected(sent.seen).await;
+    found_out(&verified)
+}
+
+/// What reading all of a backup has shown.
+fn found_out(verified: &BackupVerified) -> Result<Reply, Failure> {
+    let (instance, id) = (&verified.instance, verified.backup_id);
     let took = span(std::time::Duration::from_millis(verified.duration_ms));
     let mut text = match verified.sound {
         true => format!("Backup {id} is sound: "),
@@ -51,7 +58,7 @@ pub(crate) async fn verify(session: &Session, of: OfBackup) -> Result<Reply, Fai
     for problem in &verified.problems {
         text.push_str(&format!("  {problem}\n"));
     }
-    let mut reply = Reply::new(&verified, text)?;
+    let mut reply = Reply::new(verified, text)?;
     if !verified.sound {
         let first = verified
             .problems
@@ -63,9 +70,45 @@ pub(crate) async fn verify(session: &Session, of: OfBackup) -> Result<Reply, Fai
             format!("backup {id} is damaged: {first}"),
             format!(
                 "take a new one: `zektor backup create {instance} --branch {}`",
-                backup.branch
+                verified.branch
             ),
         ));
     }
     Ok(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use events::event::BackupVerified;
+    use events::{Event, example};
+
+    use super::found_out;
+    use crate::failure::Ending;
+
+    fn verified(problems: &[&str]) -> BackupVerified {
+        let of_type = |event: Event| match event {
+            Event::BackupVerified(verified) => Some(verified),
+            _ => None,
+        };
+        BackupVerified {
+            sound: problems.is_empty(),
+            problems: problems.iter().map(|&problem| problem.to_owned()).collect(),
+            ..example::events().into_iter().find_map(of_type).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_damaged_backup_is_an_answer_with_an_error_in_it() {
+        let sound = found_out(&verified(&[])).unwrap();
+        let document: serde_json::Value = serde_json::from_str(&sound.json()).unwrap();
+        assert_eq!((&document["sound"], sound.failure), (&true.into(), None));
+        assert!(document.get("error").is_none(), "{document}");
+
+        let damaged = found_out(&verified(&["base/5/1 is not what was stored"])).unwrap();
+        let document: serde_json::Value = serde_json::from_str(&damaged.json()).unwrap();
+        assert_eq!(document["sound"], false);
+        assert_eq!(document["error"]["code"], "damaged");
+        assert!(document["error"]["hint"].is_string(), "{document}");
+        assert_eq!(damaged.failure.unwrap().ending, Ending::Failed);
+    }
 }

@@ -1,7 +1,8 @@
 use events::WalKeep;
-use events::schedules::ScheduleAnswer;
+use events::example;
+use events::schedules::{ScheduleAnswer, SchedulesAnswer};
 
-use super::{every_moment, text};
+use super::{every_moment, reply_of, text};
 
 fn daily() -> ScheduleAnswer {
     ScheduleAnswer {
@@ -59,4 +60,30 @@ fn every_moment_or_not() {
             "no, only the backups themselves"
         ]
     );
+}
+
+#[test]
+fn what_was_done_is_said_though_the_scheduler_does_not_answer_after_it() {
+    let schedule = events::document::Schedule {
+        wal: None,
+        ..example::schedule()
+    };
+    let next = ["2026-03-02T05:50:00Z".parse().unwrap()];
+    let wal_of = |known: Option<&SchedulesAnswer>| {
+        let reply = reply_of(&schedule, &next, known, "Schedule daily is made.").unwrap();
+        assert_eq!(reply.failure, None);
+        assert!(reply.text.starts_with("Schedule daily is made."));
+        let document: serde_json::Value = serde_json::from_str(&reply.document).unwrap();
+        assert_eq!(document["id"], serde_json::json!(schedule.id));
+        document["wal"].clone()
+    };
+    assert!(wal_of(None).is_null());
+    let answer = SchedulesAnswer {
+        schedules: vec![ScheduleAnswer {
+            id: schedule.id,
+            ..daily()
+        }],
+    };
+    let known = serde_json::json!(WalKeep::AsLongAsBackup);
+    assert_eq!(wal_of(Some(&answer)), known);
 }
