@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use events::retention_plan::{
-    BackupRetention, BranchRetention, Fate, RetentionAnswer, RetentionClass, RetentionQuestion,
-    WalRetention,
+    BackupRetention, BranchRetention, Fate, LeftoverRetention, RetentionAnswer, RetentionClass,
+    RetentionQuestion, WalRetention,
 };
 use events::{Timestamp, subject};
 
@@ -92,7 +92,35 @@ fn branch(branch: &BranchRetention, instance: &events::InstanceName) -> String {
     let rows = branch.wal.iter().map(wal).collect();
     let header = ["WAL FROM", "TO", "SEGMENTS", "FATE", "UNTIL", "SIZE", "WHY"];
     text.push_str(&table(&header, rows));
+    if !branch.leftovers.is_empty() {
+        text.push('\n');
+        let rows = branch.leftovers.iter().map(left_over).collect();
+        let header = [
+            "WITHOUT A MANIFEST",
+            "WRITTEN",
+            "FATE",
+            "GOES",
+            "SIZE",
+            "WHY",
+        ];
+        text.push_str(&table(&header, rows));
+    }
     text
+}
+
+fn left_over(one: &LeftoverRetention) -> Vec<String> {
+    let fate = match one.fate {
+        Fate::Grace => "goes soon",
+        other => fate(other),
+    };
+    vec![
+        one.id.to_string(),
+        minute(one.last_written),
+        fate.to_owned(),
+        until(one.until, one.fate),
+        size(one.bytes),
+        one.reason.clone(),
+    ]
 }
 
 fn backup(backup: &BackupRetention) -> Vec<String> {
@@ -157,7 +185,7 @@ fn fate(fate: Fate) -> &'static str {
 #[cfg(test)]
 mod tests {
     use events::retention_plan::{
-        BackupRetention, BranchRetention, Fate, RetentionAnswer, RetentionClass,
+        BackupRetention, BranchRetention, Fate, LeftoverRetention, RetentionAnswer, RetentionClass,
     };
     use events::{BackupId, BranchName, InstanceName};
 
@@ -186,6 +214,14 @@ mod tests {
                     wal_bytes: 0,
                 }],
                 wal: Vec::new(),
+                leftovers: vec![LeftoverRetention {
+                    id: BackupId(uuid::Uuid::nil()),
+                    bytes: 7 << 30,
+                    last_written: at,
+                    fate: Fate::Grace,
+                    reason: "left over".to_owned(),
+                    until: Some(at),
+                }],
                 kept_bytes: 1 << 30,
                 going_bytes: 0,
                 postponed: Some("a restore reads it".to_owned()),
@@ -198,6 +234,9 @@ mod tests {
             "it alone",
             "marked",
             "a restore reads it.",
+            "goes soon",
+            "7.0 GiB",
+            "left over",
         ] {
             assert!(told.contains(part), "{part}: {told}");
         }

@@ -111,6 +111,12 @@ pub struct Sweep {
     /// History files of these timelines.
     #[serde(default)]
     pub histories: Vec<TimelineId>,
+    /// What backups left over that have no manifest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<BackupId>,
+    /// The branch is gone and nothing of it is left: its record and what is beside that go too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hollow: bool,
 }
 
 /// Whole segments of one timeline.

@@ -41,6 +41,9 @@ pub struct BranchRetention {
     pub backups: Vec<BackupRetention>,
     /// Its WAL, oldest first.
     pub wal: Vec<WalRetention>,
+    /// What backups left over that have no manifest.
+    #[serde(default)]
+    pub leftovers: Vec<LeftoverRetention>,
     /// Bytes stored that stay.
     pub kept_bytes: u64,
     /// Bytes stored that go at this moment or are about to.
@@ -98,6 +101,23 @@ pub struct BackupRetention {
     pub size_bytes: u64,
     /// Bytes of WAL that would go with it, because only it needs them.
     pub wal_bytes: u64,
+}
+
+/// What is stored of a backup that has no manifest: nothing can be restored from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LeftoverRetention {
+    /// The backup.
+    pub id: BackupId,
+    /// Bytes that it stores.
+    pub bytes: u64,
+    /// When the last of it was written.
+    pub last_written: Timestamp,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// Why, one sentence.
+    pub reason: String,
+    /// When it goes, if that is known.
+    pub until: Option<Timestamp>,
 }
 
 /// One stretch of WAL with one fate.

@@ -5,7 +5,7 @@
 //! error. At no moment is there a backup that cannot be restored: its manifest goes before anything it names. WAL goes
 //! the oldest first, so that what is left of a stretch stays connected with what is kept.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use events::BackupId;
 use events::document::WalStretch;
@@ -14,10 +14,13 @@ use object_store::ObjectMeta;
 use pg_format::{Lsn, SegmentName, SegmentNumber, TimelineId, WalSegmentSize};
 
 use crate::index::{group_range, parse_group, parse_relation_map};
-use crate::{BranchWriter, RepositoryError, Result, WalObject, WalObjectKind, layout};
+use crate::{BranchWriter, Manifest, RepositoryError, Result, WalObject, WalObjectKind, layout};
 
 /// Manifests that are read, and objects that are deleted, at the same time.
 const AT_ONCE: usize = 16;
+
+/// Segments that are deleted before somebody may be asked again whether the rest is to go.
+const PIECE: usize = 1000;
 
 /// Hears of each object that is gone, because there may be many.
 pub type Advanced<'a> = &'a (dyn Fn() + Send + Sync);
@@ -45,10 +48,19 @@ impl Deleted {
     }
 }
 
+/// What names packs.
+enum Named {
+    By(Box<Manifest>),
+    Unknown,
+    Gone,
+}
+
 /// The packs that backups which stay have from others.
 #[derive(Clone, Debug, Default)]
 pub struct NamedPacks {
-    keys: BTreeSet<String>,
+    pub(crate) keys: BTreeSet<String>,
+    /// A manifest is damaged, and what it names is not among them.
+    pub(crate) unreadable: bool,
 }
 
 impl BranchWriter {
@@ -64,27 +76,34 @@ impl BranchWriter {
         others.retain(|backup| !going.contains(backup));
         let manifests = others.into_iter().map(|backup| async move {
             match self.manifest(backup).await {
-                Ok(manifest) => Ok(Some(manifest)),
+                Ok(manifest) => Ok(Named::By(Box::new(manifest))),
                 Err(error @ RepositoryError::Corrupt { .. }) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "what a damaged manifest names is not kept for it");
-                    Ok(None)
+                    Ok(Named::Unknown)
                 }
-                Err(error) if error.is_absent() => Ok(None),
+                Err(error) if error.is_absent() => Ok(Named::Gone),
                 Err(error) => Err(error),
             }
         });
         let mut manifests = futures::stream::iter(manifests).buffer_unordered(AT_ONCE);
-        let mut keys = BTreeSet::new();
-        while let Some(manifest) = manifests.try_next().await? {
-            let Some(manifest) = manifest else { continue };
+        let (mut keys, mut unreadable) = (BTreeSet::new(), false);
+        while let Some(read) = manifests.try_next().await? {
+            let manifest = match read {
+                Named::By(manifest) => manifest,
+                Named::Unknown => {
+                    unreadable = true;
+                    continue;
+                }
+                Named::Gone => continue,
+            };
             let own = manifest.summary.backup_id;
             let borrowed = manifest.packs.iter().filter(|pack| pack.backup != own);
             keys.extend(
                 borrowed.map(|pack| self.layout.pack(pack.backup, &pack.attempt, pack.number)),
             );
         }
-        Ok(NamedPacks { keys })
+        Ok(NamedPacks { keys, unreadable })
     }
 
     /// Deletes a backup: its manifest, then what all attempts at it stored, but for what others name, then its mark.
@@ -127,31 +146,76 @@ impl BranchWriter {
         size: WalSegmentSize,
         advanced: Advanced<'_>,
     ) -> Result<Vec<Deleted>> {
-        let listed = self.list_wal(size).await?;
         let mut pruned = vec![Deleted::default(); stretches.len()];
-        let mut left = Vec::new();
-        let mut going = vec![Vec::new(); stretches.len()];
-        for object in listed {
+        let mut pruning = self.find_prunable(stretches, size).await?;
+        while let Some((number, gone)) = self.prune_some(&mut pruning, advanced).await? {
+            pruned[number] = pruned[number].and(gone);
+        }
+        let around = self.prune_around(&pruning, advanced).await?;
+        if let Some(last) = pruned.last_mut() {
+            *last = last.and(around);
+        }
+        Ok(pruned)
+    }
+
+    /// Lists what [`Self::prune_wal`] would delete, to be deleted piece by piece.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn find_prunable(
+        &self,
+        stretches: &[WalStretch],
+        size: WalSegmentSize,
+    ) -> Result<Pruning> {
+        let (mut left, mut going) = (Vec::new(), vec![Vec::new(); stretches.len()]);
+        for object in self.list_wal(size).await? {
             match stretches.iter().position(|one| holds(one, &object, size)) {
                 Some(stretch) => going[stretch].push(object),
                 None => left.push(object),
             }
         }
+        let mut pieces = VecDeque::new();
         for (number, mut objects) in going.into_iter().enumerate() {
             objects.sort_by_key(|object| segment_name(object.kind).map(|name| name.number(size)));
-            pruned[number] = self.delete_wal_objects(objects, advanced).await?;
+            let of_one = objects.chunks(PIECE);
+            pieces.extend(of_one.map(|piece| (number, piece.to_vec())));
         }
-        let Some(end) = stretches.iter().map(|stretch| stretch.to_lsn).max() else {
-            return Ok(pruned);
+        let end = stretches.iter().map(|stretch| stretch.to_lsn).max();
+        Ok(Pruning {
+            stretches: stretches.to_vec(),
+            pieces,
+            rest: end.map(|end| Rest::of(&left, size, end)),
+        })
+    }
+
+    /// Deletes the next segments, not many at a time, and tells of which stretch they were; `None` when none is left.
+    ///
+    /// # Errors
+    /// The store failed; some of them may be gone.
+    pub async fn prune_some(
+        &self,
+        pruning: &mut Pruning,
+        advanced: Advanced<'_>,
+    ) -> Result<Option<(usize, Deleted)>> {
+        let Some((number, piece)) = pruning.pieces.pop_front() else {
+            return Ok(None);
         };
-        let rest = Rest::of(&left, size, end);
-        let around = self.delete_groups(stretches, &rest, advanced).await?;
-        let around = around.and(self.delete_relation_maps(&rest, advanced).await?);
-        let around = around.and(self.delete_gaps(&rest, advanced).await?);
-        if let Some(last) = pruned.last_mut() {
-            *last = last.and(around);
-        }
-        Ok(pruned)
+        let gone = self.delete_wal_objects(piece, advanced).await?;
+        Ok(Some((number, gone)))
+    }
+
+    /// Deletes what tells of nothing but WAL that is gone. To be called when all of the segments are.
+    ///
+    /// # Errors
+    /// The store failed; some of it may be gone.
+    pub async fn prune_around(&self, pruning: &Pruning, advanced: Advanced<'_>) -> Result<Deleted> {
+        let Some(rest) = &pruning.rest else {
+            return Ok(Deleted::default());
+        };
+        let groups = self.delete_groups(&pruning.stretches, rest, advanced);
+        let around = groups.await?;
+        let around = around.and(self.delete_relation_maps(rest, advanced).await?);
+        Ok(around.and(self.delete_gaps(rest, advanced).await?))
     }
 
     /// Deletes the history file of a timeline that nothing is left of.
@@ -181,7 +245,7 @@ impl BranchWriter {
         add_up(deletions, advanced).await
     }
 
-    async fn delete_all(
+    pub(crate) async fn delete_all(
         &self,
         objects: Vec<(String, ObjectMeta)>,
         advanced: Advanced<'_>,
@@ -198,7 +262,9 @@ impl BranchWriter {
         add_up(deletions, advanced).await
     }
 
-    /// Groups of the index that begin in a stretch, or have its beginning, and of which no segment is left.
+    /// Groups of the index that begin in a stretch, or have its beginning, and of which no segment is left. Also those
+    /// of an earlier sweep, which were stored while their segments went. Of what was archived since the listing there
+    /// may be one behind the end.
     async fn delete_groups(
         &self,
         stretches: &[WalStretch],
@@ -219,7 +285,8 @@ impl BranchWriter {
             let kept = rest
                 .segments
                 .range((timeline, numbers.start)..(timeline, numbers.end));
-            touched && kept.count() == 0
+            let before = numbers.end <= rest.size.segment_of(rest.end);
+            (touched || before) && kept.count() == 0
         });
         self.delete_all(listed, advanced).await
     }
@@ -256,10 +323,22 @@ impl BranchWriter {
     }
 }
 
+/// WAL that is to be deleted, piece by piece.
+#[derive(Debug)]
+pub struct Pruning {
+    stretches: Vec<WalStretch>,
+    /// Each of one stretch, the oldest first.
+    pieces: VecDeque<(usize, Vec<WalObject>)>,
+    rest: Option<Rest>,
+}
+
 /// The WAL that is left.
+#[derive(Debug)]
 struct Rest {
     size: WalSegmentSize,
     segments: BTreeSet<(TimelineId, SegmentNumber)>,
+    /// The end of what is pruned.
+    end: Lsn,
     /// Its first byte, on any timeline; the end of what was pruned when there is none.
     from: Lsn,
 }
@@ -274,6 +353,7 @@ impl Rest {
         Rest {
             size,
             segments,
+            end,
             from: first.map_or(end, |first| size.start_of(first)),
         }
     }

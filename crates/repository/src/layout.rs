@@ -39,6 +39,11 @@ impl BranchLayout {
         format!("{}/branch.json", self.root)
     }
 
+    /// Written and deleted by whoever asks for the store's time.
+    pub(crate) fn clock(&self) -> String {
+        format!("{}/clock", self.root)
+    }
+
     pub(crate) fn backups(&self) -> String {
         format!("{}/backups", self.root)
     }

@@ -27,6 +27,7 @@ mod frame;
 mod index;
 mod instances;
 mod layout;
+mod leftover;
 mod mark;
 mod materialise;
 mod open;
@@ -47,8 +48,9 @@ pub use backup::{
 pub use branch::{BranchRecord, ClaimOutcome, ParentBranch};
 pub use digest::Digest;
 pub use error::{ErrorClass, RepositoryError};
-pub use expire::{Advanced, Deleted, NamedPacks};
+pub use expire::{Advanced, Deleted, NamedPacks, Pruning};
 pub use index::IndexSlice;
+pub use leftover::{Hollow, StoredPacks};
 pub use mark::{Marks, PutMark, ReadMark, effective};
 pub use materialise::{Owner, Progress, Restored, Target};
 pub use repository::{BranchReader, BranchWriter, Repository};

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{
@@ -144,6 +145,13 @@ impl Store {
         let path = self.path(key);
         let options = || GetOptions::new().with_range(Some(0..limit));
         let call = || async { self.inner.get_opts(&path, options()).await?.bytes().await };
+        self.call("read", key, call).await
+    }
+
+    /// When the object was written, by the store's clock.
+    pub(crate) async fn modified(&self, key: &str) -> Result<DateTime<Utc>> {
+        let path = self.path(key);
+        let call = || async { Ok(self.inner.head(&path).await?.last_modified) };
         self.call("read", key, call).await
     }
 

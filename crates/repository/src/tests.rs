@@ -5,6 +5,7 @@ mod damage;
 mod expire;
 mod faults;
 mod golden;
+mod leftover;
 mod single_files;
 mod trees;
 

@@ -94,5 +94,6 @@ fn branch() -> Stored {
         history_files,
         readers: Vec::new(),
         running: Vec::new(),
+        leftovers: Vec::new(),
     }
 }

@@ -277,7 +277,7 @@ impl<'a> Branch<'a> {
         }
     }
 
-    fn readers(&self) -> impl Iterator<Item = Reason> {
+    pub(crate) fn readers(&self) -> impl Iterator<Item = Reason> {
         let readers = self.stored.readers.iter().take(MOST_NAMED);
         readers.map(|reader| Reason::Reading {
             what: reader.what.clone(),

@@ -17,6 +17,7 @@
 
 mod judge;
 mod keep;
+mod leftover;
 mod needs;
 mod plan;
 mod project;
@@ -26,10 +27,13 @@ mod stored;
 mod tree;
 
 pub use keep::{compare_retentions, default_wal_keep};
+pub use leftover::{LEFTOVER_AGE, LeftoverFate, LeftoverVerdict};
 pub use needs::{Need, Needs, Purpose};
 pub use plan::{
     Class, Decision, Earliest, HistoryVerdict, Plan, Totals, Verdict, WalFate, WalVerdict, plan,
 };
 pub use project::project;
 pub use reason::Reason;
-pub use stored::{Backup, HistoryFile, Reader, RunningBackup, Stored, WalFile, WalFileKind};
+pub use stored::{
+    Backup, Ended, HistoryFile, Leftover, Reader, RunningBackup, Stored, WalFile, WalFileKind,
+};

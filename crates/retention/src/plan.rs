@@ -10,6 +10,7 @@ use events::{BackupId, SweepId, Timestamp};
 use pg_format::{Lsn, SegmentName, TimelineId};
 
 use crate::judge::{Branch, Judged};
+use crate::leftover::{self, LeftoverFate, LeftoverVerdict};
 use crate::needs::{self, Needs};
 use crate::reason::Reason;
 use crate::stored::Stored;
@@ -29,6 +30,8 @@ pub struct Plan {
     pub wal: Vec<WalVerdict>,
     /// The timeline history files, by timeline.
     pub histories: Vec<HistoryVerdict>,
+    /// What backups left over, by backup.
+    pub leftovers: Vec<LeftoverVerdict>,
     /// The first moment from which on every moment can be restored, when the plan is carried out.
     pub earliest: Option<Earliest>,
     /// Why nothing goes at the moment, of WAL or at all.
@@ -161,7 +164,7 @@ pub struct Earliest {
 /// Bytes in the repository.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Of backups that stay, marked ones included.
+    /// Of backups that stay, marked ones and what others left over included.
     pub backup_bytes_kept: u64,
     /// Of backups to be deleted now.
     pub backup_bytes_going: u64,
@@ -202,6 +205,7 @@ pub fn plan(stored: &Stored) -> Plan {
         backups: judged.iter().map(verdict).collect(),
         wal,
         histories,
+        leftovers: leftover::verdicts(stored, &branch.readers().collect::<Vec<_>>()),
         earliest: earliest(&branch, &judged),
         in_the_way: branch.in_the_way(),
         totals: Totals::default(),
@@ -261,6 +265,13 @@ impl Plan {
         })
     }
 
+    /// The backups whose leftovers are to be deleted now.
+    pub fn leftovers_going(&self) -> impl Iterator<Item = BackupId> {
+        let going = self.leftovers.iter();
+        let going = going.filter(|verdict| verdict.fate == LeftoverFate::Delete);
+        going.map(|verdict| verdict.leftover.backup_id)
+    }
+
     /// What is to be deleted now, as far as one sweep takes it: no WAL before the last backup, no history file before
     /// the last WAL. `None` when nothing is.
     #[must_use]
@@ -275,13 +286,17 @@ impl Plan {
             let going = self.histories.iter().filter(|verdict| verdict.goes);
             histories.extend(going.map(|verdict| verdict.timeline).take(MOST_AT_ONCE));
         }
+        let leftovers: Vec<_> = self.leftovers_going().take(MOST_AT_ONCE).collect();
         let nothing = backups.is_empty() && wal.is_empty() && histories.is_empty();
+        let nothing = nothing && leftovers.is_empty();
         (!nothing).then_some(Sweep {
             sweep_id,
             asked_at: self.now,
             backups,
             wal,
             histories,
+            leftovers,
+            hollow: false,
         })
     }
 
@@ -297,6 +312,14 @@ impl Plan {
             match verdict.fate {
                 WalFate::Prune => totals.wal_bytes_going += verdict.stored_bytes,
                 _ => totals.wal_bytes_kept += verdict.stored_bytes,
+            }
+        }
+        for verdict in &self.leftovers {
+            match verdict.fate {
+                LeftoverFate::Delete => {
+                    totals.backup_bytes_going += verdict.leftover.stored_bytes;
+                }
+                _ => totals.backup_bytes_kept += verdict.leftover.stored_bytes,
             }
         }
         for verdict in &self.histories {

@@ -22,6 +22,7 @@ pub fn project(stored: &Stored, at: Timestamp) -> Stored {
     later.now = at;
     later.readers.clear();
     later.running.clear();
+    // Whether a backup that is under way becomes one is not known: what it stores is not foretold to go.
     for backup in &mut later.backups {
         let mark = marks.get(&backup.id).filter(|mark| mark.asked_at <= at);
         backup.deletion = backup.deletion.or(mark.copied());

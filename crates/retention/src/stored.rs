@@ -31,6 +31,32 @@ pub struct Stored {
     pub readers: Vec<Reader>,
     /// Backups that are being taken.
     pub running: Vec<RunningBackup>,
+    /// What is stored of backups that have no manifest, and that no manifest names.
+    pub leftovers: Vec<Leftover>,
+}
+
+/// What is stored of a backup without a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// Bytes in the repository.
+    pub stored_bytes: u64,
+    /// When the last of it was written: so long before [`Stored::now`] as it is by the store's own clock.
+    pub last_written: Timestamp,
+    /// What is known of the backup.
+    pub ended: Ended,
+}
+
+/// What is known of a backup that has no manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It has failed, was let go, or nobody knows of it any more.
+    Over,
+    /// It waits or is being taken, as far as anybody has heard.
+    UnderWay,
+    /// It was completed, and nobody let it go: whoever lost its manifest may bring it back.
+    ManifestLost,
 }
 
 /// A completed backup, with its mark.

@@ -14,7 +14,7 @@ use events::document::WalStretch;
 use events::event::{BackupExpired, BranchSweepRequested, BranchSwept, WalPruned};
 use events::{BackupId, Event, MessageId, subject};
 use pg_format::WalSegmentSize;
-use repository::{BranchWriter, Deleted, Repository, RepositoryError};
+use repository::{BranchWriter, Deleted, NamedPacks, Repository, RepositoryError};
 use service::clock::Clock;
 
 use crate::pulse::Pulse;
@@ -102,11 +102,10 @@ impl Sweeps {
             return Ok(());
         }
         if let Some(size) = size {
-            let pruned = branch.prune_wal(&sweep.wal, size, &advanced).await?;
-            for (stretch, gone) in sweep.wal.iter().zip(pruned) {
-                deleted = deleted.and(gone);
-                self.pruned(request, *stretch, gone).await?;
-            }
+            let Some(pruned) = self.prune(request, &branch, size, pulse).await? else {
+                return Ok(());
+            };
+            deleted = deleted.and(pruned);
         } else if !sweep.wal.is_empty() {
             tracing::warn!(
                 "neither the branch's record nor a backup tells its segment size; its wal stays"
@@ -116,8 +115,95 @@ impl Sweeps {
             branch.delete_history(*timeline).await?;
             deleted.objects += 1;
         }
+        let named = match sweep.leftovers.is_empty() {
+            true => NamedPacks::default(),
+            // Who commits later names packs of backups that have a manifest.
+            false => branch.packs_named_by_others(&[]).await?,
+        };
+        for backup in &sweep.leftovers {
+            if !self.is_listed(request).await? {
+                return Ok(());
+            }
+            let of_this = (&branch, *backup, &named);
+            deleted = deleted.and(self.left_over(request, of_this, pulse).await?);
+        }
+        if sweep.hollow {
+            if !self.is_listed(request).await? {
+                return Ok(());
+            }
+            let gone = self.repository.delete_hollow(&branch, &advanced).await?;
+            tracing::info!(deleted = gone.is_some(), "nothing was left of the branch");
+            deleted = deleted.and(gone.unwrap_or_default());
+        }
         tracing::info!(objects = deleted.objects, bytes = deleted.bytes, "swept");
         self.swept(delivery, request, deleted, &fence).await
+    }
+
+    /// Deletes the WAL, and tells of each stretch. `None` when it is no longer wanted in the middle.
+    async fn prune(
+        &self,
+        request: &BranchSweepRequested,
+        branch: &BranchWriter,
+        size: WalSegmentSize,
+        pulse: &Pulse,
+    ) -> Result<Option<Deleted>, SweepError> {
+        let (stretches, advanced) = (&request.sweep.wal, || pulse.advance());
+        let mut pruned = vec![Deleted::default(); stretches.len()];
+        let mut pruning = branch.find_prunable(stretches, size).await?;
+        while let Some((number, gone)) = branch.prune_some(&mut pruning, &advanced).await? {
+            pruned[number] = pruned[number].and(gone);
+            // There may be a million of them.
+            if !self.is_listed(request).await? {
+                tracing::info!("the sweep is no longer wanted; the rest of its wal stays");
+                return Ok(None);
+            }
+        }
+        if let Some(last) = pruned.last_mut() {
+            *last = last.and(branch.prune_around(&pruning, &advanced).await?);
+        }
+        for (stretch, gone) in stretches.iter().zip(&pruned) {
+            self.pruned(request, *stretch, *gone).await?;
+        }
+        Ok(Some(
+            pruned.into_iter().fold(Deleted::default(), Deleted::and),
+        ))
+    }
+
+    /// Deletes what a backup left over, if it is over as far as anybody has heard. What is not deleted now is looked at
+    /// again by a later round.
+    async fn left_over(
+        &self,
+        request: &BranchSweepRequested,
+        (branch, backup, named): (&BranchWriter, BackupId, &NamedPacks),
+        pulse: &Pulse,
+    ) -> Result<Deleted, SweepError> {
+        let fence = subject::backup_fence(&request.instance, &request.branch, backup);
+        let last = self.bus.last_on(&fence).await?;
+        let last = last.as_ref().map(|last| &last.envelope.message);
+        if let Some(
+            Event::BackupQueued(_)
+            | Event::BackupRequested(_)
+            | Event::BackupStarted(_)
+            | Event::BackupProgressed(_),
+        ) = last
+        {
+            tracing::info!(%backup, "the backup is under way; nothing of it is deleted");
+            return Ok(Deleted::default());
+        }
+        let advanced = || pulse.advance();
+        let gone = branch
+            .delete_leftovers(backup, named, retention::LEFTOVER_AGE, &advanced)
+            .await?;
+        match gone {
+            Some(gone) => {
+                tracing::info!(%backup, objects = gone.objects, bytes = gone.bytes, "what a backup left over is deleted");
+                Ok(gone)
+            }
+            None => {
+                tracing::info!(%backup, "what looked like left over is not; it stays");
+                Ok(Deleted::default())
+            }
+        }
     }
 
     /// Whether the instance's document lists this sweep.

@@ -14,6 +14,7 @@
 //!   has marked it may sweep early by as much, never before the time of grace has passed by its own clock.
 
 mod explain;
+mod hollow;
 mod memory;
 mod round;
 mod stored;

@@ -161,6 +161,8 @@ pub(crate) fn sweep() -> Sweep {
             to_lsn: Lsn(0x300_0000),
         }],
         histories: Vec::new(),
+        leftovers: Vec::new(),
+        hollow: false,
     }
 }
 

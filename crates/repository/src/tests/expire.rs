@@ -258,6 +258,29 @@ async fn wal_goes_and_what_tells_of_nothing_else() {
 }
 
 #[tokio::test]
+async fn an_index_that_was_stored_behind_a_sweep_goes_with_the_next_one() {
+    let memory = Arc::new(InMemory::new());
+    let branch = main_of(&opened(Arc::clone(&memory) as Arc<dyn ObjectStore>));
+    wal(&branch).await;
+    let size = segment_size();
+    let read = branch.stored_wal_index(ONE, 70).await.unwrap().unwrap();
+    let _ = branch
+        .prune_wal(&[stretch(60, 129)], size, &|| {})
+        .await
+        .unwrap();
+    // The archiver had read the segment before it went.
+    branch.put_wal_index(ONE, &[read]).await.unwrap();
+    let group = |number: u64| format!("{number:016X}");
+    let groups = async || files(&keys(&memory).await, "/wal-index/00000001/");
+    assert_eq!(groups().await, [group(1), group(2)]);
+    let _ = branch
+        .prune_wal(&[stretch(129, 131)], size, &|| {})
+        .await
+        .unwrap();
+    assert_eq!(groups().await, [group(2)]);
+}
+
+#[tokio::test]
 async fn a_store_that_fails_in_the_middle_leaves_the_end_of_a_stretch() {
     let memory = Arc::new(InMemory::new());
     let plain = main_of(&opened(Arc::clone(&memory) as Arc<dyn ObjectStore>));
@@ -317,6 +340,8 @@ async fn whoever_restores_acts_as_if_it_were_gone() {
         backups: vec![backup_id(1)],
         wal: vec![stretch(60, 100), stretch(136, 137)],
         histories: vec![TimelineId(2)],
+        leftovers: Vec::new(),
+        hollow: false,
     };
     let left = stored.clone().without(&sweep);
     assert_eq!(left.backups.len(), 1);

@@ -258,6 +258,7 @@ impl World {
             history_files: histories.collect(),
             readers: self.reading.then(reader).into_iter().collect(),
             running: Vec::new(),
+            leftovers: Vec::new(),
         }
     }
 

@@ -12,8 +12,8 @@ use events::{
     example, topology,
 };
 use futures::StreamExt as _;
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::{ObjectStore, PutOptions};
 use pg_format::{Lsn, SegmentName, SystemIdentifier, TimelineId};
 use repository::faulty::{Fault, FaultyStore, Operation};
 use repository::{BackupOptions, BranchRecord, RetryPolicy, archive};
@@ -107,6 +107,8 @@ impl Place {
                 to_lsn: Lsn(10 * MIB),
             }],
             histories: vec![TimelineId(4)],
+            leftovers: Vec::new(),
+            hollow: false,
         };
         let request = BranchSweepRequested {
             instance: instance(),
@@ -386,4 +388,102 @@ impl Handler<Event> for Counted {
         let _before = self.deliveries.fetch_add(1, Ordering::SeqCst);
         self.sweeps.handle(delivery).await
     }
+}
+
+#[tokio::test]
+async fn a_sweep_that_is_withdrawn_among_its_wal_stops_soon() {
+    let mut place = Place::new().await;
+    let branch = place
+        .sweeps
+        .repository
+        .writer(&instance(), &BranchName::main());
+    let raw = Bytes::from(vec![0; 100]);
+    // Listed as segments, whatever is in them.
+    for number in 20..2300 {
+        let name = SegmentName::new(TimelineId(1), number, size());
+        let key = format!("v1/orders/main/wal/00000001/{name}");
+        let path = object_store::path::Path::from(key);
+        let put = place
+            .store
+            .put_opts(&path, raw.clone().into(), PutOptions::default());
+        let _ = put.await.unwrap();
+    }
+    place.request.sweep.backups.clear();
+    place.request.sweep.wal[0] = WalStretch {
+        timeline: TimelineId(1),
+        from_lsn: Lsn(20 * MIB),
+        to_lsn: Lsn(2300 * MIB),
+    };
+    place.list(Some(place.request.sweep.clone())).await;
+    let deleting = Arc::new(tokio::sync::Notify::new());
+    let (begun, deletions) = (Arc::clone(&deleting), AtomicU64::new(0));
+    let plan = move |operation, _: &object_store::path::Path| {
+        if operation == Operation::Delete && deletions.fetch_add(1, Ordering::SeqCst) == 500 {
+            begun.notify_one();
+            return Fault::Delay(Duration::from_secs(1));
+        }
+        Fault::Pass
+    };
+    let store = FaultyStore::new(Arc::clone(&place.store) as Arc<dyn ObjectStore>, plan);
+    let slow = Sweeps {
+        bus: place.sweeps.bus.clone(),
+        repository: repository(Arc::new(store)),
+        clock: Arc::clone(&place.sweeps.clock),
+    };
+    let withdraw = async {
+        deleting.notified().await;
+        place.list(None).await;
+    };
+    let delivery = place.delivery();
+    let (outcome, ()) = tokio::join!(slow.handle(&delivery), withdraw);
+    assert_eq!(outcome, Outcome::Done);
+    let left = branch.list_wal(size()).await.unwrap();
+    assert_eq!(left.len(), 10 + 2280 - 1000);
+    assert_eq!(place.types().await, ["branch.sweep_requested"]);
+}
+
+#[tokio::test]
+async fn what_a_backup_that_is_under_way_stored_is_not_left_over() {
+    let mut place = Place::new().await;
+    let branch = place
+        .sweeps
+        .repository
+        .writer(&instance(), &BranchName::main());
+    let pack = format!("v1/orders/main/packs/{}/a/000000", id(7));
+    let path = object_store::path::Path::from(pack);
+    let put = place
+        .store
+        .put_opts(&path, "chunks".into(), PutOptions::default());
+    let _ = put.await.unwrap();
+    let started = Event::BackupStarted(events::event::BackupStarted {
+        backup_id: id(7),
+        instance: instance(),
+        branch: BranchName::main(),
+        worker: "w".to_owned(),
+        attempt: "a".to_owned(),
+        started_at: example::at(0),
+    });
+    place.request.sweep.leftovers = vec![id(7)];
+    let said = place
+        .sweeps
+        .outgoing(&place.request, started, "started".to_owned());
+    let _ = place.sweeps.bus.publish(said).await.unwrap();
+    let (request, pulse) = (&place.request, Pulse::new(&Progress::default()));
+    let named = NamedPacks::default();
+    let gone = place
+        .sweeps
+        .left_over(request, (&branch, id(7), &named), &pulse)
+        .await;
+    assert_eq!(gone.unwrap(), Deleted::default());
+    // Nobody says so any more, and it was written to just now.
+    let nobody = Sweeps {
+        bus: Bus::in_memory(),
+        repository: place.sweeps.repository.clone(),
+        clock: Arc::clone(&place.sweeps.clock),
+    };
+    let gone = nobody
+        .left_over(request, (&branch, id(7), &named), &pulse)
+        .await;
+    assert_eq!(gone.unwrap(), Deleted::default());
+    assert!(branch.stored_packs(id(7)).await.unwrap().is_some());
 }

@@ -266,6 +266,8 @@ async fn a_backup_that_a_sweep_has_is_not_found_whatever_is_missing_of_it() {
                 backups: backups.clone(),
                 wal: Vec::new(),
                 histories: Vec::new(),
+                leftovers: Vec::new(),
+                hollow: false,
             };
             let _none = document.sweeps.insert(branch.clone(), sweep);
             Decision::Put(Box::new(document), ())

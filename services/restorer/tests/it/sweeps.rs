@@ -47,6 +47,8 @@ fn of(first: &BackupSummary, second: &BackupSummary) -> Sweep {
             to_lsn: floor(second.start_lsn),
         }],
         histories: Vec::new(),
+        leftovers: Vec::new(),
+        hollow: false,
     }
 }
 

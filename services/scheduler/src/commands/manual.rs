@@ -158,7 +158,7 @@ fn place_of(summary: &BackupSummary) -> ManualBackup {
 }
 
 /// Whether a backup of which this is the last word waits or is being taken.
-pub(super) fn is_under_way(last: &Event) -> bool {
+pub(crate) fn is_under_way(last: &Event) -> bool {
     matches!(
         last,
         Event::BackupQueued(_)

@@ -1,5 +1,7 @@
 //! Restores: the branch name is claimed before anything is asked of a restorer.
 
+use std::sync::Arc;
+
 use bus::Sequence;
 use events::command::RestoreCreate;
 use events::document::Branch;
@@ -9,6 +11,7 @@ use repository::RepositoryError;
 
 use super::{Given, World};
 use crate::refusal::{Refusal, Unfinished, published_once};
+use crate::retention::Rounds;
 
 impl World {
     pub(super) async fn create_restore(
@@ -71,6 +74,15 @@ impl World {
         let reader = self.repository.reader(&create.instance, &create.branch);
         match RepositoryError::absent_as_none(reader.record().await)? {
             None => Ok(()),
+            Some(_) if self.is_cleared(create).await? => Err(Refusal::new(
+                RefusalCode::NameTaken,
+                format!(
+                    "an earlier branch {} left no backup and no wal; what is left of it is being removed",
+                    create.branch
+                ),
+                "Try again in a moment, or choose another name with --as.",
+            )
+            .into()),
             Some(_) => Err(Refusal::new(
                 RefusalCode::NameTaken,
                 format!(
@@ -81,6 +93,15 @@ impl World {
             )
             .into()),
         }
+    }
+
+    /// Whether nothing is left of a branch of that name; then it is being removed from now on.
+    async fn is_cleared(&self, create: &RestoreCreate) -> Result<bool, Unfinished> {
+        let rounds = Rounds {
+            world: self.clone(),
+            memory: Arc::default(),
+        };
+        rounds.clear_hollow(&create.instance, &create.branch).await
     }
 }
 

@@ -2,12 +2,13 @@
 
 use bus::{BusError, QueryError};
 use events::retention_plan::{
-    BackupRetention, BranchRetention, Fate, RetentionAnswer, RetentionClass, RetentionQuestion,
-    WalRetention,
+    BackupRetention, BranchRetention, Fate, LeftoverRetention, RetentionAnswer, RetentionClass,
+    RetentionQuestion, WalRetention,
 };
 use events::{BackupId, BranchName, InstanceName, Timestamp, subject};
 use retention::{
-    Class, Decision, Needs, Plan, Purpose, Reason, Stored, Verdict, WalFate, WalVerdict,
+    Class, Decision, LeftoverFate, LeftoverVerdict, Needs, Plan, Purpose, Reason, Stored, Verdict,
+    WalFate, WalVerdict,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -108,6 +109,11 @@ fn tell(branch: BranchName, found: &Found, at: Option<Timestamp>) -> BranchReten
         .iter()
         .map(|verdict| stretch(verdict, going))
         .collect();
+    let mut leftovers: Vec<_> = plan
+        .leftovers
+        .iter()
+        .map(|one| left_over(one, going))
+        .collect();
     let mut postponed = postponed(&plan, found, &branch);
     if let Some(sweep) = sweep {
         for backup in &mut backups {
@@ -122,6 +128,12 @@ fn tell(branch: BranchName, found: &Found, at: Option<Timestamp>) -> BranchReten
                     && (stretch.from_lsn..stretch.to_lsn).contains(&one.from_lsn)
             };
             if sweep.wal.iter().any(swept) {
+                (one.fate, one.until) = (going, None);
+                ALREADY.clone_into(&mut one.reason);
+            }
+        }
+        for one in &mut leftovers {
+            if sweep.leftovers.contains(&one.id) {
                 (one.fate, one.until) = (going, None);
                 ALREADY.clone_into(&mut one.reason);
             }
@@ -149,6 +161,7 @@ fn tell(branch: BranchName, found: &Found, at: Option<Timestamp>) -> BranchReten
         earliest: plan.earliest.map(|earliest| earliest.at),
         backups,
         wal,
+        leftovers,
         kept_bytes: all.saturating_sub(going_bytes),
         going_bytes,
         postponed,
@@ -231,6 +244,38 @@ fn backup(verdict: &Verdict, stored: &Stored, going: Fate) -> BackupRetention {
         wal_until,
         size_bytes: verdict.stored_bytes,
         wal_bytes: verdict.wal_bytes,
+    }
+}
+
+fn left_over(verdict: &LeftoverVerdict, going: Fate) -> LeftoverRetention {
+    let failed = "left over from a backup that failed or was let go";
+    let (fate, reason, until) = match &verdict.fate {
+        LeftoverFate::Wait { until } => (Fate::Grace, failed.to_owned(), Some(*until)),
+        LeftoverFate::Delete => (going, failed.to_owned(), None),
+        LeftoverFate::Postponed { why } => {
+            let why: Vec<String> = why.iter().map(Reason::to_string).collect();
+            (
+                Fate::Postponed,
+                format!("{failed}; {}", why.join("; ")),
+                None,
+            )
+        }
+        LeftoverFate::UnderWay => {
+            let text = "stored by a backup that is being taken";
+            (Fate::Keep, text.to_owned(), None)
+        }
+        LeftoverFate::Stays => {
+            let text = "the backup was completed and its manifest is missing: bring that back, or delete the objects";
+            (Fate::Keep, text.to_owned(), None)
+        }
+    };
+    LeftoverRetention {
+        id: verdict.leftover.backup_id,
+        bytes: verdict.leftover.stored_bytes,
+        last_written: verdict.leftover.last_written,
+        fate,
+        reason,
+        until,
     }
 }
 

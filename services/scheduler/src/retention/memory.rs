@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::TimeDelta;
 use events::{BranchName, InstanceName, Timestamp};
 use repository::Digest;
-use retention::{Class, Decision, Plan, WalFate};
+use retention::{Class, Decision, LeftoverFate, Plan, WalFate};
 
 /// Everything is read again after so long, whatever was foreseen.
 const LONGEST_QUIET: TimeDelta = TimeDelta::days(1);
@@ -82,6 +82,13 @@ pub(crate) fn quiet_until(plan: &Plan) -> Option<Timestamp> {
         }
         if let Class::Pitr { until: Some(end) } = verdict.class {
             until = until.min(end);
+        }
+    }
+    for verdict in &plan.leftovers {
+        match &verdict.fate {
+            LeftoverFate::Wait { until: end } => until = until.min(*end),
+            LeftoverFate::UnderWay | LeftoverFate::Stays => {}
+            LeftoverFate::Delete | LeftoverFate::Postponed { .. } => return None,
         }
     }
     let done = plan.in_the_way.is_empty()

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::Rounds;
 use super::memory::{Quiet, quiet_until};
 use super::stored::{self, Found, Life, life};
+use crate::alerts;
 use crate::commands::manual;
 use crate::refusal::Unfinished;
 
@@ -83,10 +84,16 @@ impl Rounds {
         }
         self.memory.keep(instance, branch, None);
         let Some(found) = stored::find(&self.world, instance, branch).await? else {
+            if !live {
+                let _is = self.clear_hollow(instance, branch).await?;
+            }
             return Ok(());
         };
         if stored::life(&found.document, branch) != life {
             return Ok(());
+        }
+        if live {
+            alerts::tell_wal(&self.world, place, &found.archive.objects).await;
         }
         let plan = retention::plan(&found.stored);
         // What stays although it has expired, such as the newest, is not counted any more.
@@ -103,6 +110,10 @@ impl Rounds {
             until: next_end.map_or(until, |end| end.min(until)),
         });
         self.carry_out(place, &found, &plan).await?;
+        let nothing = plan.backups.is_empty() && plan.wal.is_empty() && plan.leftovers.is_empty();
+        if !live && nothing && plan.in_the_way.is_empty() {
+            let _is = self.clear_hollow(instance, branch).await?;
+        }
         self.memory.keep(instance, branch, quiet);
         Ok(())
     }

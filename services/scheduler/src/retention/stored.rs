@@ -17,6 +17,8 @@ use retention::{Backup, HistoryFile, Reader, RunningBackup, Stored, WalFile, Wal
 use crate::commands::World;
 use crate::refusal::Unfinished;
 
+mod leftovers;
+
 /// A branch as it was found.
 pub(crate) struct Found {
     pub(crate) archive: Archive,
@@ -74,6 +76,8 @@ pub(crate) async fn find(
     let reader = world.repository.reader(instance, branch);
     // One that ends while the repository is read may be in neither, so the slot is read on both sides of that.
     let before = slot(world, instance, branch).await?;
+    // One that is committed meanwhile has its manifest when the manifests are read.
+    let with_packs = reader.backups_with_packs().await?;
     let (archive, size) = archive::read_all(&reader).await?;
     // What is going on is read after what is stored: what began later is seen, what is not listed is not touched.
     let found = world.bus.instances().get(instance).await?;
@@ -93,6 +97,8 @@ pub(crate) async fn find(
     stored.live = life(&document, branch) == Life::Live;
     stored.readers.extend(readers(&document, branch));
     stored.running = under_way;
+    let place = (instance, branch);
+    stored.leftovers = leftovers::find(world, place, &archive, with_packs, (now, &taken)).await?;
     Ok(Some(Found {
         archive,
         stored,
@@ -101,7 +107,7 @@ pub(crate) async fn find(
 }
 
 /// The backup that a branch's slot names. A value that cannot be read names one that nobody knows.
-async fn slot(
+pub(super) async fn slot(
     world: &World,
     instance: &InstanceName,
     branch: &BranchName,
@@ -149,6 +155,7 @@ fn from(archive: &Archive, (now, grace): (Timestamp, TimeDelta), size: WalSegmen
         history_files: histories(archive),
         readers: unreadable.collect(),
         running: Vec::new(),
+        leftovers: Vec::new(),
     }
 }
 

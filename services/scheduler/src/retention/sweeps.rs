@@ -11,9 +11,10 @@ use chrono::TimeDelta;
 use events::document::{Sweep, WalStretch};
 use events::event::{BranchSweepRequested, BranchSwept};
 use events::{BranchName, Event, InstanceName, MessageId, SweepId, subject};
-use retention::{Plan, WalFate};
+use retention::{LeftoverFate, Plan, WalFate};
 
 use super::Rounds;
+use super::hollow::is_hollow;
 use super::stored::{self, Life, life, readers};
 use crate::commands::World;
 use crate::refusal::{Unfinished, published_once};
@@ -61,26 +62,19 @@ impl Rounds {
     ) -> Result<(), Unfinished> {
         let world = &self.world;
         let fence = subject::sweep_fence(instance, branch, sweep.sweep_id);
-        let last = world.bus.last_on(&fence).await?;
-        let Some(last) = last else {
-            return match self.may_go(instance, branch, sweep).await? {
-                true => {
-                    self.request(instance, branch, sweep, (&fence, Sequence::NONE))
-                        .await
-                }
-                false => self.withdraw(instance, branch, sweep, &fence).await,
-            };
-        };
-        if let Event::BranchSwept(_) = last.envelope.message {
-            return world.forget_sweep(instance, branch, sweep.sweep_id).await;
-        }
-        // The request may be gone, or was acknowledged while the document was not to be had.
-        match world.clock.now() - last.envelope.time >= ASK_AGAIN_AFTER {
-            true => {
-                self.request(instance, branch, sweep, (&fence, last.sequence))
-                    .await
+        let last = match world.bus.last_on(&fence).await? {
+            None => Sequence::NONE,
+            Some(last) if matches!(last.envelope.message, Event::BranchSwept(_)) => {
+                return world.forget_sweep(instance, branch, sweep.sweep_id).await;
             }
-            false => Ok(()),
+            Some(last) if world.clock.now() - last.envelope.time < ASK_AGAIN_AFTER => return Ok(()),
+            // The request may be gone, or was acknowledged while the document was not to be had. What was true when it
+            // was made may not be so any more: what is left of it was found to be the only sound backup.
+            Some(last) => last.sequence,
+        };
+        match self.may_go(instance, branch, sweep).await? {
+            true => self.request(instance, branch, sweep, (&fence, last)).await,
+            false => self.withdraw(instance, branch, sweep, (&fence, last)).await,
         }
     }
 
@@ -92,8 +86,13 @@ impl Rounds {
         branch: &BranchName,
         sweep: &Sweep,
     ) -> Result<bool, Unfinished> {
-        let found = stored::find(&self.world, instance, branch).await?;
-        let may = found.is_some_and(|found| lets_go(&retention::plan(&found.stored), sweep));
+        let may = match sweep.hollow {
+            true => is_hollow(&self.world, instance, branch).await?,
+            false => {
+                let found = stored::find(&self.world, instance, branch).await?;
+                found.is_some_and(|found| lets_go(&retention::plan(&found.stored), sweep))
+            }
+        };
         if !may {
             tracing::info!(sweep = %sweep.sweep_id, "something is to stay after all; the sweep is withdrawn");
         }
@@ -120,13 +119,14 @@ impl Rounds {
         Ok(published_once(self.say(event, sweep, over).await)?)
     }
 
-    /// Ends a sweep that nobody has been asked to carry out. If somebody has, it goes on.
+    /// Ends a sweep that nobody has been asked to carry out, or not for long. If somebody has meanwhile, it goes on. A
+    /// worker that has it nevertheless asks the document before each piece.
     async fn withdraw(
         &self,
         instance: &InstanceName,
         branch: &BranchName,
         sweep: &Sweep,
-        fence: &str,
+        over: (&str, Sequence),
     ) -> Result<(), Unfinished> {
         let event = Event::BranchSwept(BranchSwept {
             instance: instance.clone(),
@@ -136,7 +136,7 @@ impl Rounds {
             bytes: 0,
             swept_at: self.world.clock.now(),
         });
-        match self.say(event, sweep, (fence, Sequence::NONE)).await {
+        match self.say(event, sweep, over).await {
             Ok(_) => {
                 let world = &self.world;
                 world.forget_sweep(instance, branch, sweep.sweep_id).await
@@ -176,8 +176,21 @@ fn lets_go(plan: &Plan, sweep: &Sweep) -> bool {
         };
         one.fate == WalFate::Prune || !sweep.wal.iter().any(swept)
     });
+    // A manifest that has come meanwhile is one of those of the plan.
+    let committed = plan.backups.iter();
+    let committed = committed.map(|one| one.backup_id);
+    let leftovers = plan.leftovers.iter().all(|one| {
+        one.fate == LeftoverFate::Delete || !sweep.leftovers.contains(&one.leftover.backup_id)
+    });
+    let leftovers = leftovers
+        && !committed
+            .into_iter()
+            .any(|id| sweep.leftovers.contains(&id));
     let mut histories = plan.histories.iter();
-    backups && wal && histories.all(|one| one.goes || !sweep.histories.contains(&one.timeline))
+    backups
+        && wal
+        && leftovers
+        && histories.all(|one| one.goes || !sweep.histories.contains(&one.timeline))
 }
 
 impl World {

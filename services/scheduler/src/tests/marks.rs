@@ -138,6 +138,8 @@ impl Place {
                         backups,
                         wal: Vec::new(),
                         histories: Vec::new(),
+                        leftovers: Vec::new(),
+                        hollow: false,
                     };
                     drop(document.sweeps.insert(main, sweep));
                 }

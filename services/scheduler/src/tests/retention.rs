@@ -1,5 +1,6 @@
 //! Rounds of retention on an in-memory bus and repository, with a manual clock; a worker is played by the test.
 
+mod leftovers;
 mod place;
 mod second_look;
 
@@ -160,6 +161,8 @@ fn sweep_of(numbers: &[u64]) -> Sweep {
         backups: numbers.iter().map(|number| id(*number)).collect(),
         wal: Vec::new(),
         histories: Vec::new(),
+        leftovers: Vec::new(),
+        hollow: false,
     }
 }
 

@@ -180,6 +180,16 @@ impl Place {
         for timeline in &sweep.histories {
             branch.delete_history(*timeline).await.unwrap();
         }
+        let named = branch.packs_named_by_others(&[]).await.unwrap();
+        for backup in &sweep.leftovers {
+            let age = retention::LEFTOVER_AGE;
+            let gone = branch.delete_leftovers(*backup, &named, age, &|| {}).await;
+            let _gone = gone.unwrap();
+        }
+        if sweep.hollow {
+            let deleted = self.world.repository.delete_hollow(&branch, &|| {}).await;
+            assert!(deleted.unwrap().is_some());
+        }
         let event = Event::BranchSwept(BranchSwept {
             instance: request.instance.clone(),
             branch: request.branch.clone(),
