@@ -103,7 +103,7 @@ fn text(question: &MomentsQuestion, found: &Moments, window: Option<&Window>) ->
             instance, branch, ..
         } = question;
         text.push_str(&format!(
-            "\nWhere no moment to restore to is shown, there is none: it lies before the first backup, or where WAL is \
+            "\nWhere no moment to restore to is shown, there is none: it lies before the first sound backup, or where WAL is \
              missing.\nSee: zektor window {instance} --branch {branch}\n"
         ));
     }

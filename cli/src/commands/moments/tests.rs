@@ -154,7 +154,7 @@ fn what_cannot_be_restored_has_no_way_back() {
     14:04:00.000000Z  a table without a known name written anew  8200         2026-03-01T14:03:59.999999Z
         file 16411 in database shop
 
-    Where no moment to restore to is shown, there is none: it lies before the first backup, or where WAL is missing.
+    Where no moment to restore to is shown, there is none: it lies before the first sound backup, or where WAL is missing.
     See: zektor window shop --branch main
 
     commits  ▁···█
