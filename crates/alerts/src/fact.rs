@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use events::event::{DrillStep, FailureCause, GapCause, SlotRiskLevel};
-use events::{BackupId, BackupType, DrillId, Timestamp};
+use events::{BackupId, BackupType, DrillId, ScheduleId, Timestamp};
 use pg_format::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +64,36 @@ pub enum Fact {
         /// What the archiver says is in the way.
         error: Option<String>,
     },
-    /// The longest time between two backups that the schedules in force promise; absent when there are none.
-    Promised(Option<TimeDelta>),
+    /// What the schedules in force promise.
+    Promised(Vec<Promised>),
+    /// A due backup was not taken, because of another one.
+    FireSkipped {
+        /// The schedule.
+        schedule: ScheduleId,
+        /// Why.
+        reason: String,
+    },
+    /// Bytes of WAL that the repository holds, by the day (UTC) they were stored on, as far as it still does.
+    WalStored(Vec<(Timestamp, u64)>),
+    /// Somebody stopped the branch's server by hand: it writes no WAL.
+    ServerStopped,
+    /// It was started again.
+    ServerStarted,
+}
+
+/// What a schedule in force promises.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promised {
+    /// The schedule.
+    pub schedule: ScheduleId,
+    /// Its name.
+    pub name: String,
+    /// The longest time between two of its backups.
+    pub every: TimeDelta,
+    /// How long they are kept. A backup that is kept as long is as good as its own.
+    pub kept: TimeDelta,
+    /// It promises nothing for the time before.
+    pub since: Timestamp,
 }
 
 /// A completed backup, as far as the rules want to know.
@@ -86,6 +114,9 @@ pub struct Completed {
     pub took_secs: i64,
     /// Pages with a wrong checksum on the source.
     pub damaged_pages: u64,
+    /// How long it is kept, in seconds; until it is deleted when absent.
+    #[serde(default)]
+    pub kept_secs: Option<i64>,
 }
 
 /// WAL that is missing.
@@ -112,4 +143,7 @@ pub struct FailedDrill {
     pub message: String,
     /// What can be done.
     pub hint: String,
+    /// The user's checks that do not hold, by name.
+    #[serde(default)]
+    pub false_checks: Vec<String>,
 }

@@ -1,11 +1,12 @@
 //! What is known of a branch: everything that the rules look at, and nothing that they do not.
 
-use chrono::TimeDelta;
 use events::event::{FailureCause, SlotRiskLevel};
-use events::{BackupId, BackupType, Timestamp};
+use events::{BackupId, BackupType, ScheduleId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::fact::{Completed, Fact, FailedDrill, Gap};
+use crate::kept::Kept;
+use crate::promises::Promises;
 use crate::recent::{Dated, insert};
 
 /// Completed backups that are remembered: enough for a median of each kind.
@@ -14,6 +15,8 @@ const FAILED: usize = 8;
 const GAPS: usize = 64;
 const LET_GO: usize = 64;
 const VERDICTS: usize = 64;
+/// Days of WAL: one that is judged, the one before it, and a week to compare them with.
+const WAL_DAYS: usize = 9;
 /// A rule about the archive's lag wants to see it twice.
 const LOOKS: usize = 2;
 
@@ -44,7 +47,16 @@ pub struct Facts {
     #[serde(default)]
     pub(crate) lag: Vec<At<Lag>>,
     #[serde(default)]
-    pub(crate) promise: Option<Promise>,
+    pub(crate) promises: Promises,
+    #[serde(default)]
+    pub(crate) kept: Kept,
+    #[serde(default)]
+    pub(crate) skipped: Option<At<Skipped>>,
+    #[serde(default)]
+    pub(crate) wal_days: Vec<At<u64>>,
+    /// Whether the server runs, and since when it does or does not. Nobody has said anything when absent.
+    #[serde(default)]
+    pub(crate) running: Option<At<bool>>,
 }
 
 /// Something, and since when.
@@ -60,6 +72,13 @@ pub(crate) struct Failure {
     pub(crate) cause: FailureCause,
     pub(crate) message: String,
     pub(crate) hint: String,
+}
+
+/// A due backup that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Skipped {
+    pub(crate) schedule: ScheduleId,
+    pub(crate) reason: String,
 }
 
 /// What reading a stored backup has shown.
@@ -94,13 +113,6 @@ pub(crate) struct Slot {
 pub(crate) struct Lag {
     pub(crate) secs: i64,
     pub(crate) error: Option<String>,
-}
-
-/// What the schedules promise, and since when they do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Promise {
-    pub(crate) secs: i64,
-    pub(crate) since: Timestamp,
 }
 
 impl Dated for At<Completed> {
@@ -139,6 +151,12 @@ impl Dated for At<Gap> {
     }
 }
 
+impl Dated for At<u64> {
+    fn place(&self) -> (Timestamp, String) {
+        (self.at, String::new())
+    }
+}
+
 impl Dated for At<Lag> {
     fn place(&self) -> (Timestamp, String) {
         (self.at, String::new())
@@ -159,7 +177,11 @@ impl Facts {
             slot: None,
             drill: None,
             lag: Vec::new(),
-            promise: None,
+            promises: Promises::default(),
+            kept: Kept::default(),
+            skipped: None,
+            wal_days: Vec::new(),
+            running: None,
         }
     }
 
@@ -169,7 +191,10 @@ impl Facts {
         let stale = at < self.floor;
         match fact {
             Fact::BackupCompleted(completed) => self.take_completed(at, completed),
-            Fact::Promised(interval) => self.take_promise(at, interval),
+            Fact::Promised(promised) => self.promises.take(at, promised),
+            Fact::WalStored(days) => self.take_wal_days(&days),
+            Fact::ServerStopped => newest(&mut self.running, At { at, what: false }),
+            Fact::ServerStarted => newest(&mut self.running, At { at, what: true }),
             _ if stale => {}
             Fact::BackupFailed {
                 backup_id,
@@ -216,6 +241,10 @@ impl Facts {
                 );
             }
             Fact::DrillEnded { failed, .. } => newest(&mut self.drill, At { at, what: failed }),
+            Fact::FireSkipped { schedule, reason } => {
+                let what = Skipped { schedule, reason };
+                newest(&mut self.skipped, At { at, what });
+            }
             Fact::LagSeen { lag, error } => {
                 let secs = lag.num_seconds();
                 let _ = insert(
@@ -230,19 +259,34 @@ impl Facts {
         }
     }
 
+    fn take_wal_days(&mut self, days: &[(Timestamp, u64)]) {
+        for (day, bytes) in days {
+            match self.wal_days.iter_mut().find(|known| known.at == *day) {
+                // What was pruned since was stored all the same.
+                Some(known) => known.what = known.what.max(*bytes),
+                None => {
+                    let (at, what) = (*day, *bytes);
+                    let _ = insert(&mut self.wal_days, At { at, what }, WAL_DAYS);
+                }
+            }
+        }
+    }
+
     fn take_completed(&mut self, at: Timestamp, completed: Completed) {
         // It may be announced twice, at two times, by two workers.
         let known = |other: &At<Completed>| other.what.backup_id == completed.backup_id;
-        if self.completed.iter().any(known)
-            || !insert(
-                &mut self.completed,
-                At {
-                    at,
-                    what: completed,
-                },
-                COMPLETED,
-            )
-        {
+        if self.completed.iter().any(known) {
+            return;
+        }
+        self.kept.take(at, completed.kept_secs);
+        if !insert(
+            &mut self.completed,
+            At {
+                at,
+                what: completed,
+            },
+            COMPLETED,
+        ) {
             return;
         }
         let last = self.last_completed_at();
@@ -329,24 +373,6 @@ impl Facts {
         };
     }
 
-    fn take_promise(&mut self, at: Timestamp, interval: Option<TimeDelta>) {
-        self.promise = interval.map(|interval| {
-            let secs = interval.num_seconds();
-            match self.promise {
-                // Backups that were fit for the old promise must not be overdue by the new one at once.
-                Some(before) if secs < before.secs => Promise {
-                    secs,
-                    since: before.since.max(at),
-                },
-                Some(before) => Promise {
-                    secs,
-                    since: before.since,
-                },
-                None => Promise { secs, since: at },
-            }
-        });
-    }
-
     /// Whether a backup is known that begins behind a gap.
     fn is_closed(&self, gap: &Gap) -> bool {
         self.completed
@@ -356,6 +382,34 @@ impl Facts {
 
     pub(crate) fn last_completed_at(&self) -> Option<Timestamp> {
         self.completed.last().map(|completed| completed.at)
+    }
+
+    /// Whether somebody stopped the server by hand.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| !running.what)
+    }
+
+    /// The looks at the archive since the server runs. It is behind by no more than the server has run.
+    pub(crate) fn looks(&self) -> Vec<At<Lag>> {
+        let since = self.running.as_ref().map(|running| running.at);
+        let looks = self.lag.iter().filter(|look| Some(look.at) >= since);
+        let counted = looks.cloned().map(|mut look| {
+            if let Some(since) = since {
+                look.what.secs = look.what.secs.min((look.at - since).num_seconds());
+            }
+            look
+        });
+        counted.collect()
+    }
+
+    /// When a backup that is kept for so long was last completed.
+    pub(crate) fn last_kept_for(&self, secs: i64) -> Option<Timestamp> {
+        let remembered = self
+            .completed
+            .iter()
+            .filter(|At { what, .. }| what.kept_secs.is_none_or(|kept| kept >= secs));
+        let last = remembered.map(|completed| completed.at).max();
+        last.max(self.kept.last_for(secs))
     }
 
     /// The newest completed backup, and what up to seven of its kind before it have stored.

@@ -5,6 +5,9 @@
 
 mod archive;
 mod backups;
+mod drill;
+mod growth;
+mod overdue;
 mod words;
 
 use events::Timestamp;
@@ -54,10 +57,10 @@ pub(crate) fn judge(
 ) -> Judgement {
     match rule {
         AlertRule::BackupFailing => backups::failing(facts, now, settings),
-        AlertRule::BackupOverdue => backups::overdue(facts, now, settings),
-        AlertRule::StorageGrowth => backups::growth(facts, settings),
+        AlertRule::BackupOverdue => overdue::overdue(facts, now, settings),
+        AlertRule::StorageGrowth => growth::growth(facts, settings),
         AlertRule::BackupDamaged => backups::damaged(facts),
-        AlertRule::DrillFailed => backups::drill(facts),
+        AlertRule::DrillFailed => drill::drill(facts),
         AlertRule::ArchiveLag => archive::lag(facts, settings),
         AlertRule::WalGap => archive::gap(facts),
         AlertRule::WindowShrinking => archive::shrinking(facts, now),

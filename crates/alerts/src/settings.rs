@@ -11,10 +11,12 @@ pub struct Settings {
     pub overdue: TimeDelta,
     /// The archive may be so far behind its server.
     pub lag: TimeDelta,
-    /// A backup may store so many times what those before it did.
+    /// A backup, or a day of WAL, may store so many times what those before it did.
     pub growth_factor: u32,
-    /// A backup that stores less is never too large.
+    /// A backup, or a day of WAL, that stores less is never too large.
     pub growth_bytes: u64,
+    /// What stands is told again after so long; never when absent.
+    pub remind: Option<TimeDelta>,
 }
 
 impl Default for Settings {
@@ -26,6 +28,7 @@ impl Default for Settings {
             lag: TimeDelta::minutes(5),
             growth_factor: 3,
             growth_bytes: 1 << 30,
+            remind: Some(TimeDelta::days(1)),
         }
     }
 }

@@ -36,6 +36,12 @@ pub struct Standing {
     pub severity: AlertSeverity,
     /// Since when it is so.
     pub since: Timestamp,
+    /// When it was last said.
+    #[serde(default)]
+    pub said_at: Option<Timestamp>,
+    /// How often people were reminded of it.
+    #[serde(default)]
+    pub reminders: u32,
 }
 
 /// A change that is to be said, and has perhaps been said.
@@ -63,6 +69,19 @@ pub enum Change {
         hint: String,
         /// Since when it is so.
         since: Timestamp,
+    },
+    /// It goes on.
+    Remind {
+        /// As it was raised.
+        severity: AlertSeverity,
+        /// One sentence, as it is now.
+        message: String,
+        /// What can be done.
+        hint: String,
+        /// Since when it is so, as it was raised.
+        since: Timestamp,
+        /// Counts from 1.
+        number: u32,
     },
     /// It ends.
     Resolve {
@@ -110,10 +129,16 @@ impl BranchState {
     #[must_use]
     pub fn keeps_up(&self, settings: &Settings) -> bool {
         self.facts
-            .lag
+            .looks()
             .iter()
             .all(|look| TimeDelta::seconds(look.what.secs) <= settings.lag)
             && !self.standing.contains_key(&AlertRule::ArchiveLag)
+    }
+
+    /// Whether somebody stopped the branch's server by hand.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.facts.is_stopped()
     }
 
     /// Looks what time has changed.
@@ -122,7 +147,7 @@ impl BranchState {
         if !self.closed {
             for rule in rules::RULES {
                 match rules::judge(rule, &self.facts, now, settings) {
-                    Judgement::Bad(finding) => self.bad(rule, finding, now),
+                    Judgement::Bad(finding) => self.bad(rule, finding, now, settings),
                     Judgement::Good(message) => self.good(rule, message, now),
                     Judgement::Unsettled => {}
                 }
@@ -171,19 +196,32 @@ impl BranchState {
             .retain(|announcement| announcement.serial > serial);
     }
 
-    fn bad(&mut self, rule: AlertRule, finding: Finding, now: Timestamp) {
+    fn bad(&mut self, rule: AlertRule, finding: Finding, now: Timestamp, settings: &Settings) {
+        let mut since = finding.since;
         match self.standing.get(&rule) {
-            Some(standing) if standing.severity >= finding.severity => return,
-            Some(_) => self.good(rule, "it has become worse, and is raised anew", now),
+            Some(standing) if standing.severity >= finding.severity => {
+                return self.remind(rule, &finding, now, settings);
+            }
+            Some(standing) => {
+                // By its beginning one alert is told from another.
+                since = if since == standing.since { now } else { since };
+                self.good(rule, "it has become worse, and is raised anew", now);
+            }
             None => {}
         }
         let Finding {
             severity,
             message,
             hint,
-            since,
+            ..
         } = finding;
-        let _ = self.standing.insert(rule, Standing { severity, since });
+        let standing = Standing {
+            severity,
+            since,
+            said_at: Some(now),
+            reminders: 0,
+        };
+        let _ = self.standing.insert(rule, standing);
         let raise = Change::Raise {
             severity,
             message: scrub(&message),
@@ -191,6 +229,28 @@ impl BranchState {
             since,
         };
         self.say(rule, raise);
+    }
+
+    /// Says again what stands, if it was last said long ago.
+    fn remind(&mut self, rule: AlertRule, finding: &Finding, now: Timestamp, settings: &Settings) {
+        let (Some(pause), Some(standing)) = (settings.remind, self.standing.get_mut(&rule)) else {
+            return;
+        };
+        // One of an older version was said nobody knows when; from now on it is counted.
+        let said_at = *standing.said_at.get_or_insert(now);
+        if now - said_at < pause {
+            return;
+        }
+        standing.said_at = Some(now);
+        standing.reminders = standing.reminders.saturating_add(1);
+        let remind = Change::Remind {
+            severity: standing.severity,
+            message: scrub(&finding.message),
+            hint: scrub(&finding.hint),
+            since: standing.since,
+            number: standing.reminders,
+        };
+        self.say(rule, remind);
     }
 
     fn good(&mut self, rule: AlertRule, message: &str, now: Timestamp) {
@@ -246,34 +306,45 @@ impl Announcement {
     #[must_use]
     pub fn event(&self, instance: &InstanceName, branch: &BranchName) -> Event {
         let (instance, branch, rule) = (instance.clone(), branch.clone(), self.rule);
-        match self.change.clone() {
+        let (severity, message, hint, since, reminder) = match self.change.clone() {
+            Change::Resolve {
+                message,
+                since,
+                resolved_at,
+            } => {
+                return Event::AlertResolved(AlertResolved {
+                    instance,
+                    branch,
+                    rule,
+                    message,
+                    since,
+                    resolved_at,
+                });
+            }
             Change::Raise {
                 severity,
                 message,
                 hint,
                 since,
-            } => Event::AlertRaised(AlertRaised {
-                instance,
-                branch,
-                rule,
+            } => (severity, message, hint, since, 0),
+            Change::Remind {
                 severity,
                 message,
                 hint,
                 since,
-            }),
-            Change::Resolve {
-                message,
-                since,
-                resolved_at,
-            } => Event::AlertResolved(AlertResolved {
-                instance,
-                branch,
-                rule,
-                message,
-                since,
-                resolved_at,
-            }),
-        }
+                number,
+            } => (severity, message, hint, since, number),
+        };
+        Event::AlertRaised(AlertRaised {
+            instance,
+            branch,
+            rule,
+            severity,
+            message,
+            hint,
+            since,
+            reminder,
+        })
     }
 }
 

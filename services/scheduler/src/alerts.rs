@@ -16,6 +16,7 @@ mod seed;
 mod store;
 #[cfg(test)]
 mod tests;
+mod wal;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -24,12 +25,13 @@ use ::alerts::Settings;
 use async_trait::async_trait;
 use bus::{Bus, BusError, Delivery, Handler, Outcome};
 use chrono::TimeDelta;
-use events::{Event, topology};
+use events::{Event, Timestamp, topology};
 use repository::Repository;
 use service::clock::Clock;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use store::alert_fence;
+pub(crate) use wal::tell_wal;
 
 use crate::commands::World;
 use crate::refusal::{Unfinished, outcome_of};
@@ -49,8 +51,8 @@ pub(crate) struct Watch {
     pub(crate) intervals: Intervals,
 }
 
-/// The longest pause between two fires, by expression and time zone.
-pub(crate) type Intervals = Arc<Mutex<HashMap<(String, String), Option<TimeDelta>>>>;
+/// The longest pause between two fires, by expression, time zone and beginning.
+pub(crate) type Intervals = Arc<Mutex<HashMap<(String, String, Timestamp), Option<TimeDelta>>>>;
 
 /// Hears and looks until shutdown.
 pub(crate) async fn run(watch: Watch, shutdown: CancellationToken) -> Result<(), BusError> {
@@ -100,6 +102,7 @@ impl Watch {
                 lag: span(config.alert_archive_lag),
                 growth_factor: config.alert_growth_factor,
                 growth_bytes: config.alert_growth_min_bytes,
+                remind: (!config.alert_reminder.is_zero()).then(|| span(config.alert_reminder)),
             },
             lag_looks: config.alert_lag_looks,
             intervals: Intervals::default(),

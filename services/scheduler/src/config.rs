@@ -1,5 +1,6 @@
 //! The scheduler's settings beyond the common ones.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -42,10 +43,13 @@ pub(crate) struct SchedulerConfig {
     pub(crate) alert_archive_lag: Duration,
     /// Archivers that are asked for their position in a minute, over all replicas.
     pub(crate) alert_lag_looks: usize,
-    /// A backup may store so many times what those before it did.
+    /// A backup, or a day of WAL, may store so many times what those before it did.
     pub(crate) alert_growth_factor: u32,
-    /// A backup that stores less is never too large.
+    /// A backup, or a day of WAL, that stores less is never too large.
     pub(crate) alert_growth_min_bytes: u64,
+    /// What stands is told again after so long; 0 for never.
+    #[serde(with = "humantime_serde")]
+    pub(crate) alert_reminder: Duration,
     /// Where alerts are posted as JSON.
     pub(crate) notify_webhook_url: Option<Private>,
     /// What those posts are signed with.
@@ -58,6 +62,8 @@ pub(crate) struct SchedulerConfig {
     pub(crate) notify_email_from: Option<String>,
     /// Who takes those mails: `smtps://`, `smtp://...?tls=required` or `smtp://`, with user and password if needed.
     pub(crate) smtp_url: Option<Private>,
+    /// The certificate authorities (PEM) that the mail server's certificate is checked by, instead of the system's.
+    pub(crate) smtp_ca_file: Option<PathBuf>,
 }
 
 /// A setting that is not shown to anybody.
@@ -91,12 +97,14 @@ impl Default for SchedulerConfig {
             alert_lag_looks: 1000,
             alert_growth_factor: 3,
             alert_growth_min_bytes: 1 << 30,
+            alert_reminder: 24 * HOUR,
             notify_webhook_url: None,
             notify_webhook_secret: None,
             notify_slack_url: None,
             notify_email_to: None,
             notify_email_from: None,
             smtp_url: None,
+            smtp_ca_file: None,
         }
     }
 }

@@ -13,6 +13,7 @@ mod email;
 mod http;
 mod notice;
 mod probe;
+mod smtp;
 #[cfg(test)]
 mod tests;
 
@@ -71,6 +72,26 @@ pub(crate) enum ChannelError {
         "ZEKTOR_SMTP_URL cannot be used; write smtps://user:password@host, smtp://user:password@host:587?tls=required or smtp://host:25"
     )]
     Smtp,
+    /// In the clear for everybody between here and there.
+    #[error(
+        "ZEKTOR_SMTP_URL has a user or password and no TLS; write smtps://... or smtp://...?tls=required, or leave them out"
+    )]
+    SmtpPassword,
+    /// There is no certificate to check.
+    #[error(
+        "ZEKTOR_SMTP_CA_FILE is set, but ZEKTOR_SMTP_URL uses no TLS; write smtps://... or smtp://...?tls=required"
+    )]
+    SmtpCaWithoutTls,
+    /// Not a file of certificates.
+    #[error(
+        "ZEKTOR_SMTP_CA_FILE cannot be used ({path}: {reason}); give a file of certificates in PEM"
+    )]
+    SmtpCa {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// The HTTP client could not be made.
     #[error("the HTTP client of notifications cannot be made")]
     Client(#[source] reqwest::Error),
@@ -116,7 +137,8 @@ impl Channel {
         match (to, from, given(&config.smtp_url)) {
             (None, _, _) => {}
             (Some(to), Some(from), Some(url)) => {
-                channels.push(Channel::Email(Email::new(&to, &from, &url)?))
+                let ca = config.smtp_ca_file.as_deref();
+                channels.push(Channel::Email(Email::new(&to, &from, &url, ca)?));
             }
             _ => return Err(ChannelError::EmailIncomplete),
         }

@@ -21,7 +21,10 @@ const TOLD: TimeDelta = TimeDelta::days(7);
 const CALM: TimeDelta = TimeDelta::minutes(5);
 
 pub(super) fn lag(facts: &Facts, settings: &Settings) -> Judgement {
-    let [first, last] = &facts.lag[..] else {
+    if facts.is_stopped() {
+        return Judgement::Good("the server was stopped, and writes no WAL");
+    }
+    let [first, last] = &facts.looks()[..] else {
         return Judgement::Unsettled;
     };
     let over = |secs: i64, times: i32| TimeDelta::seconds(secs) > settings.lag * times;

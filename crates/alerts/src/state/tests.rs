@@ -1,14 +1,17 @@
 //! The rules as tables: what is heard, hour by hour, and what is said.
 
 mod archive;
+mod growth;
+mod promises;
 mod properties;
+mod reminders;
 
 use events::event::{DrillStep, FailureCause, GapCause, SlotRiskLevel};
-use events::{BackupId, BackupType, DrillId};
+use events::{BackupId, BackupType, DrillId, ScheduleId};
 use pg_format::{Lsn, TimelineId};
 
 use super::*;
-use crate::fact::{Completed, FailedDrill, Gap};
+use crate::fact::{Completed, FailedDrill, Gap, Promised};
 
 const GIB: u64 = 1 << 30;
 
@@ -36,6 +39,7 @@ pub(super) fn completed_at(number: u128, stored_bytes: u64, start: u64) -> Fact 
         timeline: TimelineId(1),
         took_secs: 600,
         damaged_pages: 0,
+        kept_secs: None,
     })
 }
 
@@ -79,6 +83,7 @@ pub(super) fn drill(number: u128, step: Option<DrillStep>) -> Fact {
             cause: FailureCause::Source,
             message: "the last commit is not the one foretold".to_owned(),
             hint: "Look.".to_owned(),
+            false_checks: Vec::new(),
         }),
     }
 }
@@ -90,28 +95,55 @@ pub(super) fn lag(minutes: i64) -> Fact {
     }
 }
 
-fn promised(hours: i64) -> Fact {
-    Fact::Promised(Some(TimeDelta::hours(hours)))
+/// By one schedule, kept for a week.
+pub(super) fn promised(hours: i64) -> Fact {
+    Fact::Promised(vec![promise(1, hours, 7)])
+}
+
+pub(super) fn promise(number: u128, hours: i64, days: i64) -> Promised {
+    Promised {
+        schedule: ScheduleId(backup(number).0),
+        name: format!("schedule {number}"),
+        every: TimeDelta::hours(hours),
+        kept: TimeDelta::days(days),
+        since: at(0),
+    }
+}
+
+fn resumed(hours: i64, minute: i64) -> Fact {
+    let since = at(minute);
+    Fact::Promised(vec![Promised {
+        since,
+        ..promise(1, hours, 7)
+    }])
 }
 
 /// A step of a story: something is heard, or only time has gone by.
 type Step = (i64, Option<Fact>);
 
 /// Tells a story to a new branch; what it says, with the minute: `30 +backup_failing warning`, `90 -backup_failing`.
+/// Nobody is reminded of anything.
 fn tell(steps: Vec<Step>) -> Vec<String> {
+    let settings = Settings {
+        remind: None,
+        ..Settings::default()
+    };
+    tell_with(&settings, steps)
+}
+
+pub(super) fn tell_with(settings: &Settings, steps: Vec<Step>) -> Vec<String> {
     let mut state = BranchState::new(at(0));
-    let settings = Settings::default();
     let mut said = Vec::new();
     for (minute, fact) in steps {
         let changes = match fact {
             Some(fact) => {
-                let changes = state.observe(at(minute), fact.clone(), at(minute), &settings);
+                let changes = state.observe(at(minute), fact.clone(), at(minute), settings);
                 let before = state.clone();
-                let again = state.observe(at(minute), fact, at(minute), &settings);
+                let again = state.observe(at(minute), fact, at(minute), settings);
                 assert_eq!((again, &state), (Vec::new(), &before), "heard twice");
                 changes
             }
-            None => state.look(at(minute), &settings),
+            None => state.look(at(minute), settings),
         };
         said.extend(changes.into_iter().map(|said| match said.change {
             Change::Raise {
@@ -122,6 +154,7 @@ fn tell(steps: Vec<Step>) -> Vec<String> {
                 severity: AlertSeverity::Critical,
                 ..
             } => format!("{minute} +{} critical", said.rule),
+            Change::Remind { number, .. } => format!("{minute} {number}x{}", said.rule),
             Change::Resolve { .. } => format!("{minute} -{}", said.rule),
         }));
     }
@@ -234,7 +267,7 @@ fn a_backup_is_overdue_by_the_schedules_that_are_in_force() {
     check(
         vec![
             (0, Some(promised(1))),
-            (hour, Some(Fact::Promised(None))),
+            (hour, Some(Fact::Promised(vec![]))),
             (hour * 10_000, None),
         ],
         &[],
@@ -243,7 +276,7 @@ fn a_backup_is_overdue_by_the_schedules_that_are_in_force() {
     check(
         vec![
             (hour, Some(completed(1, 1))),
-            (hour * 1000, Some(promised(24))),
+            (hour * 1000, Some(resumed(24, hour * 1000))),
             (hour * 1030, None),
             (hour * 1036 + 11, None),
         ],
@@ -254,7 +287,7 @@ fn a_backup_is_overdue_by_the_schedules_that_are_in_force() {
         vec![
             (0, Some(promised(1))),
             (hour * 27, None),
-            (hour * 28, Some(Fact::Promised(None))),
+            (hour * 28, Some(Fact::Promised(vec![]))),
         ],
         &["1620 +backup_overdue critical", "1680 -backup_overdue"],
     );
@@ -279,21 +312,48 @@ fn the_last_drill_counts() {
 }
 
 #[test]
-fn a_backup_that_is_much_larger_than_those_before_it_is_told() {
-    let grown = |sizes: &[u64]| {
-        let steps = sizes
-            .iter()
-            .zip(1..)
-            .map(|(size, n)| (n, Some(completed(u128::try_from(n).unwrap(), *size))));
-        tell(steps.collect())
+fn a_check_of_the_user_that_is_false_is_no_broken_restore() {
+    let drill = |false_checks: &[&str], step, cause| {
+        let failed = FailedDrill {
+            step,
+            cause,
+            message: "check \"never\" (of 4) failed: false".to_owned(),
+            hint: "Ask the same of the source.".to_owned(),
+            false_checks: false_checks.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let (drill_id, failed) = (DrillId(backup(1).0), Some(failed));
+        let mut state = BranchState::new(at(0));
+        let fact = Fact::DrillEnded { drill_id, failed };
+        let said = state.observe(at(1), fact, at(1), &Settings::default());
+        match said.into_iter().next().map(|said| said.change) {
+            Some(Change::Raise {
+                severity, message, ..
+            }) => (severity, message),
+            other => panic!("{other:?}"),
+        }
     };
-    assert_eq!(grown(&[1, 1, 1, GIB]), [""; 0]);
-    assert_eq!(grown(&[GIB, GIB, 4 * GIB]), [""; 0]);
+    let (checks, source) = (DrillStep::Checks, FailureCause::Source);
+    let (severity, message) = drill(&["never", "empty", "old"], checks, source);
+    assert_eq!(severity, AlertSeverity::Warning);
     assert_eq!(
-        grown(&[GIB, GIB, GIB, 4 * GIB, GIB]),
-        ["4 +storage_growth warning", "5 -storage_growth"]
+        message,
+        "the restore itself worked and its data is as foretold, but checks of yours do not hold on it: \"never\", \
+         \"empty\", \"old\"; check \"never\" (of 4) failed: false"
     );
-    assert_eq!(grown(&[GIB, GIB, GIB, 3 * GIB]), [""; 0]);
+    let many: Vec<String> = (0..20).map(|number| format!("n{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let (_, message) = drill(&many, checks, source);
+    assert!(message.contains("\"n7\" and 12 more;"), "{message}");
+    // The checks could not be asked; and what amcheck finds is no check of the user.
+    let (severity, message) = drill(&[], checks, FailureCause::Compute);
+    assert_eq!(severity, AlertSeverity::Warning);
+    assert!(
+        message.starts_with("a rehearsed restore failed"),
+        "{message}"
+    );
+    let (severity, message) = drill(&["amcheck"], DrillStep::Amcheck, source);
+    assert_eq!(severity, AlertSeverity::Critical);
+    assert!(message.contains("damaged inside"), "{message}");
 }
 
 #[test]

@@ -73,7 +73,7 @@ pub enum AlertSeverity {
     Critical,
 }
 
-/// Something needs somebody's attention.
+/// Something needs somebody's attention, or still does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AlertRaised {
     /// The instance.
@@ -88,8 +88,19 @@ pub struct AlertRaised {
     pub message: String,
     /// What can be done.
     pub hint: String,
-    /// Since when.
+    /// Since when; the same in all that is said of one alert.
     pub since: Timestamp,
+    /// It was said before: this reminds of it, so many times now. 0 when it is raised.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub reminder: u32,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_first(reminder: &u32) -> bool {
+    *reminder == 0
 }
 
 /// It no longer does.

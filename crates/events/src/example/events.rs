@@ -184,6 +184,7 @@ fn alert_events() -> Vec<Event> {
                     .to_owned(),
             hint: "Check the object store.".to_owned(),
             since: at(30),
+            reminder: 0,
         }),
         Event::AlertResolved(AlertResolved {
             instance,

@@ -1,6 +1,7 @@
 //! What an event means to the rules.
 
 use ::alerts::{Completed, Fact, FailedDrill, Gap};
+use events::event::DrillCheckResult;
 use events::{BackupSummary, BranchName, Envelope, Event, InstanceName, Timestamp};
 
 /// A fact, of whom, and when it became true. The same event, delivered again, gives the same.
@@ -29,6 +30,13 @@ pub(crate) fn of(envelope: &Envelope<Event>) -> Option<Heard> {
             };
             (&e.instance, &e.branch, said, fact)
         }
+        Event::BackupSkipped(e) => {
+            let (schedule, reason) = (e.schedule_id, e.reason.clone());
+            let fact = Fact::FireSkipped { schedule, reason };
+            (&e.instance, &e.branch, said, fact)
+        }
+        Event::BranchStopped(e) => (&e.instance, &e.branch, said, Fact::ServerStopped),
+        Event::BranchStarted(e) => (&e.instance, &e.branch, said, Fact::ServerStarted),
         Event::BackupVerified(e) => {
             let unknown = || "it is not said what is wrong".to_owned();
             let problem = (!e.sound).then(|| e.problems.first().cloned().unwrap_or_else(unknown));
@@ -85,7 +93,10 @@ pub(crate) fn of(envelope: &Envelope<Event>) -> Option<Heard> {
             (&e.instance, &e.branch, said, fact)
         }
         Event::DrillFailed(e) => {
+            let is_false = |check: &&DrillCheckResult| !check.passed && !check.skipped;
+            let false_checks = e.checks.iter().filter(is_false);
             let failed = FailedDrill {
+                false_checks: false_checks.map(|check| check.name.clone()).collect(),
                 step: e.step,
                 cause: e.cause,
                 message: e.message.clone(),
@@ -118,6 +129,10 @@ pub(crate) fn completed(summary: &BackupSummary) -> Completed {
         timeline: summary.timeline,
         // Two clocks.
         took_secs: took.num_seconds().max(0),
+        // From the earliest moment it can be counted from: it must not seem to be kept shorter than was wanted.
+        kept_secs: summary
+            .expires_at
+            .map(|end| (end - summary.requested_at.min(summary.backed_up_at)).num_seconds()),
         damaged_pages: summary.damaged_pages.len().try_into().unwrap_or(u64::MAX),
     }
 }

@@ -66,6 +66,9 @@ impl Watch {
             .filter_map(|(document, branch)| {
                 let state = states.get(&(document.instance.clone(), (*branch).clone()));
                 let state = state.and_then(Option::as_ref)?;
+                if state.is_stopped() {
+                    return None;
+                }
                 let quiet = state.keeps_up(&self.settings);
                 let due = !quiet || slice(&document.instance, branch, slices) == turn;
                 due.then_some((&document.instance, *branch, quiet))

@@ -1,6 +1,9 @@
-//! What the schedules of a branch promise: a backup at least every so often.
+//! What the schedules of a branch promise: a backup at least every so often, kept for so long.
+//!
+//! The same at every look and in every replica, whatever the month and the clock: a promise that seems to change begins
+//! anew, and nothing would ever be overdue.
 
-use ::alerts::Fact;
+use ::alerts::{Fact, Promised};
 use calendar::Calendar;
 use chrono::TimeDelta;
 use events::document::Schedule;
@@ -10,28 +13,31 @@ use super::Watch;
 
 /// Fires that are looked at: enough for hours of working days to show their weekend.
 const FIRES: usize = 120;
-/// Different expressions that are remembered.
+/// Different schedules that are remembered.
 const REMEMBERED: usize = 50_000;
+/// Months are as long as they are from here on.
+const A_JANUARY: Timestamp = Timestamp::UNIX_EPOCH;
 
 impl Watch {
-    /// The promise of the schedules in force, and since when the oldest of them exists.
-    pub(super) fn promise(
-        &self,
-        document: &InstanceDocument,
-        branch: &BranchName,
-        now: Timestamp,
-    ) -> (Fact, Option<Timestamp>) {
+    /// The promises of the schedules in force.
+    pub(super) fn promise(&self, document: &InstanceDocument, branch: &BranchName) -> Fact {
         let in_force = |schedule: &&Schedule| schedule.branch == *branch && !schedule.paused;
-        let schedules = || document.schedules.iter().filter(in_force);
-        let shortest = schedules()
-            .filter_map(|schedule| self.interval(schedule, now))
-            .min();
-        let since = schedules().map(|schedule| schedule.created_at).min();
-        (Fact::Promised(shortest), since)
+        let promised = document.schedules.iter().filter(in_force);
+        let promised = promised.filter_map(|schedule| {
+            Some(Promised {
+                schedule: schedule.id,
+                name: schedule.name.clone(),
+                every: self.interval(schedule)?,
+                kept: schedule.retention.expires_at(A_JANUARY) - A_JANUARY,
+                since: schedule.created_at,
+            })
+        });
+        Fact::Promised(promised.collect())
     }
 
-    fn interval(&self, schedule: &Schedule, now: Timestamp) -> Option<TimeDelta> {
-        let key = (schedule.cron.clone(), schedule.timezone.clone());
+    fn interval(&self, schedule: &Schedule) -> Option<TimeDelta> {
+        let from = schedule.created_at;
+        let key = (schedule.cron.clone(), schedule.timezone.clone(), from);
         let lock = || {
             self.intervals
                 .lock()
@@ -40,7 +46,7 @@ impl Watch {
         if let Some(known) = lock().get(&key) {
             return *known;
         }
-        let interval = longest_pause(&schedule.cron, &schedule.timezone, now);
+        let interval = longest_pause(&schedule.cron, &schedule.timezone, from);
         let mut intervals = lock();
         if intervals.len() >= REMEMBERED {
             intervals.clear();

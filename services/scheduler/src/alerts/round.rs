@@ -123,7 +123,7 @@ impl Watch {
         kept: Option<&BranchState>,
     ) -> Result<(), Unfinished> {
         let now = self.clock.now();
-        let (promise, _) = self.promise(document, branch, now);
+        let promise = self.promise(document, branch);
         let change = |state: &mut BranchState| self.look_now(state, promise.clone(), now);
         if let Some(kept) = kept {
             let mut looked = kept.clone();

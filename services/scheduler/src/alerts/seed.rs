@@ -1,7 +1,8 @@
 //! The first state of a branch: it is new, or NATS was lost, or the rules were not there before.
 
 use ::alerts::{BranchState, Fact};
-use events::{BranchName, InstanceDocument, Timestamp};
+use bus::BusError;
+use events::{BranchName, InstanceDocument, InstanceName, Timestamp, subject};
 use futures::{StreamExt as _, TryStreamExt as _};
 use repository::{ErrorClass, RepositoryError};
 
@@ -32,7 +33,7 @@ impl Watch {
                 }
             }
         };
-        let summaries: Vec<_> = futures::stream::iter(ids)
+        let summaries: Vec<_> = futures::stream::iter(ids.clone())
             .map(read)
             .buffer_unordered(MANIFESTS_AT_ONCE)
             .try_filter_map(|summary| std::future::ready(Ok(summary)))
@@ -46,8 +47,32 @@ impl Watch {
         for (at, completed) in backups {
             state.note(at, Fact::BackupCompleted(completed));
         }
-        let (promise, since) = self.promise(document, branch, now);
-        state.note(since.unwrap_or(now), promise);
+        // What was found damaged is so still, however long ago it was read.
+        for (backup_id, mark) in reader.marks().await?.known {
+            if mark.is_damaged() && ids.contains(&backup_id) {
+                let problem = Some("a verification found it damaged".to_owned());
+                state.note(now, Fact::BackupVerified { backup_id, problem });
+            }
+        }
+        state.note(now, self.promise(document, branch));
         Ok(state)
+    }
+
+    /// Whether somebody stopped the branch's server, as far as the bus remembers.
+    pub(super) async fn note_stop(
+        &self,
+        state: &mut BranchState,
+        (instance, branch): (&InstanceName, &BranchName),
+    ) -> Result<(), BusError> {
+        for (what, fact) in [
+            ("branch.stopped", Fact::ServerStopped),
+            ("branch.started", Fact::ServerStarted),
+        ] {
+            let said = format!("{}.{what}.{instance}.{branch}", subject::ROOT);
+            if let Some(said) = self.bus.last_on(&said).await? {
+                state.note(said.envelope.time, fact);
+            }
+        }
+        Ok(())
     }
 }

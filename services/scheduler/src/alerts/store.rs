@@ -128,9 +128,9 @@ impl Watch {
         if !is_live(&document, branch) {
             return Ok(None);
         }
-        Ok(Some(
-            self.seeded(&document, branch, self.clock.now()).await?,
-        ))
+        let mut state = self.seeded(&document, branch, self.clock.now()).await?;
+        self.note_stop(&mut state, (instance, branch)).await?;
+        Ok(Some(state))
     }
 
     pub(super) async fn take(&self, heard: Heard) -> Result<(), Unfinished> {

@@ -19,6 +19,9 @@ use service::ManualClock;
 
 use super::*;
 
+mod lives;
+mod scale;
+
 struct Place {
     watch: Watch,
     clock: Arc<ManualClock>,
@@ -28,11 +31,11 @@ fn at(minutes: i64) -> Timestamp {
     Timestamp::from_timestamp(1_800_000_000 + minutes * 60, 0).unwrap()
 }
 
-fn instance() -> InstanceName {
+pub(super) fn instance() -> InstanceName {
     InstanceName::new("orders").unwrap()
 }
 
-fn document(instance: &InstanceName) -> InstanceDocument {
+pub(super) fn document(instance: &InstanceName) -> InstanceDocument {
     let main = ActiveBranch {
         dsn: SealedSecret::from_base64(String::new()),
         system_identifier: SystemIdentifier(1),
@@ -137,7 +140,7 @@ impl Place {
         assert!(rounds.into_iter().all(|round| round.is_ok()));
     }
 
-    /// `+wal_gap`, `-wal_gap`.
+    /// `+wal_gap`, `1xwal_gap` for its first reminder, `-wal_gap`.
     async fn said(&self) -> Vec<String> {
         let filters = vec!["zektor.alert.>".to_owned()];
         let history = self
@@ -147,6 +150,9 @@ impl Place {
             .await
             .unwrap();
         let words = history.map(|stored| match stored.unwrap().envelope.message {
+            Event::AlertRaised(alert) if alert.reminder > 0 => {
+                format!("{}x{}", alert.reminder, alert.rule)
+            }
             Event::AlertRaised(alert) => format!("+{}", alert.rule),
             Event::AlertResolved(alert) => format!("-{}", alert.rule),
             other => panic!("{other:?}"),

@@ -1,29 +1,33 @@
-//! E-mail by SMTP.
+//! E-mail: the message.
 
-use std::time::Duration;
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use lettre::Address;
 use lettre::address::Envelope;
-use lettre::{Address, AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 
+use super::smtp::Server;
 use super::{ChannelError, Notice, SendError};
 
-/// For each step of the conversation.
-const TIMEOUT: Duration = Duration::from_secs(15);
 /// Of encoded text, as RFC 2045 wants it.
 const LINE: usize = 76;
 
 /// Mails to the same people, from the same address, over the same server.
 #[derive(Clone)]
 pub(crate) struct Email {
-    transport: AsyncSmtpTransport<Tokio1Executor>,
+    server: Server,
     from: Address,
     to: Vec<Address>,
 }
 
 impl Email {
-    pub(crate) fn new(to: &str, from: &str, url: &str) -> Result<Self, ChannelError> {
+    pub(crate) fn new(
+        to: &str,
+        from: &str,
+        url: &str,
+        ca: Option<&Path>,
+    ) -> Result<Self, ChannelError> {
         let address = |variable: &'static str, text: &str| {
             let text = text.trim();
             text.parse::<Address>().map_err(|_| ChannelError::Address {
@@ -39,12 +43,8 @@ impl Email {
         if to.is_empty() {
             return Err(ChannelError::EmailIncomplete);
         }
-        let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(url)
-            .map_err(|_| ChannelError::Smtp)?
-            .timeout(Some(TIMEOUT))
-            .build();
         Ok(Email {
-            transport,
+            server: Server::new(url, ca)?,
             from: address("ZEKTOR_NOTIFY_EMAIL_FROM", from)?,
             to,
         })
@@ -63,9 +63,7 @@ impl Email {
         let envelope = Envelope::new(Some(self.from.clone()), self.to.clone());
         let envelope = envelope.map_err(|error| SendError::new(&error.to_string()))?;
         let mail = self.mail(notice);
-        let sent = self.transport.send_raw(&envelope, mail.as_bytes()).await;
-        let _response = sent.map_err(|error| SendError::new(&service::run::chain(&error)))?;
-        Ok(())
+        self.server.send(&envelope, mail.as_bytes()).await
     }
 
     /// A mail of plain text. Headers are ASCII and made of checked names only; the text is encoded, so that nothing in it

@@ -84,7 +84,7 @@ impl Slack {
 /// `text` for whoever knows no blocks, and for notifications on phones.
 pub(super) fn slack_body(notice: &Notice) -> Value {
     let sign = match notice.event {
-        Kind::Raised => ":rotating_light:",
+        Kind::Raised | Kind::Reminded => ":rotating_light:",
         Kind::Resolved => ":white_check_mark:",
         Kind::Test => ":wave:",
     };

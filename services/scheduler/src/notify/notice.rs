@@ -10,6 +10,8 @@ use serde::Serialize;
 pub(crate) enum Kind {
     #[serde(rename = "alert.raised")]
     Raised,
+    #[serde(rename = "alert.reminded")]
+    Reminded,
     #[serde(rename = "alert.resolved")]
     Resolved,
     #[serde(rename = "alert.test")]
@@ -33,6 +35,10 @@ pub(crate) struct Notice {
     /// Since when it is, or had been, so.
     pub(crate) since: Option<String>,
     pub(crate) resolved_at: Option<String>,
+    /// Counts the reminders of an alert.
+    pub(crate) reminder: Option<u32>,
+    /// How long it lasts, of a reminder.
+    pub(crate) lasts_seconds: Option<i64>,
     /// When it was said.
     pub(crate) at: String,
 }
@@ -52,11 +58,19 @@ impl Notice {
             hint: None,
             since: None,
             resolved_at: None,
+            reminder: None,
+            lasts_seconds: None,
             at: rfc3339(envelope.time),
         };
         match &envelope.message {
             Event::AlertRaised(alert) => Some(Notice {
-                event: Kind::Raised,
+                event: match alert.reminder {
+                    0 => Kind::Raised,
+                    _ => Kind::Reminded,
+                },
+                reminder: Some(alert.reminder).filter(|number| *number > 0),
+                lasts_seconds: Some((envelope.time - alert.since).num_seconds().max(0))
+                    .filter(|_| alert.reminder > 0),
                 instance: Some(alert.instance.clone()),
                 branch: Some(alert.branch.clone()),
                 rule: Some(alert.rule.to_string()),
@@ -94,21 +108,36 @@ impl Notice {
             hint: None,
             since: None,
             resolved_at: None,
+            reminder: None,
+            lasts_seconds: None,
             at: rfc3339(at),
         }
     }
 
-    /// One line: `CRITICAL orders/main: wal_gap`.
+    /// One line: `CRITICAL orders/main: wal_gap`; of a reminder `CRITICAL orders/main: wal_gap, for 26 h`.
     pub(crate) fn headline(&self) -> String {
         let what = match (self.event, self.severity) {
             (Kind::Test, _) => return "TEST of notifications".to_owned(),
             (Kind::Resolved, _) => "RESOLVED",
-            (Kind::Raised, Some(AlertSeverity::Critical)) => "CRITICAL",
-            (Kind::Raised, _) => "WARNING",
+            (_, Some(AlertSeverity::Critical)) => "CRITICAL",
+            _ => "WARNING",
         };
         let name = |name: Option<&str>| name.unwrap_or("-").to_owned();
         let instance = name(self.instance.as_ref().map(InstanceName::as_str));
         let branch = name(self.branch.as_ref().map(BranchName::as_str));
-        format!("{what} {instance}/{branch}: {}", name(self.rule.as_deref()))
+        let lasts = self.lasts_seconds.map(lasting).unwrap_or_default();
+        format!(
+            "{what} {instance}/{branch}: {}{lasts}",
+            name(self.rule.as_deref())
+        )
+    }
+}
+
+/// `, for 26 h`.
+fn lasting(seconds: i64) -> String {
+    match seconds / 3600 {
+        0 => format!(", for {} min", seconds / 60),
+        hours @ 1..72 => format!(", for {hours} h"),
+        hours => format!(", for {} days", hours / 24),
     }
 }

@@ -1,5 +1,6 @@
 //! Deliveries to real sockets: servers that fail, hang, or are not there, and then are fine.
 
+mod email_tls;
 mod smtp;
 mod web;
 
@@ -45,6 +46,7 @@ fn raised(since: Timestamp) -> Event {
                 .to_owned(),
         hint: "Check that PostgreSQL runs; password=geheim".to_owned(),
         since,
+        reminder: 0,
     })
 }
 
@@ -163,6 +165,59 @@ async fn an_alert_is_one_message_though_three_replicas_deliver_and_the_receiver_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reminder_is_one_message_and_stands_in_for_an_alert_that_was_never_told() {
+    let place = Place::new();
+    let reminder = |since, number| match raised(since) {
+        Event::AlertRaised(alert) => Event::AlertRaised(AlertRaised {
+            reminder: number,
+            ..alert
+        }),
+        other => other,
+    };
+    // Raised two days before the channel was configured.
+    let _ = place.say("alert:1", raised(at(0))).await;
+    place.clock.set(at(2 * 1440));
+    let server = web::Server::reserve().await;
+    server.listen(vec![web::Answer::Status(500)]);
+    let channel = webhook(&server.url("/"));
+    let replicas: Vec<_> = (0..3).map(|_| place.replica(&channel)).collect();
+    let _ = place.say("alert:2", reminder(at(0), 2)).await;
+    let _ = server.accepted(1).await;
+    place.settled().await;
+    place.clock.set(at(3 * 1440));
+    let _ = place.say("alert:3", reminder(at(0), 3)).await;
+    let _ = server.accepted(2).await;
+    place.settled().await;
+    let _ = place.say("alert:4", resolved(at(0))).await;
+    let _ = server.accepted(3).await;
+    place.settled().await;
+    let told: Vec<_> = server.bodies();
+    let words: Vec<_> = told
+        .iter()
+        .map(|body| {
+            (
+                body["event"].as_str().unwrap(),
+                body["lasts_seconds"].as_i64(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        words,
+        [
+            ("alert.reminded", Some(2 * 86_400)),
+            ("alert.reminded", Some(3 * 86_400)),
+            ("alert.resolved", None)
+        ]
+    );
+    assert_eq!(told[1]["reminder"], 3);
+    assert!(told.iter().all(|body| body["since"] == told[0]["since"]));
+    place.shutdown.cancel();
+    for replica in replicas {
+        replica.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_channel_is_not_told_what_is_old_or_over() {
     let place = Place::new();
     let _ = place.say("old:1", raised(at(0))).await;
@@ -265,6 +320,7 @@ async fn a_mail_arrives_after_the_server_was_busy() {
         "ops@example.org, dba@example.org",
         "zektor@example.org",
         &url,
+        None,
     )
     .unwrap();
     let replica = place.replica(&Channel::Email(email));

@@ -81,6 +81,26 @@ async fn take(stream: TcpStream, told: &Mutex<Vec<Value>>) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_test_message_that_does_not_arrive_is_an_error_for_programs_too() -> Result<()> {
+    // Held, so that nobody else listens there.
+    let held = tokio::net::TcpSocket::new_v4()?;
+    held.bind("127.0.0.1:0".parse()?)?;
+    let hook = format!("http://{}/hook", held.local_addr()?);
+    let stack = Stack::builder()
+        .env("ZEKTOR_NOTIFY_WEBHOOK_URL", hook)
+        .start()
+        .await?;
+    let tested = stack.zektor(&["alert", "test"]).await?;
+    ensure!(tested.code == 1, "code {}: {}", tested.code, tested.json);
+    let (error, channel) = (&tested.json["error"], &tested.json["channels"][0]);
+    ensure!(error["code"] == "not_delivered", "{}", tested.json);
+    for words in [&error["message"], &error["hint"], &channel["error"]] {
+        ensure!(words.as_str().is_some_and(|words| !words.is_empty()), "{}", tested.json);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_down_is_told_once_and_again_when_it_is_back() -> Result<()> {
     let mut postgres = Postgres::builder().start().await?;
     let receiver = Receiver::start().await?;

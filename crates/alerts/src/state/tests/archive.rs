@@ -40,6 +40,34 @@ fn a_lag_is_told_when_it_was_seen_twice_and_over_when_it_was_not_seen_twice() {
 }
 
 #[test]
+fn a_server_that_somebody_stopped_has_no_lag_and_one_that_was_started_none_from_before() {
+    // Its archive stands still while the clock goes on.
+    let behind =
+        |minutes: std::ops::Range<i64>| minutes.map(|minute| (minute, Some(lag(minute - 1))));
+    let mut steps = vec![(1, Some(Fact::ServerStopped))];
+    steps.extend(behind(2..90));
+    check(steps.clone(), &[]);
+    // Started; what the archiver says counts from then on, whatever it last knew.
+    steps.push((100, Some(Fact::ServerStarted)));
+    steps.extend(behind(101..106));
+    check(steps.clone(), &[]);
+    steps.extend(behind(106..109));
+    check(steps, &["107 +archive_lag warning"]);
+    // Stopped while it was behind: nobody needs to look any more.
+    check(
+        vec![
+            (1, Some(lag(6))),
+            (2, Some(lag(7))),
+            (3, Some(Fact::ServerStopped)),
+            (2, Some(Fact::ServerStarted)),
+            (4, Some(lag(9))),
+            (5, Some(lag(10))),
+        ],
+        &["2 +archive_lag warning", "3 -archive_lag"],
+    );
+}
+
+#[test]
 fn a_gap_is_over_when_a_backup_that_begins_behind_it_is_complete() {
     check(
         vec![

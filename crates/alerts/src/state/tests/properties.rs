@@ -39,7 +39,25 @@ fn facts() -> impl Strategy<Value = Fact> {
         level.prop_map(slot),
         (0..9u128, step).prop_map(|(n, step)| drill(n, step)),
         (0..90i64).prop_map(lag),
-        prop::option::of(1..99i64).prop_map(|hours| Fact::Promised(hours.map(TimeDelta::hours))),
+        prop::collection::vec((0..4u128, 1..99i64, 1..400i64), 0..4).prop_map(|all| {
+            let mut all: Vec<_> = all;
+            all.sort_unstable();
+            all.dedup_by_key(|(number, ..)| *number);
+            let promises = all
+                .into_iter()
+                .map(|(number, hours, days)| promise(number, hours, days));
+            Fact::Promised(promises.collect())
+        }),
+        (0..4u128).prop_map(|n| Fact::FireSkipped {
+            schedule: ScheduleId(backup(n).0),
+            reason: "busy".to_owned(),
+        }),
+        prop::collection::vec((-9..9i64, 0..9 * GIB), 0..9).prop_map(|days| {
+            let days = days.into_iter().map(|(day, size)| (at(day * 1440), size));
+            Fact::WalStored(days.collect())
+        }),
+        Just(Fact::ServerStopped),
+        Just(Fact::ServerStarted),
     ]
 }
 
@@ -87,6 +105,10 @@ proptest! {
                         prop_assert!(raised.insert(said.rule, severity).is_none());
                         prop_assert!(!message.is_empty() && !hint.is_empty());
                         prop_assert!(!message.contains("geheim"));
+                    }
+                    Change::Remind { severity, since, .. } => {
+                        prop_assert_eq!(raised.get(&said.rule), Some(&severity));
+                        prop_assert_eq!(state.standing()[&said.rule].since, since);
                     }
                     Change::Resolve { .. } => prop_assert!(raised.remove(&said.rule).is_some()),
                 }

@@ -1,0 +1,59 @@
+//! What the schedules of a branch promise, and since when they do.
+
+use events::{ScheduleId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::fact::Promised;
+
+/// More than an instance may have.
+const PROMISES: usize = 64;
+
+/// By schedule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Promises(Vec<Promise>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Promise {
+    pub(crate) schedule: ScheduleId,
+    pub(crate) name: String,
+    /// The longest time between two backups.
+    pub(crate) secs: i64,
+    pub(crate) kept_secs: i64,
+    pub(crate) since: Timestamp,
+}
+
+impl Promises {
+    /// Takes all that is promised from `at` on.
+    pub(crate) fn take(&mut self, at: Timestamp, mut promised: Vec<Promised>) {
+        promised.sort_by_key(|one| one.schedule);
+        promised.truncate(PROMISES);
+        let before = std::mem::take(&mut self.0);
+        let kept = |one: Promised| {
+            let (secs, kept_secs) = (one.every.num_seconds(), one.kept.num_seconds());
+            let known = before.iter().find(|known| known.schedule == one.schedule);
+            let since = known.map_or(one.since, |known| {
+                // Backups that were fit for the old promise must not be overdue by the new one at once.
+                let is_more = secs < known.secs || kept_secs > known.kept_secs;
+                let changed = if is_more { at } else { known.since };
+                known.since.max(one.since).max(changed)
+            });
+            Promise {
+                schedule: one.schedule,
+                name: one.name,
+                secs,
+                kept_secs,
+                since,
+            }
+        };
+        self.0 = promised.into_iter().map(kept).collect();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Promise> {
+        self.0.iter()
+    }
+}
