@@ -265,6 +265,12 @@ fn is_said_by_worker(event: &Event) -> bool {
     )
 }
 
+/// The pool that was asked, if that is known: one without a name is the default one.
+fn asked_of(pool: &Pool) -> Option<PoolName> {
+    let named = pool.as_ref()?.clone();
+    named.or_else(|| PoolName::new(PoolName::DEFAULT).ok())
+}
+
 /// What fails for one key alone, however often, keeps nobody else from being looked at; without a bus nothing is.
 fn unless_of_all<T>(key: &str, result: Result<T, Unfinished>) -> Result<Option<T>, Unfinished> {
     match result {
@@ -289,7 +295,7 @@ async fn end(world: &World, look: &Look, stuck: &Stuck) -> Result<(), Unfinished
         backup_id: id,
         cause: FailureCause::Internal,
         message: stuck.message(),
-        hint: stuck.hint().to_owned(),
+        hint: stuck.hint(asked_of(&look.pool).as_ref()),
     };
     // A manifest that cannot be read now is asked for again in the next round.
     let event = world.ending_of(ending, true).await?;

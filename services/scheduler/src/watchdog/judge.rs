@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use events::PoolName;
 
 use crate::config::SchedulerConfig;
 
@@ -91,10 +92,18 @@ impl Stuck {
         }
     }
 
-    pub(super) fn hint(&self) -> &'static str {
-        match self {
+    /// Of the pool that the backup was asked of, where that is known.
+    pub(super) fn hint(&self, pool: Option<&PoolName>) -> String {
+        let hint = match self {
             Stuck::NotBegun(_) => {
-                "Check that backup workers of the instance's pool run; ZEKTOR_BACKUP_START_DEADLINE is how long is waited."
+                let pool = match pool {
+                    Some(pool) => format!("pool {pool}"),
+                    None => "the instance's pool".to_owned(),
+                };
+                return format!(
+                    "Check that a backup worker runs that serves {pool} (ZEKTOR_WORKER_POOLS); \
+                     ZEKTOR_BACKUP_START_DEADLINE is how long is waited."
+                );
             }
             Stuck::Silent(_) => {
                 "See the log of the backup worker; ZEKTOR_BACKUP_SILENCE is how long is waited for a sign of life."
@@ -102,7 +111,8 @@ impl Stuck {
             Stuck::TooLong(_) => {
                 "Check the source's and the store's throughput and the limits of rate; ZEKTOR_BACKUP_DEADLINE is how long a backup may take."
             }
-        }
+        };
+        hint.to_owned()
     }
 }
 
