@@ -11,6 +11,7 @@ use events::{Event, InstanceName, ScheduleId, Timestamp, example, topology};
 use futures::StreamExt as _;
 use service::clock::{Clock, SystemClock};
 use testkit::nats::NatsServer;
+use testkit::process::Service;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -21,14 +22,22 @@ use crate::firing::{Firing, run};
 
 /// Seconds of processor time that this process has used.
 fn processor_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    processor_seconds_of("self")
+}
+
+fn processor_seconds_of(process: &str) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
     ticks / 100.0
 }
 
 fn resident_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    resident_mib_of("self")
+}
+
+fn resident_mib_of(process: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status
         .lines()
         .find(|line| line.starts_with("VmRSS"))
@@ -189,4 +198,53 @@ async fn scale_of_a_thousand_instances_on_nats() {
         processor_seconds() - used,
         resident_mib()
     );
+}
+
+/// Needs the binary: `cargo build -p scheduler`, with `--release` as the test is run.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement of minutes"]
+async fn scale_of_a_process_with_ten_thousand_idle_instances() {
+    let server = NatsServer::start().await.unwrap();
+    let bus = Bus::connect(BusConfig::new(server.url(), "test"))
+        .await
+        .unwrap();
+    bus.apply_topology().await.unwrap();
+    let mut place = Place::new("2026-01-01T00:00:30Z");
+    place.world.bus = bus;
+    let now = SystemClock.now();
+    // Nothing is due for some hours.
+    let hour = (now + TimeDelta::hours(6)).hour();
+    let minutes = [hour * 60, hour * 60 + 10, hour * 60 + 20];
+    let filling = futures::stream::iter(0..10_000_u128)
+        .map(|number| instance(&place, number, &minutes, now))
+        .buffer_unordered(32);
+    filling.collect::<()>().await;
+    let directory = testkit::temporary_directory().unwrap();
+    let key = directory.path().join("key");
+    let _key = service::MasterKey::generate_file(&key).unwrap();
+    let port = testkit::port::Port::reserve().unwrap();
+    let address = format!("127.0.0.1:{}", port.number());
+    let home = directory.path().display().to_string();
+    let process = Service::builder("zektor-scheduler")
+        .env("ZEKTOR_NATS_URL", server.url())
+        .env("ZEKTOR_REPOSITORY_URL", format!("file://{home}/repository"))
+        .env("ZEKTOR_MASTER_KEY_FILE", key.display().to_string())
+        .env("ZEKTOR_HOME", home)
+        .env("ZEKTOR_HTTP_LISTEN", &address)
+        .health(&address);
+    let process = process.start().await.unwrap();
+    let id = process.process_id().unwrap().to_string();
+    let mut used = processor_seconds_of(&id);
+    for minute in 1..=3 {
+        SystemClock
+            .sleep_until(SystemClock.now() + TimeDelta::minutes(1))
+            .await;
+        let now = processor_seconds_of(&id);
+        println!(
+            "minute {minute}: {:.2} s of processor; RSS {} MiB",
+            now - used,
+            resident_mib_of(&id)
+        );
+        used = now;
+    }
 }
