@@ -255,7 +255,7 @@ async fn a_held_backup_is_not_deleted() {
     place.clock.set(held.since + DAY);
     let again = place.done(2, hold(id(100), None)).await.mark.hold.unwrap();
     assert_eq!((&again.reason, again.since), (&held.reason, held.since));
-    let blank = place.done(4, hold(id(100), Some(" "))).await.mark.hold;
+    let blank = place.done(7, hold(id(100), Some(" "))).await.mark.hold;
     assert_eq!(blank.unwrap().reason, None);
     let refused = place.not_done(3, delete(id(100))).await;
     assert!(
