@@ -12,6 +12,7 @@ use events::slot::{BackupSlot, backup_slot};
 use events::{BranchName, Event, RestoreId, topology};
 use pg_format::SystemIdentifier;
 use repository::{BackupOptions, BranchRecord, Repository, RetryPolicy, StoredBackup};
+use service::{Clock as _, SystemClock};
 use uuid::Uuid;
 
 use super::super::{Place, instance};
@@ -56,7 +57,7 @@ impl Aged {
 
     /// Everything was written so many hours before it is now, by the store's clock.
     fn age(&self, hours: u64) {
-        let at = SystemTime::now() - Duration::from_secs(hours * 3600);
+        let at = SystemTime::from(SystemClock.now()) - Duration::from_secs(hours * 3600);
         make_old(self.directory.path(), at);
     }
 
@@ -106,9 +107,7 @@ const CLOCKS: [&str; 3] = ["2020-01-01T00:00:00Z", "now", "2090-01-01T00:00:00Z"
 async fn what_a_failed_backup_stored_goes_when_it_is_old_by_the_clock_of_the_store() {
     for clock in CLOCKS {
         let aged = Aged::new().await;
-        let now = clock
-            .parse()
-            .unwrap_or_else(|_| chrono::DateTime::from(SystemTime::now()));
+        let now = clock.parse().unwrap_or_else(|_| SystemClock.now());
         aged.place.clock.set(now);
         let keep = BackupMark {
             hold: super::held().hold,
@@ -140,9 +139,7 @@ async fn what_a_failed_backup_stored_goes_when_it_is_old_by_the_clock_of_the_sto
 #[tokio::test]
 async fn what_may_still_become_a_backup_stays() {
     let aged = Aged::new().await;
-    aged.place
-        .clock
-        .set(chrono::DateTime::from(SystemTime::now()));
+    aged.place.clock.set(SystemClock.now());
     for number in [1, 2, 3] {
         aged.place.mark_as(number, super::held()).await;
     }
@@ -189,9 +186,7 @@ async fn what_may_still_become_a_backup_stays() {
 async fn a_manifest_that_comes_late_saves_its_backup() {
     for asked in [false, true] {
         let aged = Aged::new().await;
-        aged.place
-            .clock
-            .set(chrono::DateTime::from(SystemTime::now()));
+        aged.place.clock.set(SystemClock.now());
         for number in [1, 2, 3] {
             aged.place.mark_as(number, super::held()).await;
         }
