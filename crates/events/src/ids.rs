@@ -183,6 +183,16 @@ impl BackupId {
         ))
     }
 
+    /// The id of the `attempt`th of them (from 0): those before it did not come to be.
+    #[must_use]
+    pub fn first_of_branch_again(restore: RestoreId, attempt: u32) -> Self {
+        let first = BackupId::first_of_branch(restore);
+        match attempt {
+            0 => first,
+            attempt => BackupId::again(first, attempt),
+        }
+    }
+
     /// The id of the `attempt`th backup (from 0) that answers the WAL gap of a branch which begins at `from`.
     #[must_use]
     pub fn after_gap(

@@ -112,6 +112,18 @@ impl AttemptError {
         }
     }
 
+    /// Whether another backup, taken later, may succeed without anybody changing anything.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self.verdict() {
+            Verdict::TryAgain | Verdict::Superseded => true,
+            // An archiver, or its way to the store, that is away for longer than is waited for comes back.
+            Verdict::GiveUp => matches!(
+                self,
+                AttemptError::WalNotArchived { .. } | AttemptError::WalMissing { .. }
+            ),
+        }
+    }
+
     /// The likely cause, and what can be done about it.
     pub(crate) fn explain(&self) -> (FailureCause, &'static str) {
         match self {
@@ -174,5 +186,27 @@ impl AttemptError {
             cause = error.source();
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use pg_format::Lsn;
+
+    use super::{AttemptError, Verdict};
+
+    #[test]
+    fn wal_that_came_too_late_may_come_next_time_though_this_backup_is_given_up() {
+        let late = AttemptError::WalNotArchived {
+            stop: Lsn(2),
+            reached: Lsn(1),
+            after: Duration::from_secs(600),
+        };
+        assert_eq!((late.verdict(), late.may_pass()), (Verdict::GiveUp, true));
+        assert!(AttemptError::ServerClock.may_pass());
+        let (expected, found) = (1, 2);
+        assert!(!AttemptError::ForeignCluster { found, expected }.may_pass());
     }
 }

@@ -146,6 +146,7 @@ impl Jobs {
             instance: request.instance.clone(),
             branch: request.branch.clone(),
             cause,
+            transient: Some(error.may_pass()),
             message: error.sentence(),
             hint: hint.to_owned(),
             failed_at: self.world.clock.now(),

@@ -223,6 +223,7 @@ impl World {
                 instance,
                 branch,
                 cause,
+                transient: None,
                 message,
                 hint,
                 failed_at: self.clock.now(),

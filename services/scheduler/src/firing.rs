@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::World;
 use crate::firing::plan::{Fire, Plan};
 use crate::firing::told::Told;
-use crate::recall::recall_documents;
+use crate::recall::{has_forgotten, recall_documents};
 use crate::refusal::Unfinished;
 use crate::slots::{Kept, Life, WhenBusy};
 
@@ -272,9 +272,14 @@ async fn ask(world: &World, fire: &Fire, now: Timestamp) -> Result<(), Unfinishe
     };
     if now - fire.at > LATE {
         let last = world.last_of(&request).await?;
-        if Life::of(last.as_ref()) != Life::Unborn {
+        if Life::of(last.as_ref()) != Life::Unborn || has_forgotten(world, fire.at).await? {
             return Ok(());
         }
+    }
+    let (instance, branch) = (&request.instance, &request.branch);
+    if world.is_stopped(instance, branch).await? {
+        let reason = format!("the server of branch {branch} is stopped");
+        return world.skip(request, fire.at, None, reason).await;
     }
     let busy = WhenBusy::Skip { due_at: fire.at };
     let _asked = world.ask_for_backup(request, None, busy).await?;

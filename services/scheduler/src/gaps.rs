@@ -16,7 +16,7 @@ use events::document::Branch;
 use events::event::{BackupRequested, BackupSummary, WalGapDetected};
 use events::{
     BackupId, BackupType, Event, InstanceDocument, MessageId, PoolName, Retention, Timestamp,
-    Trigger, subject, topology,
+    Trigger, WalKeep, subject, topology,
 };
 use futures::StreamExt as _;
 use repository::{BranchReader, ErrorClass, RepositoryError};
@@ -259,13 +259,11 @@ fn backup_after(
     attempt: u32,
     now: Timestamp,
 ) -> BackupRequested {
-    let schedules = document.schedules.iter();
-    let retentions = schedules
-        .filter(|schedule| schedule.branch == gap.branch)
-        .map(|schedule| schedule.retention);
-    // Months and years have no length but from a day on.
-    let longest = retentions.max_by_key(|retention| retention.expires_at(now));
-    let retention = longest.unwrap_or(Retention::SEVEN_DAYS);
+    // It is there for the moments after the gap: it goes when the branch's window has left it behind.
+    let retention = match default_wal_keep(document, &gap.branch, None) {
+        WalKeep::For(window) => window,
+        WalKeep::AsLongAsBackup | WalKeep::Standalone => Retention::SEVEN_DAYS,
+    };
     BackupRequested {
         backup_id: id_after(gap, attempt),
         instance: gap.instance.clone(),

@@ -4,14 +4,34 @@
 //! may do it and a living document always wins. What was being removed stays removed. A restore or a drill that
 //! was under way died with its events: its name is freed. A sweep stays: it may be half done, so nobody restores what
 //! it lists, and the next round finishes it, if all that is left of it may still go, or ends it.
+//!
+//! What fires have led to is lost with the events. Those of the last day are asked for again (a backup that is there is
+//! only announced), older ones are let be ([`has_forgotten`]).
 
-use bus::Decision;
+use bus::{BusError, Decision};
+use chrono::TimeDelta;
 use events::document::Branch;
-use events::{InstanceDocument, InstanceName};
+use events::topology::EVENTS;
+use events::{InstanceDocument, InstanceName, Timestamp};
 use repository::RepositoryError;
 
 use crate::commands::World;
 use crate::refusal::Unfinished;
+
+/// What was due longer ago is not asked for anew after a loss: all instances would do so at once.
+const REMEMBERED: TimeDelta = TimeDelta::days(1);
+
+/// Whether it is no longer known what a fire has led to, because the stream of events is younger, and it is too long ago
+/// to count as missed.
+pub(crate) async fn has_forgotten(world: &World, fire: Timestamp) -> Result<bool, BusError> {
+    let now = world.clock.now();
+    if now - fire <= REMEMBERED {
+        return Ok(false);
+    }
+    let born = world.bus.stream_state(EVENTS).await?.created;
+    // One that is not born yet is a clock that differs.
+    Ok(fire < born && born <= now)
+}
 
 /// Puts the mirrored documents back that the bus does not have.
 pub(crate) async fn recall_documents(world: &World) -> Result<(), Unfinished> {

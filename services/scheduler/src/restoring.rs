@@ -4,26 +4,31 @@
 //! A claim goes when its restore has failed or was refused, which is heard ([`crate::outcomes`]) or, where that was
 //! lost, seen here; and when its restore was never asked for, because a scheduler died between the two or the stream
 //! was lost. How long that has been so is measured by this process's monotonic clock.
+//!
+//! What a restore that succeeded leaves to be done is its branch's first backup ([`first_backups`]).
+
+mod first_backups;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use events::document::Branch;
-use events::{BranchName, Event, InstanceName, RestoreId, subject};
+use events::{BranchName, Event, InstanceDocument, InstanceName, RestoreId, subject};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::World;
 use crate::refusal::Unfinished;
+pub(crate) use crate::restoring::first_backups::FirstBackups;
 
-/// How often every claim is looked at.
+/// How often every claim, and every restored branch, is looked at.
 const ROUND: Duration = Duration::from_secs(60);
 /// A claim whose restore nobody has asked for goes after so long.
 const UNUSED: Duration = Duration::from_secs(3600);
 
 /// Looks at all claims, until shutdown.
 pub(crate) async fn run(world: World, shutdown: CancellationToken) {
-    let mut claims = Claims::default();
+    let (mut claims, mut firsts) = (Claims::default(), FirstBackups::default());
     let mut rounds = tokio::time::interval(ROUND);
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -31,8 +36,18 @@ pub(crate) async fn run(world: World, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             _ = rounds.tick() => {}
         }
-        if let Err(error) = claims.round(&world).await {
+        let documents = match world.bus.instances().list().await {
+            Ok(documents) => documents,
+            Err(error) => {
+                tracing::warn!(%error, "the instance documents cannot be read; trying again");
+                continue;
+            }
+        };
+        if let Err(error) = claims.round(&world, &documents).await {
             tracing::warn!(%error, "the claims of restores cannot be looked at; trying again");
+        }
+        if let Err(error) = firsts.round(&world, &documents).await {
+            tracing::warn!(%error, "the first backups of branches cannot be looked at; trying again");
         }
     }
 }
@@ -44,9 +59,13 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    pub(crate) async fn round(&mut self, world: &World) -> Result<(), Unfinished> {
+    async fn round(
+        &mut self,
+        world: &World,
+        documents: &[InstanceDocument],
+    ) -> Result<(), Unfinished> {
         let mut unasked = HashMap::new();
-        for document in world.bus.instances().list().await? {
+        for document in documents {
             for (branch, state) in &document.branches {
                 let Branch::Restoring { restore_id, .. } = state else {
                     continue;
@@ -99,7 +118,7 @@ async fn over(
 mod tests {
     use bus::Outgoing;
     use events::event::{FailureCause, RestoreFailed};
-    use events::{InstanceDocument, MessageId, example};
+    use events::{MessageId, example};
 
     use super::*;
     use crate::tests::Place;
@@ -119,6 +138,11 @@ mod tests {
         document
     }
 
+    async fn look(claims: &mut Claims, place: &Place) {
+        let documents = place.world.bus.instances().list().await.unwrap();
+        claims.round(&place.world, &documents).await.unwrap();
+    }
+
     async fn stands(place: &Place) -> bool {
         let document = place.world.bus.instances().get(&example::instance()).await;
         let (document, _) = document.unwrap().unwrap();
@@ -130,12 +154,12 @@ mod tests {
         let place = Place::new("2026-01-01T00:00:00Z");
         registered(&place, &claimed(RestoreId(uuid::Uuid::from_u128(1)))).await;
         let mut claims = Claims::default();
-        claims.round(&place.world).await.unwrap();
+        look(&mut claims, &place).await;
         tokio::time::advance(UNUSED / 2).await;
-        claims.round(&place.world).await.unwrap();
+        look(&mut claims, &place).await;
         assert!(stands(&place).await);
         tokio::time::advance(UNUSED / 2).await;
-        claims.round(&place.world).await.unwrap();
+        look(&mut claims, &place).await;
         assert!(!stands(&place).await);
     }
 
@@ -157,9 +181,9 @@ mod tests {
         requested.restore_id = restore_id;
         publish(Event::RestoreRequested(requested)).await;
         let mut claims = Claims::default();
-        claims.round(&place.world).await.unwrap();
+        look(&mut claims, &place).await;
         tokio::time::advance(UNUSED * 30).await;
-        claims.round(&place.world).await.unwrap();
+        look(&mut claims, &place).await;
         assert!(stands(&place).await, "a long restore is a restore");
         publish(Event::RestoreFailed(RestoreFailed {
             restore_id,
@@ -171,7 +195,7 @@ mod tests {
             failed_at: example::at(1),
         }))
         .await;
-        claims.round(&place.world).await.unwrap();
+        look(&mut claims, &place).await;
         assert!(!stands(&place).await);
     }
 }

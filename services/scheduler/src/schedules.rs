@@ -1,7 +1,7 @@
 //! Answers "which schedules are there, and when do they fire?".
 
 use bus::{BusError, QueryError};
-use events::document::Schedule;
+use events::document::{Branch, Schedule};
 use events::schedules::{ScheduleAnswer, SchedulesAnswer, SchedulesQuestion};
 use events::{InstanceDocument, Timestamp, subject};
 use tokio_util::sync::CancellationToken;
@@ -48,8 +48,10 @@ async fn answer(world: &World, question: SchedulesQuestion) -> Result<SchedulesA
 }
 
 fn describe(document: &InstanceDocument, schedule: &Schedule, now: Timestamp) -> ScheduleAnswer {
-    // What would be due while it is paused is no fire.
-    let fires = Fires::of(schedule).ok().filter(|_| !schedule.paused);
+    let branch = document.branches.get(&schedule.branch);
+    let is_on = !schedule.paused && branch.and_then(Branch::active).is_some();
+    // What would be due while it is paused, or its branch is going away, is no fire.
+    let fires = Fires::of(schedule).ok().filter(|_| is_on);
     let default_wal = || default_wal_keep(document, &schedule.branch, Some(schedule.retention));
     ScheduleAnswer {
         id: schedule.id,

@@ -116,7 +116,9 @@ impl World {
                 match busy {
                     WhenBusy::Skip { due_at } => {
                         match self.in_its_place(&request, running).await? {
-                            Some(reason) => self.skip(request, due_at, running, reason).await?,
+                            Some(reason) => {
+                                self.skip(request, due_at, Some(running), reason).await?;
+                            }
                             None => self.enqueue(request, cause, running).await?,
                         }
                     }
@@ -203,11 +205,11 @@ impl World {
     }
 
     /// Says that a fire has no backup. If its fence says something already, that stands.
-    async fn skip(
+    pub(crate) async fn skip(
         &self,
         request: BackupRequested,
         due_at: Timestamp,
-        running: BackupId,
+        running: Option<BackupId>,
         reason: String,
     ) -> Result<(), Unfinished> {
         let (backup_id, fence) = (request.backup_id, fence_of(&request));
@@ -221,7 +223,7 @@ impl World {
             schedule_id,
             name: request.name,
             due_at,
-            running: Some(running),
+            running,
             reason,
         });
         let id = MessageId::new(format!("backup.skipped:{backup_id}"));

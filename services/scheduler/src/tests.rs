@@ -68,6 +68,7 @@ impl Place {
             instance: request.instance.clone(),
             branch: request.branch.clone(),
             cause: FailureCause::Source,
+            transient: None,
             message: "a test".to_owned(),
             hint: String::new(),
             failed_at: self.world.clock.now(),

@@ -265,6 +265,9 @@ pub struct BackupFailed {
     pub branch: BranchName,
     /// The likely cause.
     pub cause: FailureCause,
+    /// Whether the same may succeed later without anybody changing anything; by the cause when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transient: Option<bool>,
     /// One sentence.
     pub message: String,
     /// What can be done.

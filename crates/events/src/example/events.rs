@@ -249,6 +249,7 @@ fn backup_events() -> Vec<Event> {
             instance: instance.clone(),
             branch: branch.clone(),
             cause: FailureCause::Connection,
+            transient: Some(true),
             message: "cannot connect to 127.0.0.1:5432: connection refused".to_owned(),
             hint: "Check that the server runs and that the address is right.".to_owned(),
             failed_at: at(30),

@@ -171,6 +171,7 @@ fn failed(number: u128) -> Event {
         instance: instance(),
         branch: BranchName::main(),
         cause: FailureCause::Connection,
+        transient: None,
         message: "the server did not answer".to_owned(),
         hint: String::new(),
         failed_at: at(0),

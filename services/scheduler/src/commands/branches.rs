@@ -1,13 +1,16 @@
 //! Branches that restores made: registered when they are open, deleted when nobody wants them.
 
-use bus::Decision;
+use bus::{BusError, Decision, Outgoing};
 use events::command::{BranchDelete, BranchRegister};
 use events::document::{ActiveBranch, Branch};
+use events::envelope::rfc3339;
 use events::event::{
-    BackupRequested, BranchDeletionRequested, BranchRegistered, RefusalCode, RegisteredBranch,
+    BackupRequested, BranchDeletionRequested, BranchRegistered, InstanceUpdated, RefusalCode,
+    RegisteredBranch, ScheduleDeleted,
 };
 use events::{
-    BackupId, BackupType, BranchName, Event, InstanceDocument, InstanceName, MessageId, Trigger,
+    BackupId, BackupType, BranchName, Event, InstanceDocument, InstanceName, MessageId, RestoreId,
+    Retention, Trigger, subject,
 };
 
 use super::{Given, World, default_wal_keep};
@@ -58,21 +61,63 @@ impl World {
         register: &BranchRegister,
         document: &InstanceDocument,
     ) -> Result<(), Unfinished> {
-        let backup_id = BackupId::first_of_branch(register.origin.restore_id);
-        let requested = BackupRequested {
-            backup_id,
-            instance: register.instance.clone(),
-            branch: register.branch.clone(),
-            name: format!("first backup of {}", register.branch),
+        let first = (register.origin.restore_id, 0);
+        let requested = self.first_backup(document, &register.branch, first);
+        self.request_backup(requested, Some(given.id)).await
+    }
+
+    /// The `attempt`th (from 0) first base backup of a branch that a restore made. It goes when its retention ends, as
+    /// those of schedules do; while it is the newest of a live branch it stays all the same.
+    pub(crate) fn first_backup(
+        &self,
+        document: &InstanceDocument,
+        branch: &BranchName,
+        (restore_id, attempt): (RestoreId, u32),
+    ) -> BackupRequested {
+        let of_branch = document.schedules.iter().filter(|s| s.branch == *branch);
+        let retentions = of_branch.map(|schedule| schedule.retention);
+        let longest = retentions.max_by(|one, other| retention::compare_retentions(*one, *other));
+        let retention = longest.unwrap_or(Retention::SEVEN_DAYS);
+        let name = format!("first backup of {branch}");
+        BackupRequested {
+            backup_id: BackupId::first_of_branch_again(restore_id, attempt),
+            instance: document.instance.clone(),
+            branch: branch.clone(),
+            name: match attempt {
+                0 => name,
+                failed => format!("{name} (attempt {})", failed + 1),
+            },
             backup_type: BackupType::Auto,
             trigger: Trigger::Schedule,
             schedule_id: None,
-            retention: None,
-            wal: default_wal_keep(document, &register.branch, None),
+            retention: Some(retention),
+            wal: default_wal_keep(document, branch, Some(retention)),
             pool: document.pool.clone(),
             requested_at: self.clock.now(),
+        }
+    }
+
+    /// Whether somebody stopped the server of a branch by hand, as far as the bus remembers: nothing can be read from it.
+    pub(crate) async fn is_stopped(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<bool, BusError> {
+        // The protected server is nothing that Zektor stops.
+        if *branch == BranchName::main() {
+            return Ok(false);
+        }
+        let last = async |what: &str| {
+            let said = format!("{}.branch.{what}.{instance}.{branch}", subject::ROOT);
+            let last = self.bus.last_on(&said).await?;
+            Ok::<_, BusError>(last.map(|last| last.sequence))
         };
-        self.request_backup(requested, Some(given.id)).await
+        let Some(stopped) = last("stopped").await? else {
+            return Ok(false);
+        };
+        // A branch of this name that was there before may have been stopped, too.
+        let (started, registered) = (last("started").await?, last("registered").await?);
+        Ok(Some(stopped) > started && Some(stopped) > registered)
     }
 
     pub(super) async fn delete_branch(
@@ -105,19 +150,27 @@ impl World {
             .await?)
     }
 
-    /// Takes a name out of the document: the restore that claimed it failed, or its compute is gone.
+    /// Takes a name out of the document: the restore that claimed it failed, or its compute is gone. What was wanted of
+    /// the branch goes with it, so that the next one of this name begins with nothing.
     pub(crate) async fn forget_branch(
         &self,
         instance: &InstanceName,
         branch: &BranchName,
         forget: impl Fn(&Branch) -> bool,
     ) -> Result<(), Unfinished> {
+        if let Some((document, _)) = self.bus.instances().get(instance).await?
+            && document.branches.get(branch).is_some_and(&forget)
+        {
+            self.tell_forgotten(&document, branch).await?;
+        }
         let updated = self
             .update_document(instance, |mut document| {
                 if document.branches.get(branch).is_some_and(&forget) {
                     let _branch = document.branches.remove(branch);
                     // What it still had to delete is planned anew: the next branch of this name may need it.
                     let _sweep = document.sweeps.remove(branch);
+                    document.schedules.retain(|one| one.branch != *branch);
+                    document.drills = document.drills.filter(|drills| drills.branch != *branch);
                 }
                 Ok(document)
             })
@@ -127,6 +180,46 @@ impl World {
             Err(Unfinished::Refused(_)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Said before they go, so that whoever dies between the two says it again.
+    async fn tell_forgotten(
+        &self,
+        document: &InstanceDocument,
+        branch: &BranchName,
+    ) -> Result<(), BusError> {
+        let instance = &document.instance;
+        let mut told = Vec::new();
+        for schedule in document.schedules.iter().filter(|s| s.branch == *branch) {
+            let id = MessageId::new(format!("schedule.deleted:{}", schedule.id));
+            let deleted = Event::ScheduleDeleted(ScheduleDeleted {
+                instance: instance.clone(),
+                branch: branch.clone(),
+                schedule_id: schedule.id,
+                name: schedule.name.clone(),
+            });
+            told.push((id, deleted, Some(schedule.id)));
+        }
+        let drills = document.drills.as_ref();
+        if let Some(drills) = drills.filter(|drills| drills.branch == *branch) {
+            let since = rfc3339(drills.created_at);
+            let id = MessageId::new(format!("drills.forgotten:{instance}:{branch}:{since}"));
+            let without = Event::InstanceUpdated(InstanceUpdated {
+                instance: instance.clone(),
+                branch: BranchName::main(),
+                pool: document.pool.clone(),
+                drills: None,
+            });
+            told.push((id, without, None));
+        }
+        for (id, event, of) in told {
+            let mut outgoing = Outgoing::new(event, id, self.clock.now());
+            if let Some(of) = of {
+                outgoing = outgoing.correlated(of);
+            }
+            let _sequence = self.bus.publish(outgoing).await?;
+        }
+        Ok(())
     }
 
     /// Changes the document by compare-and-set; an unchanged document is not written.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use calendar::Calendar;
+use chrono::TimeDelta;
 use events::document::{DrillSettings, RunningDrill};
 use events::envelope::rfc3339;
 use events::event::DrillSkipped;
@@ -11,8 +12,11 @@ use futures::StreamExt as _;
 
 use crate::commands::World;
 use crate::drills::Asked;
+use crate::recall::has_forgotten;
 use crate::refusal::Unfinished;
 
+/// A fire that is older is not caught up: what became of it is no longer known.
+const CAUGHT_UP: TimeDelta = TimeDelta::days(360);
 /// Instances that are looked after at the same time.
 const AT_ONCE: usize = 16;
 
@@ -114,6 +118,9 @@ async fn look_after(
     let Some((settings, fire)) = drilled.due(now) else {
         return Ok(None);
     };
+    if now - fire > CAUGHT_UP || has_forgotten(world, fire).await? {
+        return Ok(Some(fire));
+    }
     let drill_id = DrillId::scheduled(instance, fire);
     let branch = &settings.branch;
     let asked = world.ask_for_drill(instance, branch, (drill_id, Trigger::Schedule));

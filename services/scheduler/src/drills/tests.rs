@@ -296,3 +296,33 @@ async fn a_branch_that_is_gone_or_was_never_there_is_not_drilled() {
     assert_eq!(place.types().await, ["drill.refused"]);
     assert_eq!(place.running().await, None);
 }
+
+/// The stream was lost with NATS: what a drill before its birth has led to is not known.
+#[tokio::test]
+async fn after_a_loss_of_nats_no_drill_of_long_ago_is_run() {
+    for (hours_before, requested) in [(300, 0), (25, 0), (20, 1)] {
+        let place = Place::new("2026-03-01T00:00:00Z", None).await;
+        let events = place.world.bus.stream_state(topology::EVENTS).await;
+        let born = events.unwrap().created;
+        let fire = born - TimeDelta::hours(hours_before);
+        let settings = DrillSettings {
+            cron: Some(fire.format("%M %H %d %m *").to_string()),
+            timezone: "UTC".to_owned(),
+            created_at: born - TimeDelta::days(100),
+            ..example::drills()
+        };
+        place
+            .change(|document| {
+                let mut document = document.cloned()?;
+                document.drills = Some(settings.clone());
+                Some(document)
+            })
+            .await;
+        place.clock.set(born + TimeDelta::hours(1));
+        let mut replica = Firing::default();
+        for _ in 0..2 {
+            place.look(&mut replica).await;
+        }
+        assert_eq!(place.types().await.len(), requested, "{hours_before} h");
+    }
+}

@@ -1,5 +1,7 @@
 //! Commands: each has one effect and one outcome, also when it is delivered again.
 
+mod branches;
+
 use bus::Outcome;
 use events::command::{BackupCreate, InstanceAdd, InstanceRemove, RestoreCreate};
 use events::document::slot_name;

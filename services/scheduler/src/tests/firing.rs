@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use events::document::{ActiveBranch, Branch, Schedule};
+use events::event::{BranchStarted, BranchStopped};
 use events::{
     BackupId, BranchName, Event, InstanceDocument, ScheduleId, SealedSecret, Timestamp, example,
+    topology,
 };
 use pg_format::{SystemIdentifier, TimelineId, WalSegmentSize};
 
@@ -258,4 +260,83 @@ async fn a_fire_that_is_kept_longer_than_what_runs_waits_and_one_that_is_not_is_
     let taken = place.last_request().await;
     assert_eq!(taken.schedule_id, Some(monthly));
     assert_eq!(taken.name, "monthly 2026-01-01T02:17:00.000000Z");
+}
+
+fn branch_said(what: &str, branch: &BranchName) -> Event {
+    let (instance, branch) = (instance(), branch.clone());
+    match what {
+        "stopped" => Event::BranchStopped(BranchStopped { instance, branch }),
+        _ => Event::BranchStarted(BranchStarted { instance, branch }),
+    }
+}
+
+#[tokio::test]
+async fn a_branch_that_is_stopped_is_not_backed_up() {
+    let place = Place::new("2026-01-01T00:00:00Z");
+    let mut wanted = document(place.world.clock.now());
+    let fix = BranchName::new("fix").unwrap();
+    let main = wanted.branches[&BranchName::main()].clone();
+    let _none = wanted.branches.insert(fix.clone(), main);
+    wanted.schedules[0].branch = fix.clone();
+    registered(&place, &wanted).await;
+    let mut firing = Firing::default();
+    firing.reload(&place.world).await.unwrap();
+    for (said, now, event) in [
+        ("stopped", "2026-01-01T02:17:00Z", "backup.skipped"),
+        ("started", "2026-01-02T02:17:00Z", "backup.requested"),
+    ] {
+        place.say(branch_said(said, &fix)).await;
+        for late in [0, 3600] {
+            let now = now.parse::<Timestamp>().unwrap() + chrono::TimeDelta::seconds(late);
+            place.clock.set(now);
+            assert_eq!(firing.fire_due(&place.world).await, 0);
+            // One that has just begun.
+            let mut another = Firing::default();
+            another.reload(&place.world).await.unwrap();
+            assert_eq!(another.fire_due(&place.world).await, 0);
+        }
+        assert_eq!(place.types().await.pop(), Some(event));
+    }
+    assert_eq!(
+        place.types().await,
+        [
+            "branch.stopped",
+            "backup.skipped",
+            "branch.started",
+            "backup.requested"
+        ]
+    );
+}
+
+/// The stream was lost with NATS: what a fire before its birth has led to is not known.
+#[tokio::test]
+async fn after_a_loss_of_nats_the_fires_of_a_day_are_asked_for_again_and_no_older_ones() {
+    let bus = Place::new("2026-01-01T00:00:00Z").world.bus;
+    let events = bus.stream_state(topology::EVENTS).await.unwrap();
+    let born = events.created;
+    for (hours_before, hours_after, requested) in [
+        (300, 1, 0),
+        (25, 1, 0),
+        (20, 1, 1),
+        // It has forgotten nothing since, whatever was down.
+        (-1, 300, 1),
+    ] {
+        let mut place = Place::new("2026-01-01T00:00:00Z");
+        place.world.bus = bus.clone();
+        let fire = born - chrono::TimeDelta::hours(hours_before);
+        let now = born + chrono::TimeDelta::hours(hours_after);
+        place.clock.set(now);
+        let mut yearly = document(now - chrono::TimeDelta::days(100));
+        yearly.instance =
+            events::InstanceName::new(format!("lost{hours_before}").replace('-', "x")).unwrap();
+        yearly.schedules[0].cron = fire.format("%M %H %d %m *").to_string();
+        yearly.schedules[0].id = ScheduleId(uuid::Uuid::now_v7());
+        registered(&place, &yearly).await;
+        let mut firing = Firing::default();
+        firing.reload(&place.world).await.unwrap();
+        let before = place.types().await.len();
+        assert_eq!(firing.fire_due(&place.world).await, 0);
+        let asked = place.types().await.len() - before;
+        assert_eq!(asked, requested, "{hours_before} h before the loss");
+    }
 }

@@ -60,6 +60,7 @@ impl Place {
             instance: instance(),
             branch: BranchName::main(),
             cause: FailureCause::Storage,
+            transient: None,
             message: "no".to_owned(),
             hint: String::new(),
             failed_at: self.world.clock.now(),

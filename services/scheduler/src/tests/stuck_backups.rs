@@ -99,6 +99,7 @@ impl Place {
             instance: request.instance.clone(),
             branch: request.branch.clone(),
             cause,
+            transient: None,
             message: "a test".to_owned(),
             hint: String::new(),
             failed_at: self.world.clock.now(),
@@ -399,6 +400,27 @@ async fn what_would_fail_again_or_fires_again_soon_is_not_tried_again() {
         place.fail_because(&place.last_request().await, cause).await;
         rounds(&place, &mut [Watchdog::default()], 60).await;
         assert_eq!(place.types().await, ["backup.requested", "backup.failed"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_met_a_failure_knows_whether_it_may_pass() {
+    for (cause, transient, requested) in [
+        // The archive did not reach the backup's end in time.
+        (FailureCause::Wal, true, 2),
+        // The stored credentials are wrong.
+        (FailureCause::Connection, false, 1),
+    ] {
+        let (place, _firing, request) = fired().await;
+        let failed = BackupFailed {
+            transient: Some(transient),
+            ..place.failure(&request, cause)
+        };
+        place.end(&request, Event::BackupFailed(failed)).await;
+        rounds(&place, &mut [Watchdog::default()], 60).await;
+        let types = place.types().await.into_iter();
+        let found = types.filter(|name| *name == "backup.requested").count();
+        assert_eq!(found, requested, "{cause:?}");
     }
 }
 

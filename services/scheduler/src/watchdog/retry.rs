@@ -27,7 +27,7 @@ impl World {
         failed: &BackupFailed,
         cause: &MessageId,
     ) -> Result<(), Unfinished> {
-        if !may_pass(failed.cause) {
+        if !may_pass(failed) {
             return Ok(());
         }
         let instances = self.bus.instances();
@@ -118,6 +118,10 @@ impl World {
         if fires.due(now) != fires.due(request.requested_at) {
             return Ok(None);
         }
+        // Nothing can be read from a server that somebody stopped meanwhile.
+        if self.is_stopped(&request.instance, &request.branch).await? {
+            return Ok(None);
+        }
         let taken = self.is_taken_instead(request).await?;
         Ok((!taken).then_some(document))
     }
@@ -140,12 +144,12 @@ impl World {
     }
 }
 
-/// Whether a failure may go away by itself.
-fn may_pass(cause: FailureCause) -> bool {
-    match cause {
+/// Whether a failure may go away by itself: as whoever met it says, or by its cause.
+fn may_pass(failed: &BackupFailed) -> bool {
+    failed.transient.unwrap_or(match failed.cause {
         FailureCause::Storage | FailureCause::Connection | FailureCause::Internal => true,
         FailureCause::Wal | FailureCause::Source | FailureCause::Compute => false,
-    }
+    })
 }
 
 /// The schedule that asked, if it still backs up that branch.
