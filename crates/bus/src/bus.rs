@@ -57,7 +57,15 @@ impl Bus {
     #[must_use]
     pub fn in_memory() -> Bus {
         let config = BusConfig::new("memory://", "in-memory");
-        Self::over(MemoryTransport::new(&wanted()), &config)
+        Self::over(MemoryTransport::new(&wanted(), false), &config)
+    }
+
+    /// The same, as far away as a server: whoever asks it something waits, and may be dropped, before it is done and
+    /// before it is known to be.
+    #[must_use]
+    pub fn in_memory_far() -> Bus {
+        let config = BusConfig::new("memory://", "in-memory");
+        Self::over(MemoryTransport::new(&wanted(), true), &config)
     }
 
     /// The same bus, on which another service speaks.

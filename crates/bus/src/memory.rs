@@ -33,6 +33,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
 pub(crate) struct MemoryTransport {
     server: Arc<Server>,
+    /// Whether whoever asks something lets others go first while the question, and then the answer, is on its way.
+    far: bool,
 }
 
 /// The state, its clock, and the bell that rings when the state changed.
@@ -115,12 +117,13 @@ impl MemoryTransport {
         clippy::disallowed_methods,
         reason = "a server stamps what it stores with its own clock"
     )]
-    pub(crate) fn new(topology: &Topology) -> Arc<Self> {
+    pub(crate) fn new(topology: &Topology, far: bool) -> Arc<Self> {
         let now = chrono::Utc::now();
         let mut world = World::default();
         // Cannot fail: streams come before their consumers.
         let _made = world.apply(topology, now);
         Arc::new(MemoryTransport {
+            far,
             server: Arc::new(Server {
                 world: Mutex::new(world),
                 board: Board::default(),
@@ -129,6 +132,14 @@ impl MemoryTransport {
                 pulls: Mutex::default(),
             }),
         })
+    }
+}
+
+impl MemoryTransport {
+    async fn on_its_way(&self) {
+        if self.far {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -147,12 +158,15 @@ impl Transport for MemoryTransport {
     }
 
     async fn publish(&self, message: &RawMessage) -> Result<Receipt, PublishError> {
+        self.on_its_way().await;
         let receipt = self.server.world().publish(message, self.server.now());
         self.server.ring();
+        self.on_its_way().await;
         receipt
     }
 
     async fn last_on(&self, stream: &str, filter: &str) -> Result<Option<RawStored>, BusError> {
+        self.on_its_way().await;
         let world = self.server.world();
         Ok(world.stream(stream)?.store.last_on(filter).cloned())
     }
