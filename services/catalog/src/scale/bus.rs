@@ -12,7 +12,7 @@ use service::SystemClock;
 use testkit::nats::NatsServer;
 use tokio_util::sync::CancellationToken;
 
-use super::{EVENTS, Traffic, server};
+use super::{EVENTS, Traffic, must, server};
 use crate::projector::Projector;
 use crate::rebuild::{STREAMS, everything};
 use crate::scenario::{adopt, sqlite};
@@ -76,7 +76,10 @@ async fn caught_up(store: &Store, bus: &Bus) {
     }
 }
 
-async fn follow_and_rebuild(store: Store, bus: &Bus, label: &str) {
+/// "In minutes".
+const REBUILT_WITHIN: Duration = Duration::from_secs(600);
+
+async fn follow_and_rebuild(store: Store, bus: &Bus, label: &str, least: u64) {
     for stream in STREAMS {
         let created = bus.stream_state(stream).await.unwrap().created;
         adopt(&store, stream, created).await;
@@ -98,6 +101,10 @@ async fn follow_and_rebuild(store: Store, bus: &Bus, label: &str) {
     println!(
         "{label}: followed in {spent:.1?}, {rate:.0}/s, memory {before} MiB before, {peak} MiB at most"
     );
+    must(
+        rate >= least as f64,
+        &format!("{label}: {least} events a second"),
+    );
     let began = Instant::now();
     projector.ask_rebuild(RebuildSource::Stream).await.unwrap();
     caught_up(&store, bus).await;
@@ -105,6 +112,10 @@ async fn follow_and_rebuild(store: Store, bus: &Bus, label: &str) {
     println!(
         "{label}: built anew in {:.1?}, memory {peak} MiB at most",
         began.elapsed()
+    );
+    must(
+        began.elapsed() < REBUILT_WITHIN,
+        &format!("{label}: rebuilt in {REBUILT_WITHIN:?}"),
     );
     shutdown.cancel();
     work.await.unwrap();
@@ -116,8 +127,8 @@ async fn scale_a_million_events_from_nats() {
     let (_nats, bus) = published().await;
     read_only(&bus).await;
     let (store, _directory) = sqlite().await;
-    follow_and_rebuild(store, &bus, "nats to sqlite").await;
+    follow_and_rebuild(store, &bus, "nats to sqlite", 10_000).await;
     let server = server().await;
     let store = Store::open(&server.dsn()).await.unwrap();
-    follow_and_rebuild(store, &bus, "nats to postgres").await;
+    follow_and_rebuild(store, &bus, "nats to postgres", 5_000).await;
 }
