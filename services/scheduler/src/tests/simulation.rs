@@ -2,176 +2,21 @@
 //!
 //! What is expected is enumerated here, from days and times, and not by the calendar that the scheduler uses.
 
+mod fleet;
+mod replicas;
+mod wall;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use bus::{Bus, BusConfig};
-use chrono::{Datelike, TimeDelta};
-use events::document::Schedule;
+use chrono::TimeDelta;
 use events::event::BackupRequested;
-use events::{
-    BackupId, Event, InstanceDocument, InstanceName, ScheduleId, Timestamp, example, topology,
-};
+use events::{BackupId, Event, Timestamp, topology};
 use futures::StreamExt as _;
-use testkit::nats::NatsServer;
-use uuid::Uuid;
 
 use super::Place;
-use super::firing::{document, registered};
 use crate::firing::Firing;
-use crate::watchdog::Watchdog;
-
-/// A small generator of numbers that are the same on every run with the same seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-
-    fn one_in(&mut self, odds: u64) -> bool {
-        self.below(odds) == 0
-    }
-}
-
-/// A seed of its own for each run; a failure prints it.
-fn seed() -> u64 {
-    let seed = u64::from_le_bytes(Uuid::now_v7().as_bytes()[8..].try_into().unwrap());
-    println!("seed {seed}");
-    seed
-}
-
-#[derive(Clone, Copy)]
-enum Days {
-    Every,
-    /// 0 is Sunday.
-    Weekday(u32),
-    OfMonth(u32),
-}
-
-/// When something fires, in words that can be enumerated without a calendar.
-#[derive(Clone, Copy)]
-struct Times {
-    days: Days,
-    /// None: each hour.
-    hour: Option<u32>,
-    minute: u32,
-}
-
-impl Times {
-    fn any(chance: &mut Chance) -> Self {
-        let days = match chance.below(4) {
-            0 => Days::OfMonth(u32::try_from(chance.below(31)).unwrap() + 1),
-            1 => Days::Every,
-            _ => Days::Weekday(u32::try_from(chance.below(7)).unwrap()),
-        };
-        Times {
-            days,
-            hour: Some(u32::try_from(chance.below(24)).unwrap()),
-            minute: u32::try_from(chance.below(60)).unwrap(),
-        }
-    }
-
-    fn cron(&self) -> String {
-        let (day, weekday) = match self.days {
-            Days::Every => ("*".to_owned(), "*".to_owned()),
-            Days::Weekday(day) => ("*".to_owned(), day.to_string()),
-            Days::OfMonth(day) => (day.to_string(), "*".to_owned()),
-        };
-        let hour = self.hour.map_or("*".to_owned(), |hour| hour.to_string());
-        format!("{} {hour} {day} * {weekday}", self.minute)
-    }
-
-    /// Every fire after `from`, up to `to`.
-    fn between(&self, from: Timestamp, to: Timestamp) -> Vec<Timestamp> {
-        let mut fires = Vec::new();
-        let mut day = from.date_naive();
-        while day <= to.date_naive() {
-            let meant = match self.days {
-                Days::Every => true,
-                Days::Weekday(weekday) => day.weekday().num_days_from_sunday() == weekday,
-                Days::OfMonth(number) => day.day() == number,
-            };
-            let hours = match self.hour {
-                Some(hour) => hour..hour + 1,
-                None => 0..24,
-            };
-            for hour in hours.filter(|_| meant) {
-                let at = day.and_hms_opt(hour, self.minute, 0).unwrap().and_utc();
-                if at > from && at <= to {
-                    fires.push(at);
-                }
-            }
-            day = day.succ_opt().unwrap();
-        }
-        fires
-    }
-}
-
-/// Instances with their schedules.
-struct Fleet {
-    documents: Vec<InstanceDocument>,
-    times: BTreeMap<ScheduleId, Times>,
-}
-
-impl Fleet {
-    fn new(
-        created_at: Timestamp,
-        instances: u128,
-        schedules: u128,
-        mut times: impl FnMut() -> Times,
-    ) -> Self {
-        let mut fleet = Fleet {
-            documents: Vec::new(),
-            times: BTreeMap::new(),
-        };
-        for number in 0..instances {
-            let mut wanted = document(created_at);
-            wanted.instance = InstanceName::new(format!("db{number}")).unwrap();
-            wanted.schedules.clear();
-            for of_instance in 0..schedules {
-                let id = ScheduleId(Uuid::from_u128(number * 100 + of_instance + 1));
-                let times = times();
-                wanted.schedules.push(Schedule {
-                    id,
-                    cron: times.cron(),
-                    created_at,
-                    ..example::schedule()
-                });
-                let _none = fleet.times.insert(id, times);
-            }
-            fleet.documents.push(wanted);
-        }
-        fleet
-    }
-
-    async fn register(&self, place: &Place) {
-        for document in &self.documents {
-            registered(place, document).await;
-        }
-    }
-
-    /// The backups of all fires after `from`, up to `to`.
-    fn expected(&self, from: Timestamp, to: Timestamp) -> BTreeSet<BackupId> {
-        let ids = self.times.iter().flat_map(|(id, times)| {
-            let fires = times.between(from, to).into_iter();
-            fires.map(|fire| BackupId::scheduled(*id, fire))
-        });
-        ids.collect()
-    }
-
-    /// The moments at which something fires, in order.
-    fn moments(&self, from: Timestamp, to: Timestamp) -> BTreeSet<Timestamp> {
-        let fires = self
-            .times
-            .values()
-            .flat_map(|times| times.between(from, to));
-        fires.collect()
-    }
-}
+use fleet::{Chance, Days, Fleet, Times, seed};
+use wall::Wall;
 
 /// What is said on the bus, read bit by bit as a worker would.
 struct Listener {
@@ -256,9 +101,20 @@ fn begin() -> Timestamp {
 }
 
 #[tokio::test]
-async fn a_year_of_three_hundred_instances() {
+async fn a_year_of_two_hundred_schedules_in_five_zones() {
     let mut chance = Chance(seed());
-    let fleet = Fleet::new(begin(), 300, 1, || Times::any(&mut chance));
+    // Two of each branch, whose fires meet now and then.
+    let mut before: Option<Times> = None;
+    let fleet = Fleet::new(begin(), 100, 2, || {
+        let mut times = Times::any(&mut chance);
+        if let Some(other) = before.filter(|_| chance.one_in(3)) {
+            times = Times {
+                days: times.days,
+                ..other
+            };
+        }
+        *before.insert(times)
+    });
     let place = Place::new("2026-01-01T00:00:30Z");
     fleet.register(&place).await;
     place.world.recover_slots().await.unwrap();
@@ -274,91 +130,17 @@ async fn a_year_of_three_hundred_instances() {
     let expected = fleet.expected(begin(), end);
     assert!(expected.len() > 10_000, "{}", expected.len());
     listener.has_exactly(&expected);
-    // Backups never met, so none was skipped.
-    assert!(
-        listener
-            .effects
-            .values()
-            .all(|effect| *effect == "requested")
-    );
-}
-
-#[tokio::test]
-async fn three_replicas_that_die_and_pause_while_500_schedules_fire() {
-    let mut chance = Chance(seed());
-    let fleet = Fleet::new(begin(), 250, 2, || Times {
-        hour: None,
-        days: Days::Every,
-        ..Times::any(&mut Chance(chance.below(u64::MAX)))
-    });
-    let place = Place::new("2026-01-01T00:00:30Z");
-    fleet.register(&place).await;
-    let mut replicas = [Firing::default(), Firing::default(), Firing::default()];
-    for replica in &mut replicas {
-        replica.reload(&place.world).await.unwrap();
+    // None was skipped but for another one of its branch at the same moment.
+    let together = fleet.together(begin(), end);
+    assert!(!together.is_empty());
+    for (id, effect) in &listener.effects {
+        let alone = !together.contains(id);
+        assert!(*effect == "requested" || !alone, "{id} was {effect}");
     }
-    let mut watchdog = Watchdog::default();
-    let mut listener = Listener::new();
-    let end = begin() + TimeDelta::hours(10);
-    for moment in fleet.moments(begin(), end) {
-        place.clock.set(moment + TimeDelta::milliseconds(100));
-        let mut order = [0, 1, 2];
-        order.swap(0, usize::try_from(chance.below(3)).unwrap());
-        // The first one is awake: what all replicas sleep through is another test.
-        for (position, index) in order.into_iter().enumerate() {
-            if position > 0 && chance.one_in(2) {
-                continue;
-            }
-            if chance.one_in(5) {
-                // Killed and started again; sometimes it died after it had claimed a slot.
-                if chance.one_in(2) {
-                    claim_and_die(&place, &fleet, moment).await;
-                }
-                replicas[index] = Firing::default();
-                replicas[index].reload(&place.world).await.unwrap();
-            }
-            assert_eq!(replicas[index].fire_due(&place.world).await, 0);
-        }
-        listener.listen(&place).await;
-        listener.work(&place, &mut chance, 3).await;
-        if chance.one_in(20) {
-            watchdog.round(&place.world).await.unwrap();
-        }
+    for (zone, at) in Wall::changes() {
+        println!("{zone}: {} fires moved to {at}", fleet.moved_to(zone, at));
     }
-    listener.has_exactly(&fleet.expected(begin(), end));
-    let skipped = listener
-        .effects
-        .values()
-        .filter(|effect| **effect == "skipped");
-    println!(
-        "{} fires, {} of them skipped",
-        listener.effects.len(),
-        skipped.count()
-    );
-}
-
-/// A replica claims the slot for one of the fires of `moment`, and is no more.
-async fn claim_and_die(place: &Place, fleet: &Fleet, moment: Timestamp) {
-    let just_before = moment - TimeDelta::seconds(1);
-    let all = fleet.documents.iter();
-    let schedules = all.flat_map(|document| document.schedules.iter().map(move |s| (document, s)));
-    let mut due =
-        schedules.filter(|(_, s)| !fleet.times[&s.id].between(just_before, moment).is_empty());
-    let (document, schedule) = due.next().unwrap();
-    let request = BackupRequested {
-        backup_id: BackupId::scheduled(schedule.id, moment),
-        instance: document.instance.clone(),
-        branch: schedule.branch.clone(),
-        name: String::new(),
-        backup_type: events::BackupType::Auto,
-        trigger: events::Trigger::Schedule,
-        schedule_id: Some(schedule.id),
-        retention: None,
-        wal: events::WalKeep::AsLongAsBackup,
-        pool: None,
-        requested_at: moment,
-    };
-    let _claimed = place.world.claim(&request).await.unwrap();
+    println!("{} fires, {} met another", expected.len(), together.len());
 }
 
 #[tokio::test]
@@ -368,6 +150,7 @@ async fn downtime_is_one_catch_up_each_and_380_at_once_are_380() {
         days: Days::Every,
         hour: Some(3),
         minute: 0,
+        wall: Wall::UTC,
     });
     let place = Place::new("2026-01-01T00:00:30Z");
     fleet.register(&place).await;
@@ -397,6 +180,7 @@ async fn a_clock_that_is_set_makes_no_second_effect_and_misses_none() {
         days: Days::Every,
         hour: Some(u32::try_from(chance.below(24)).unwrap()),
         minute: u32::try_from(chance.below(60)).unwrap(),
+        wall: Wall::UTC,
     });
     let place = Place::new("2026-01-01T00:00:30Z");
     fleet.register(&place).await;
@@ -421,51 +205,4 @@ async fn a_clock_that_is_set_makes_no_second_effect_and_misses_none() {
     }
     // No step was as long as a day, so no fire was swallowed by a catch-up.
     listener.has_exactly(&fleet.expected(begin(), furthest));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_that_are_killed_at_any_point_on_nats() {
-    let mut chance = Chance(seed());
-    let server = NatsServer::start().await.unwrap();
-    let bus = Bus::connect(BusConfig::new(server.url(), "test"));
-    let mut place = Place::new("2026-01-01T00:00:30Z");
-    place.world.bus = bus.await.unwrap();
-    place.world.bus.apply_topology().await.unwrap();
-    let fleet = Fleet::new(begin(), 60, 1, || Times {
-        days: Days::Every,
-        hour: None,
-        minute: 5 * u32::try_from(chance.below(3)).unwrap(),
-    });
-    fleet.register(&place).await;
-    let (mut listener, end) = (Listener::new(), begin() + TimeDelta::hours(3));
-    for moment in fleet.moments(begin(), end) {
-        place.clock.set(moment + TimeDelta::milliseconds(100));
-        let replicas = [(); 3].map(|()| {
-            let world = crate::commands::World {
-                slots: std::sync::Arc::default(),
-                ..place.world.clone()
-            };
-            tokio::spawn(async move {
-                let mut firing = Firing::default();
-                firing.reload(&world).await.unwrap();
-                assert_eq!(firing.fire_due(&world).await, 0);
-            })
-        });
-        // Two of them die at some point, or not; the third one does its work.
-        let pause = std::time::Duration::from_millis(chance.below(60));
-        tokio::time::sleep(pause).await;
-        let [first, second, third] = replicas;
-        first.abort();
-        if chance.one_in(2) {
-            second.abort();
-        }
-        for replica in [first, second] {
-            let ended = replica.await;
-            assert!(ended.is_ok() || ended.is_err_and(|error| error.is_cancelled()));
-        }
-        third.await.unwrap();
-        listener.listen(&place).await;
-        listener.work(&place, &mut chance, 2).await;
-    }
-    listener.has_exactly(&fleet.expected(begin(), end));
 }
