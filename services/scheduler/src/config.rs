@@ -12,13 +12,15 @@ pub(crate) struct SchedulerConfig {
     pub(crate) limit_schedules: usize,
     /// Active manual backups (asked for and not failed, deleted or expired) that one instance may have.
     pub(crate) limit_manual_backups: usize,
-    /// A backup that no worker has begun for so long is given up.
+    /// A backup that no worker has begun for so long is given up, unless all places of its pool's workers are taken and
+    /// they speak: then it waits for its turn.
     #[serde(with = "humantime_serde")]
     pub(crate) backup_start_deadline: Duration,
-    /// A begun backup that says nothing for so long is given up. Workers speak every 30 seconds.
+    /// A begun backup that says nothing for so long is given up. Workers speak every 30 seconds. One whose worker died
+    /// is given to another: it too may wait for its turn.
     #[serde(with = "humantime_serde")]
     pub(crate) backup_silence: Duration,
-    /// A backup that was asked of the workers so long ago is given up, whatever it says.
+    /// A backup that was asked of the workers so long ago is given up, whatever it says or waits for.
     #[serde(with = "humantime_serde")]
     pub(crate) backup_deadline: Duration,
     /// Backups in hand over all workers of one pool; 0 for as many as the workers can. It protects the store and the

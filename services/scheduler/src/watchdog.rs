@@ -99,7 +99,7 @@ impl Watchdog {
         }
         let there: HashSet<BackupId> = looks.iter().map(|look| look.slot.backup_id).collect();
         self.seen.retain(|id, _| there.contains(id));
-        let silent = self.pools_with_silence(&looks, world.config.backup_silence);
+        let silent = self.pools_with_silence(&looks, &Limits::of(&world.config));
         self.places.look(world, silent).await?;
         let endings: Vec<_> = looks
             .iter()
@@ -117,15 +117,16 @@ impl Watchdog {
         first_error.map_or(Ok(()), Err)
     }
 
-    /// The pools of the begun backups of which nothing is heard.
-    fn pools_with_silence(&self, looks: &[Look], silence: Duration) -> HashSet<Option<PoolName>> {
-        let begun = looks.iter().filter(|look| {
-            let last = look.last.as_ref();
-            last.is_some_and(|last| is_said_by_worker(&last.envelope.message))
+    /// The pools of the backups of which nothing is heard.
+    fn pools_with_silence(&self, looks: &[Look], limits: &Limits) -> HashSet<Option<PoolName>> {
+        let silent = looks.iter().filter_map(|look| {
+            let last = look.last.as_ref()?;
+            let begun = is_said_by_worker(&last.envelope.message);
+            let limit = if begun { limits.silence } else { limits.start };
+            let seen = self.seen.get(&look.slot.backup_id)?;
+            (seen.changed.elapsed() >= limit).then(|| seen.pool.clone())?
         });
-        let seen = begun.filter_map(|look| self.seen.get(&look.slot.backup_id));
-        let silent = seen.filter(|seen| seen.changed.elapsed() >= silence);
-        silent.filter_map(|seen| seen.pool.clone()).collect()
+        silent.collect()
     }
 
     /// Every slot with the last event of its backup.
@@ -240,10 +241,7 @@ impl Watchdog {
             .pool
             .as_ref()
             .is_some_and(|pool| self.places.are_free(pool));
-        let unchanged = match stage {
-            Stage::Working if waits_for_none => seen.changed,
-            Stage::Working | Stage::Waiting => moved,
-        };
+        let unchanged = if waits_for_none { seen.changed } else { moved };
         let observed = Observed {
             stage,
             unchanged: unchanged.elapsed(),

@@ -61,15 +61,15 @@ pub(super) enum Stuck {
 /// Whether it is to be given up, and why. A wall clock that was set alone gives nothing up: the process must have
 /// watched for as long as a silence may last.
 pub(super) fn stuck(observed: &Observed, limits: &Limits) -> Option<Stuck> {
-    let too_old = observed.age.to_std().is_ok_and(|age| age >= limits.whole);
+    let old = observed.age.to_std().is_ok_and(|age| age >= limits.whole);
+    let too_old = old && observed.watched >= limits.silence.min(limits.whole);
     match observed.stage {
         Stage::Waiting if observed.unchanged >= limits.start => Some(Stuck::NotBegun(limits.start)),
         Stage::Working if observed.unchanged >= limits.silence => {
             Some(Stuck::Silent(limits.silence))
         }
-        Stage::Working if too_old && observed.watched >= limits.silence.min(limits.whole) => {
-            Some(Stuck::TooLong(limits.whole))
-        }
+        Stage::Waiting if too_old => Some(Stuck::NotBegun(limits.whole)),
+        Stage::Working if too_old => Some(Stuck::TooLong(limits.whole)),
         Stage::Waiting | Stage::Working => None,
     }
 }
@@ -164,6 +164,9 @@ mod tests {
 
     #[test]
     fn a_queue_that_moves_is_waited_for() {
-        check(Stage::Waiting, 5, 3000, 3000, None);
+        check(Stage::Waiting, 5, 1439, 1439, None);
+        // But not for ever.
+        let too_long = Some(Stuck::NotBegun(LIMITS.whole));
+        check(Stage::Waiting, 5, 1440, 1440, too_long);
     }
 }
