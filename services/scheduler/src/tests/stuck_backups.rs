@@ -47,6 +47,14 @@ impl Place {
         tokio::time::advance(duration).await;
     }
 
+    /// Returns when a worker of the default pool asks for work.
+    async fn some_place_is_free(&self) {
+        let jobs = topology::backup_jobs();
+        while self.world.bus.free_places(&jobs).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     async fn say_on_fence(&self, request: &BackupRequested, event: Event) {
         let last = self.world.bus.last_on(&fence_of(request)).await;
         let sequence = last.unwrap().unwrap().sequence;
@@ -248,16 +256,7 @@ async fn a_begun_backup_that_is_silent_waits_for_no_place_where_one_is_free() {
         let jobs = topology::backup_jobs();
         bus.consume(&jobs, 3, Arc::new(Forgets), until).await
     });
-    while place
-        .world
-        .bus
-        .free_places(&topology::backup_jobs())
-        .await
-        .unwrap()
-        == 0
-    {
-        tokio::task::yield_now().await;
-    }
+    place.some_place_is_free().await;
     for _ in 0..3 {
         rounds(&place, &mut replicas, 1).await;
         place.progress(&long).await;
@@ -265,6 +264,35 @@ async fn a_begun_backup_that_is_silent_waits_for_no_place_where_one_is_free() {
     let failures = place.failures().await;
     assert_eq!(failures.len(), 1, "{failures:?}");
     assert_eq!(failures[0].backup_id, silent.backup_id);
+    shutdown.cancel();
+    worker.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_nobody_has_any_more_waits_for_no_place_where_one_is_free() {
+    let (place, [long, lost]) = fired_two(None).await;
+    let mut replicas = [Watchdog::default(), Watchdog::default()];
+    place.begin(&long).await;
+    let (bus, shutdown) = (place.world.bus.clone(), CancellationToken::new());
+    let until = shutdown.clone();
+    let worker = tokio::spawn(async move {
+        let jobs = topology::backup_jobs();
+        bus.consume(&jobs, 3, Arc::new(Forgets), until).await
+    });
+    place.some_place_is_free().await;
+    for _ in 0..58 {
+        rounds(&place, &mut replicas, 1).await;
+        place.progress(&long).await;
+    }
+    assert_eq!(place.failures().await, [], "it is not yet an hour");
+    for _ in 0..5 {
+        rounds(&place, &mut replicas, 1).await;
+        place.progress(&long).await;
+    }
+    let failures = place.failures().await;
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    assert_eq!(failures[0].backup_id, lost.backup_id);
+    assert!(failures[0].hint.contains("pool default"), "{failures:?}");
     shutdown.cancel();
     worker.await.unwrap().unwrap();
 }
