@@ -81,14 +81,14 @@ pub enum Fact {
     ServerStarted,
 }
 
-/// What a schedule in force promises.
+/// What a schedule in force promises; or that a restored branch has a backup at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promised {
     /// The schedule.
     pub schedule: ScheduleId,
     /// Its name.
     pub name: String,
-    /// The longest time between two of its backups.
+    /// The longest time between two of its backups; zero if one keeps the promise for good.
     pub every: TimeDelta,
     /// How long they are kept. A backup that is kept as long is as good as its own.
     pub kept: TimeDelta,

@@ -389,6 +389,12 @@ impl Facts {
         self.running.as_ref().is_some_and(|running| !running.what)
     }
 
+    /// Since when the server runs, if somebody started it.
+    pub(crate) fn runs_since(&self) -> Option<Timestamp> {
+        let running = self.running.as_ref().filter(|running| running.what);
+        running.map(|running| running.at)
+    }
+
     /// The looks at the archive since the server runs. It is behind by no more than the server has run.
     pub(crate) fn looks(&self) -> Vec<At<Lag>> {
         let since = self.running.as_ref().map(|running| running.at);

@@ -17,10 +17,17 @@ pub(crate) struct Promises(Vec<Promise>);
 pub(crate) struct Promise {
     pub(crate) schedule: ScheduleId,
     pub(crate) name: String,
-    /// The longest time between two backups.
+    /// The longest time between two backups; 0 for one at all.
     pub(crate) secs: i64,
     pub(crate) kept_secs: i64,
     pub(crate) since: Timestamp,
+}
+
+impl Promise {
+    /// Whether one backup keeps it for good.
+    pub(crate) fn is_once(&self) -> bool {
+        self.secs == 0
+    }
 }
 
 impl Promises {
@@ -49,8 +56,9 @@ impl Promises {
         self.0 = promised.into_iter().map(kept).collect();
     }
 
+    /// Whether no schedule in force promises anything.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.iter().all(Promise::is_once)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Promise> {

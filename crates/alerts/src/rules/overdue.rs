@@ -1,7 +1,7 @@
 //! No backup for longer than a schedule promises.
 //!
 //! Each schedule is looked at by itself: a backup of every day does not keep the promise of one that is kept for a year.
-//! Whose backup it was does not matter, if it is kept for as long.
+//! Whose backup it was does not matter, if it is kept for as long. A server that somebody stopped is nothing to back up.
 
 use chrono::TimeDelta;
 use events::Timestamp;
@@ -23,8 +23,11 @@ struct Broken<'a> {
 }
 
 pub(super) fn overdue(facts: &Facts, now: Timestamp, settings: &Settings) -> Judgement {
-    if facts.promises.is_empty() {
+    if facts.promises.iter().next().is_none() {
         return Judgement::Good("no schedule in force promises a backup");
+    }
+    if facts.is_stopped() {
+        return Judgement::Good("the server was stopped, and cannot be backed up");
     }
     let broken = facts.promises.iter();
     let broken = broken.filter_map(|promise| broken_at(promise, facts, now, settings));
@@ -38,10 +41,9 @@ pub(super) fn overdue(facts: &Facts, now: Timestamp, settings: &Settings) -> Jud
     Judgement::Bad(Finding {
         severity,
         message: format!(
-            "{}, though schedule {:?} promises one every {}{}",
+            "{}, though {}{}",
             missing(&worst, facts, now),
-            worst.promise.name,
-            span(TimeDelta::seconds(worst.promise.secs)),
+            promised(&worst, now),
             why(&worst, facts)
         ),
         hint: facts.failed.last().map_or_else(
@@ -63,7 +65,11 @@ fn broken_at<'a>(
     let patience = TimeDelta::seconds(promise.secs.saturating_mul(3) / 2 + took);
     let limit = settings.overdue.max(patience);
     let last = facts.last_kept_for(nearly(promise.kept_secs));
+    if promise.is_once() && last.is_some() {
+        return None;
+    }
     let since = last.map_or(promise.since, |last| last.max(promise.since));
+    let since = facts.runs_since().map_or(since, |runs| runs.max(since));
     let late = now - since - limit;
     (late > TimeDelta::zero()).then_some(Broken {
         promise,
@@ -92,6 +98,15 @@ fn missing(broken: &Broken<'_>, facts: &Facts, now: Timestamp) -> String {
             format!("no backup that is kept for {kept} was completed for {gone}")
         }
     }
+}
+
+fn promised(broken: &Broken<'_>, now: Timestamp) -> String {
+    let promise = broken.promise;
+    if promise.is_once() {
+        return format!("the branch has been open for {}", span(now - promise.since));
+    }
+    let every = span(TimeDelta::seconds(promise.secs));
+    format!("schedule {:?} promises one every {every}", promise.name)
 }
 
 fn why(broken: &Broken<'_>, facts: &Facts) -> String {

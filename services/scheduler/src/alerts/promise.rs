@@ -6,8 +6,8 @@
 use ::alerts::{Fact, Promised};
 use calendar::Calendar;
 use chrono::TimeDelta;
-use events::document::Schedule;
-use events::{BranchName, InstanceDocument, Timestamp};
+use events::document::{Branch, Schedule};
+use events::{BranchName, InstanceDocument, ScheduleId, Timestamp};
 
 use super::Watch;
 
@@ -19,7 +19,7 @@ const REMEMBERED: usize = 50_000;
 const A_JANUARY: Timestamp = Timestamp::UNIX_EPOCH;
 
 impl Watch {
-    /// The promises of the schedules in force.
+    /// The promises of the schedules in force, and that a restored branch has a backup at all.
     pub(super) fn promise(&self, document: &InstanceDocument, branch: &BranchName) -> Fact {
         let in_force = |schedule: &&Schedule| schedule.branch == *branch && !schedule.paused;
         let promised = document.schedules.iter().filter(in_force);
@@ -32,7 +32,19 @@ impl Watch {
                 since: schedule.created_at,
             })
         });
-        Fact::Promised(promised.collect())
+        // The first backup of a restored branch is asked for by no schedule.
+        let active = document.branches.get(branch).and_then(Branch::active);
+        let first = active.and_then(|active| {
+            let origin = active.origin.as_ref()?;
+            Some(Promised {
+                schedule: ScheduleId(origin.restore_id.0),
+                name: format!("first backup of {branch}"),
+                every: TimeDelta::zero(),
+                kept: TimeDelta::zero(),
+                since: active.created_at,
+            })
+        });
+        Fact::Promised(promised.chain(first).collect())
     }
 
     fn interval(&self, schedule: &Schedule) -> Option<TimeDelta> {

@@ -67,6 +67,8 @@ impl Watch {
         for (what, fact) in [
             ("branch.stopped", Fact::ServerStopped),
             ("branch.started", Fact::ServerStarted),
+            // What was stopped before was another branch of this name.
+            ("branch.registered", Fact::ServerStarted),
         ] {
             let said = format!("{}.{what}.{instance}.{branch}", subject::ROOT);
             if let Some(said) = self.bus.last_on(&said).await? {

@@ -132,3 +132,60 @@ fn a_promise_that_becomes_more_counts_from_then_on() {
         &["146880 +backup_overdue warning"],
     );
 }
+
+/// No schedule promises the first backup of a restored branch.
+#[test]
+fn a_restored_branch_wants_one_backup_at_all() {
+    let wanted = || {
+        let once = Promised {
+            every: TimeDelta::zero(),
+            kept: TimeDelta::zero(),
+            ..promise(1, 0, 0)
+        };
+        Some(Fact::Promised(vec![once]))
+    };
+    let late = 26 * HOUR + 1;
+    let begun = [(0, wanted()), (25 * HOUR, wanted()), (late, wanted())];
+    let mut steps = begun.to_vec();
+    steps.push((30 * HOUR, kept(1, Some(7))));
+    steps.push((900 * DAY, wanted()));
+    check(
+        steps,
+        &["1561 +backup_overdue critical", "1800 -backup_overdue"],
+    );
+    // Kept for good, however long ago; and two failures by hand are forgotten as on a branch without a schedule.
+    let mut state = BranchState::new(at(0));
+    let settings = Settings::default();
+    let mut said = Vec::new();
+    for (minute, fact) in begun {
+        said.extend(state.observe(at(minute), fact.unwrap(), at(minute), &settings));
+    }
+    let [
+        Announcement {
+            change: Change::Raise { message, .. },
+            ..
+        },
+    ] = &said[..]
+    else {
+        panic!("{said:?}");
+    };
+    assert_eq!(
+        message,
+        "no backup was ever completed, though the branch has been open for 26 h"
+    );
+}
+
+#[test]
+fn a_server_that_was_stopped_has_no_overdue_backup_and_time_to_make_one_when_it_is_started() {
+    let steps = vec![
+        (0, Some(promised(24))),
+        (10, Some(Fact::ServerStopped)),
+        (50 * HOUR, None),
+        (50 * HOUR, Some(Fact::ServerStarted)),
+        (80 * HOUR, None),
+        // One and a half days after it was started.
+        (86 * HOUR, None),
+        (86 * HOUR + 1, None),
+    ];
+    check(steps, &["5161 +backup_overdue critical"]);
+}
