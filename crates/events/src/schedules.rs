@@ -35,7 +35,7 @@ pub struct ScheduleAnswer {
     pub branch: BranchName,
     /// The next fire.
     pub next_at: Option<Timestamp>,
-    /// The latest fire; absent before the first.
+    /// The latest fire, if it has led to a backup: not one that was skipped.
     pub last_at: Option<Timestamp>,
     /// It does not fire while this is set.
     #[serde(default)]

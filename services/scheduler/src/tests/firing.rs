@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use events::document::{ActiveBranch, Branch, Schedule};
 use events::event::{BranchStarted, BranchStopped};
+use events::schedules::SchedulesQuestion;
 use events::{
     BackupId, BranchName, Event, InstanceDocument, ScheduleId, SealedSecret, Timestamp, example,
     topology,
@@ -296,6 +297,14 @@ async fn a_branch_that_is_stopped_is_not_backed_up() {
             assert_eq!(another.fire_due(&place.world).await, 0);
         }
         assert_eq!(place.types().await.pop(), Some(event));
+        // What is told of the schedule is what has happened.
+        let question = SchedulesQuestion {
+            instance: instance(),
+        };
+        let told = crate::schedules::answer(&place.world, question).await;
+        let last_at = told.unwrap().schedules[0].last_at;
+        let due = now.parse::<Timestamp>().ok();
+        assert_eq!(last_at, due.filter(|_| event == "backup.requested"));
     }
     assert_eq!(
         place.types().await,
