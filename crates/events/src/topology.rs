@@ -299,7 +299,6 @@ pub fn drill_jobs() -> ConsumerSpec {
 #[must_use]
 pub fn alert_events() -> ConsumerSpec {
     let types = [
-        "backup.requested",
         "backup.completed",
         "backup.failed",
         "backup.skipped",
