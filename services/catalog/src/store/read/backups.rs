@@ -130,6 +130,8 @@ type Key = [SqlValue; 3];
 
 /// Pages farther down than this are found by their keys first.
 const FAR: u32 = 1000;
+/// Of a schedule's backups, so many are looked at for one that was not skipped.
+const NEWEST: u32 = 50;
 
 const NEWEST_FIRST: &str = "ORDER BY listed_at DESC, id DESC";
 
@@ -238,7 +240,7 @@ impl Store {
         Ok(newest.first().and_then(|row| row.backed_up_at))
     }
 
-    /// When a schedule last asked for a backup.
+    /// When a schedule last asked for a backup: not for one that was skipped.
     pub(crate) async fn last_request_of(
         &self,
         instance: &InstanceName,
@@ -250,7 +252,17 @@ impl Store {
             all: true,
             ..BackupFilter::default()
         };
-        let newest = self.backups(&filter, Page::new(Some(1), 0)).await?;
+        let newest = self.backups(&filter, Page::new(Some(NEWEST), 0)).await?;
+        let ran = |row: &&BackupRow| row.status != BackupStatus::Skipped;
+        if let Some(last) = newest.iter().find(ran) {
+            return Ok(last.requested_at);
+        }
+        // It was skipped for long: of what is gone nothing is looked for.
+        let shown = BackupFilter {
+            all: false,
+            ..filter
+        };
+        let newest = self.backups(&shown, Page::new(Some(1), 0)).await?;
         Ok(newest.first().and_then(|row| row.requested_at))
     }
 }

@@ -381,3 +381,14 @@ async fn what_is_long_over_is_forgotten_and_what_is_there_is_not() {
     assert_eq!(after.segments, before.segments);
     assert_eq!(after.archives, before.archives);
 }
+
+#[tokio::test]
+async fn a_schedule_last_asked_for_a_backup_when_it_was_not_skipped() {
+    let (store, _directory) = sqlite().await;
+    listed(&store).await;
+    for (number, last) in [(7, Some(400)), (8, Some(600)), (9, None)] {
+        let schedule = ScheduleId(uuid::Uuid::from_u128(number));
+        let found = store.last_request_of(&instance(), schedule).await.unwrap();
+        assert_eq!(found, last.map(example::at), "schedule {number}");
+    }
+}
