@@ -9,6 +9,7 @@ mod index;
 mod manifest;
 mod pack;
 mod part;
+mod presence;
 mod writer;
 
 pub(crate) use entry::{Chunk, Content, Entry, StoredChunk};

@@ -93,6 +93,15 @@ pub enum RepositoryError {
         #[source]
         source: Source,
     },
+    /// What an attempt at a backup had stored is gone before its manifest was written.
+    #[error(
+        "{key}, which the backup had stored, is not in the repository any more; look for a lifecycle rule of the \
+         bucket, or for somebody else who deletes there, and back up again"
+    )]
+    Vanished {
+        /// The first object that is missing.
+        key: String,
+    },
     /// The object's version is not known to this build.
     #[error("{key} was made by a newer Zektor ({format} version {version}); upgrade this one")]
     Newer {
@@ -143,6 +152,7 @@ impl RepositoryError {
             Self::Corrupt { .. } => ErrorClass::Corrupt,
             Self::Denied { .. } => ErrorClass::Denied,
             Self::Permanent { .. }
+            | Self::Vanished { .. }
             | Self::Newer { .. }
             | Self::Url { .. }
             | Self::Refused { .. }

@@ -12,6 +12,7 @@ use events::mark::BackupMark;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::UpdateVersion;
 
+use crate::archive::Version;
 use crate::store::{Created, Replaced};
 use crate::{BranchReader, BranchWriter, Digest, RepositoryError, Result, document, layout};
 
@@ -98,14 +99,18 @@ impl BranchReader {
         self.marks_in(marked).await
     }
 
-    /// The ids of the branch's backups, and of those with a mark, by one listing.
-    pub(crate) async fn list_backups_and_marks(&self) -> Result<(Vec<BackupId>, Vec<BackupId>)> {
-        let listed = self.store.list(&self.layout.backups()).await?;
-        let keys = || listed.iter().map(|(key, _)| key.as_str());
-        Ok((
-            keys().filter_map(layout::committed).collect(),
-            keys().filter_map(layout::marked).collect(),
-        ))
+    /// The branch's backups with which manifest each has, and those with a mark, by one listing.
+    pub(crate) async fn list_backups_and_marks(
+        &self,
+    ) -> Result<(BTreeMap<BackupId, Version>, Vec<BackupId>)> {
+        let (mut backups, mut marked) = (BTreeMap::new(), Vec::new());
+        for (key, meta) in self.store.list(&self.layout.backups()).await? {
+            marked.extend(layout::marked(&key));
+            if let Some(backup) = layout::committed(&key) {
+                let _ = backups.insert(backup, Version::of(meta));
+            }
+        }
+        Ok((backups, marked))
     }
 
     /// A digest of the backups, marks and their versions, by one listing: as long as it is the same, so is what is

@@ -148,11 +148,16 @@ impl Store {
         self.call("read", key, call).await
     }
 
+    /// What the store says of the object.
+    pub(crate) async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        let path = self.path(key);
+        let call = || async { self.inner.head(&path).await };
+        self.call("read", key, call).await
+    }
+
     /// When the object was written, by the store's clock.
     pub(crate) async fn modified(&self, key: &str) -> Result<DateTime<Utc>> {
-        let path = self.path(key);
-        let call = || async { Ok(self.inner.head(&path).await?.last_modified) };
-        self.call("read", key, call).await
+        Ok(self.head(key).await?.last_modified)
     }
 
     /// Writes the object, over whatever is there.

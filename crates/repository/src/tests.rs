@@ -6,6 +6,7 @@ mod expire;
 mod faults;
 mod golden;
 mod leftover;
+mod presence;
 mod single_files;
 mod trees;
 

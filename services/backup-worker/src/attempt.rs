@@ -68,12 +68,14 @@ impl Attempt<'_> {
         let taken = Box::pin(self.take(&branch, &dsn)).await?;
         self.await_wal(&branch, &taken).await?;
         let summary = self.summarise(&branch, &taken);
-        // Whoever was taken over while it waited commits nothing: its successor may have given up.
+        // Whoever was taken over while it waited commits nothing: its successor may have given up, and what was stored
+        // may be gone.
         let bytes = summary.logical_bytes;
         self.voice
-            .enter(BackupPhase::WaitingForWal, bytes, bytes)
+            .assured(BackupPhase::WaitingForWal, bytes, bytes)
             .await?;
-        let committed = storing(&mut self.voice, taken.stored.commit(summary)).await?;
+        let commit = Box::pin(taken.stored.commit(summary));
+        let committed = storing(&mut self.voice, commit).await?;
         if let CommitOutcome::AlreadyCommitted(other) = &committed {
             let attempt = &other.summary.attempt;
             tracing::info!(attempt, "another attempt was first; its backup stands");

@@ -89,6 +89,8 @@ impl AttemptError {
             AttemptError::Fence(FenceError::Lost { .. }) => Verdict::Superseded,
             AttemptError::Fence(FenceError::Bus(_)) | AttemptError::Bus(_) => Verdict::TryAgain,
             AttemptError::Source(error) if error.is_transient() => Verdict::TryAgain,
+            // Copied again, it is there again.
+            AttemptError::Repository(RepositoryError::Vanished { .. }) => Verdict::TryAgain,
             AttemptError::Repository(error) => match error.class() {
                 ErrorClass::Transient => Verdict::TryAgain,
                 _ => Verdict::GiveUp,
@@ -138,6 +140,11 @@ impl AttemptError {
             AttemptError::Stalled { .. } => (
                 FailureCause::Connection,
                 "Check the network between the worker and the server.",
+            ),
+            AttemptError::Repository(RepositoryError::Vanished { .. }) => (
+                FailureCause::Storage,
+                "Look for a lifecycle rule of the bucket, or for somebody else who deletes there; then run the backup \
+                 again.",
             ),
             AttemptError::Repository(_) | AttemptError::StoreStalled { .. } => (
                 FailureCause::Storage,

@@ -3,8 +3,8 @@
 //! Whatever it waits for, it publishes something at least every [`SIGN_OF_LIFE`]: the scheduler's watchdog
 //! ends a backup of which nothing is heard for long.
 //!
-//! A bus that is away delays an attempt but does not end it: progress that nobody hears is passed over, and
-//! only the ending must be heard.
+//! A bus that is away delays an attempt but does not end it: progress that nobody hears is passed over. Only that the
+//! attempt is still the backup's must be known before the manifest is written, and the ending must be heard.
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,6 +18,8 @@ use crate::attempt::World;
 
 /// Much shorter than the time without progress after which a delivery is given up.
 const BEAT_EVERY: Duration = Duration::from_secs(10);
+/// While the bus is away and nothing can be done but to wait for it.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// Far below the silence after which the scheduler gives a backup up.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 
@@ -114,17 +116,7 @@ impl<'a> Voice<'a> {
         done_bytes: u64,
         total_bytes: u64,
     ) -> Result<(), FenceError> {
-        self.last_said = Instant::now();
-        (self.phase, self.done_bytes, self.total_bytes) = (phase, done_bytes, total_bytes);
-        let event = Event::BackupProgressed(BackupProgressed {
-            backup_id: self.request.backup_id,
-            instance: self.request.instance.clone(),
-            branch: self.request.branch.clone(),
-            phase,
-            done_bytes,
-            total_bytes: total_bytes.max(done_bytes),
-            start: self.start,
-        });
+        let event = self.progressed(phase, done_bytes, total_bytes);
         match self.say(event).await {
             Err(FenceError::Bus(error)) if error.is_transient() => {
                 tracing::warn!(
@@ -136,6 +128,44 @@ impl<'a> Voice<'a> {
             }
             said => said,
         }
+    }
+
+    /// Waits until the bus has said that the attempt is still this backup's: one that stood still for days may have been
+    /// given up long ago, and what it stored deleted. A bus that is away is waited for; a copy is not lost by that.
+    pub(crate) async fn assured(
+        &mut self,
+        phase: BackupPhase,
+        done_bytes: u64,
+        total_bytes: u64,
+    ) -> Result<(), FenceError> {
+        loop {
+            self.beat();
+            let event = self.progressed(phase, done_bytes, total_bytes);
+            match self.say(event).await {
+                Err(FenceError::Bus(error)) if error.is_transient() => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the backup is stored; it is committed when the bus is there again"
+                    );
+                }
+                said => return said,
+            }
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
+        }
+    }
+
+    fn progressed(&mut self, phase: BackupPhase, done_bytes: u64, total_bytes: u64) -> Event {
+        self.last_said = Instant::now();
+        (self.phase, self.done_bytes, self.total_bytes) = (phase, done_bytes, total_bytes);
+        Event::BackupProgressed(BackupProgressed {
+            backup_id: self.request.backup_id,
+            instance: self.request.instance.clone(),
+            branch: self.request.branch.clone(),
+            phase,
+            done_bytes,
+            total_bytes: total_bytes.max(done_bytes),
+            start: self.start,
+        })
     }
 
     /// Publishes an event of the attempt.

@@ -107,13 +107,14 @@ impl CommitOutcome {
 }
 
 impl StoredBackup {
-    /// Writes the manifest, unless another attempt has.
+    /// Writes the manifest, unless another attempt has. What it names is looked for before and behind: a manifest of
+    /// ours over something that is gone is taken back, for the backup cannot be restored.
     ///
     /// May be called again after an error: a manifest of ours whose answer was lost is recognised.
     ///
     /// # Errors
-    /// The summary does not describe what was stored, the manifest that is there is damaged, or the
-    /// store failed, and the manifest may or may not be there.
+    /// The summary does not describe what was stored, some of that is gone ([`RepositoryError::Vanished`]), the manifest
+    /// that is there is damaged, or the store failed, and the manifest may or may not be there.
     #[tracing::instrument(name = "repository.commit", skip_all, fields(backup = %self.backup))]
     pub async fn commit(&self, summary: BackupSummary) -> Result<CommitOutcome> {
         self.check(&summary)?;
@@ -125,20 +126,44 @@ impl StoredBackup {
             packs: self.packs.clone(),
         };
         let key = self.branch.layout.manifest(self.backup);
+        if let Some(lost) = self.first_lost().await? {
+            // Whoever was first removes what other attempts have stored.
+            let standing = self.branch.reader().manifest(self.backup).await;
+            return match RepositoryError::absent_as_none(standing)? {
+                Some(other) if other.summary.attempt != self.attempt => {
+                    Ok(CommitOutcome::AlreadyCommitted(other))
+                }
+                ours => self.vanished(lost, ours.is_some()).await,
+            };
+        }
         let text = serde_json::to_vec(&manifest)
             .map_err(|error| RepositoryError::refused(format!("cannot write {key}: {error}")))?;
         let frame = frame::encode(FrameKind::Manifest, "manifest", &text, LEVEL)?;
-        match self.branch.store.create_or_get(&key, frame).await? {
-            None => Ok(CommitOutcome::Committed(manifest)),
+        let committed = match self.branch.store.create_or_get(&key, frame).await? {
+            None => manifest,
             Some(existing) => {
                 let existing = decode(&key, self.backup, &existing)?;
-                if existing.summary.attempt == self.attempt {
-                    Ok(CommitOutcome::Committed(existing))
-                } else {
-                    Ok(CommitOutcome::AlreadyCommitted(existing))
+                if existing.summary.attempt != self.attempt {
+                    return Ok(CommitOutcome::AlreadyCommitted(existing));
                 }
+                existing
             }
+        };
+        // We may have stood still between the two, for longer than anybody waits.
+        match self.first_lost().await? {
+            None => Ok(CommitOutcome::Committed(committed)),
+            Some(lost) => self.vanished(lost, true).await,
         }
+    }
+
+    /// What cannot be restored must not look as if it could.
+    async fn vanished(&self, key: String, committed: bool) -> Result<CommitOutcome> {
+        if committed {
+            let manifest = self.branch.layout.manifest(self.backup);
+            tracing::error!(%key, "what a backup had stored was deleted when it was committed; its manifest goes too");
+            self.branch.store.delete(&manifest).await?;
+        }
+        Err(RepositoryError::Vanished { key })
     }
 
     fn check(&self, summary: &BackupSummary) -> Result<()> {

@@ -1,5 +1,7 @@
 //! Attempts at a real PostgreSQL; bus and repository are in memory.
 
+mod vanished;
+
 use std::time::Duration;
 
 use bus::{Decision, Handler as _, Outcome, Sequence};

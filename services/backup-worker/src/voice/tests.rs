@@ -106,29 +106,62 @@ async fn whoever_loses_the_fence_stops_waiting() {
     assert!(matches!(lost, Err(FenceError::Lost { .. })), "{lost:?}");
 }
 
-#[tokio::test]
-async fn a_bus_that_is_away_does_not_end_a_copy() {
-    let mut server = NatsServer::start().await.unwrap();
+/// A bus whose server the test may take away.
+async fn impatient(server: &NatsServer) -> Bus {
     let bus = Bus::connect(BusConfig {
         patience: Duration::from_millis(200),
         ..BusConfig::new(server.url(), "test")
     });
     let bus = bus.await.unwrap();
     bus.apply_topology().await.unwrap();
-    let place = Place::on(bus.clone());
-    let mut voice = place.attempt("one").await.voice;
-    server.kill().await.unwrap();
-    voice.enter(BackupPhase::Copying, 1, 3).await.unwrap();
-    voice.enter(BackupPhase::Copying, 2, 3).await.unwrap();
-    server.start_again().await.unwrap();
+    bus
+}
+
+async fn back(bus: &Bus) {
     let back = async {
         while !bus.is_connected() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     tokio::time::timeout(MINUTE, back).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bus_that_is_away_does_not_end_a_copy() {
+    let mut server = NatsServer::start().await.unwrap();
+    let bus = impatient(&server).await;
+    let place = Place::on(bus.clone());
+    let mut voice = place.attempt("one").await.voice;
+    server.kill().await.unwrap();
+    voice.enter(BackupPhase::Copying, 1, 3).await.unwrap();
+    voice.enter(BackupPhase::Copying, 2, 3).await.unwrap();
+    server.start_again().await.unwrap();
+    back(&bus).await;
     voice.enter(BackupPhase::Copying, 3, 3).await.unwrap();
     assert_eq!(place.last_said().await.type_name(), "backup.progressed");
+}
+
+#[tokio::test]
+async fn whether_the_attempt_is_still_the_backups_is_waited_for_while_the_bus_is_away() {
+    let mut server = NatsServer::start().await.unwrap();
+    let bus = impatient(&server).await;
+    let place = Place::on(bus.clone());
+    for given_up in [false, true] {
+        let mut voice = place.attempt("one").await.voice;
+        if given_up {
+            let _other = place.attempt("other").await;
+        }
+        server.kill().await.unwrap();
+        let mut assured = Box::pin(voice.assured(BackupPhase::WaitingForWal, 3, 3));
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut assured).await;
+        assert!(early.is_err(), "nobody has answered: {early:?}");
+        server.start_again().await.unwrap();
+        let said = tokio::time::timeout(MINUTE, assured).await.unwrap();
+        match given_up {
+            false => said.unwrap(),
+            true => assert!(matches!(said, Err(FenceError::Lost { .. })), "{said:?}"),
+        }
+    }
 }
 
 #[tokio::test]
