@@ -5,7 +5,8 @@
 //! - The listing says what is archived; nothing is believed to be there because the server said so.
 //! - The position covers the unbroken chain of pushed segments, and a moment of the server's clock only when
 //!   everything committed by then lies in that chain.
-//! - A segment that never came, with later ones behind it, is a gap that is recorded before the chain goes on.
+//! - A segment that never came, with later ones behind it, is a gap that is recorded before the chain goes on. Where the
+//!   position was lost, what is not there may have been let go of: the chain begins behind it.
 
 mod chain;
 mod gap;
@@ -13,6 +14,7 @@ mod late_index;
 mod quiet;
 mod server;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pg_format::{Lsn, PgTimestamp, SegmentName};
@@ -195,6 +197,10 @@ impl<'a> Watch<'a> {
             lsn: origin.fork_lsn,
             timeline: self.branch.branch.timeline,
         });
+        let unpushed = match position {
+            Some(_) => BTreeSet::new(),
+            None => self.server.unpushed(size).await?,
+        };
         let start = start_point(&Evidence {
             segment_size: size,
             history: self.server.history(),
@@ -203,6 +209,7 @@ impl<'a> Watch<'a> {
             position,
             fork,
             slot_restart: None,
+            unpushed: Some(&unpushed),
             server_flush: self.server.flush_lsn(),
         });
         if start.reason != StartReason::Archive {

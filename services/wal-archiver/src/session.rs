@@ -232,6 +232,7 @@ fn begin_at(
             timeline: branch.branch.timeline,
         }),
         slot_restart: findings.slot_restart,
+        unpushed: None,
         server_flush: findings.identity.flush_lsn,
     };
     let Some(Missing { timeline, from }) = trouble.missing else {

@@ -26,6 +26,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) fork: Option<Fork>,
     /// From where on the slot holds WAL back.
     pub(crate) slot_restart: Option<Lsn>,
+    /// Of a server that pushes its WAL: what it has still to push, as far as it tells.
+    pub(crate) unpushed: Option<&'a BTreeSet<SegmentName>>,
     /// How far the server's WAL is flushed.
     pub(crate) server_flush: Lsn,
 }
@@ -214,16 +216,47 @@ fn chain_end(evidence: &Evidence<'_>) -> Option<(SegmentNumber, SegmentName)> {
     }
 }
 
-/// Without a position: the oldest chain, or the one that the slot, which was only told of complete ones, is in.
+/// Without a position: the chain that the slot goes on with, which was only told of complete ones, or else the oldest.
+///
+/// A server that pushes can be asked for nothing. What is not there and does not come either was let go of, or is missing
+/// for good; its last chain begins behind that.
 fn unproven_chain(evidence: &Evidence<'_>) -> Option<(SegmentNumber, SegmentName)> {
     let size = evidence.segment_size;
     let archived = evidence.archived.iter();
     let oldest = archived.min_by_key(|name| name.number(size))?;
+    if let Some(unpushed) = evidence.unpushed
+        && let Some(begin) = last_pushed_chain(evidence, unpushed)
+    {
+        return Some((begin, own_name(evidence, begin)));
+    }
     let held = evidence
         .slot_restart
         .map(|restart| size.segment_of(restart));
-    let number = held.filter(|held| is_archived(evidence, *held));
+    let goes_on = |held: &SegmentNumber| {
+        let before = held.checked_sub(1);
+        is_archived(evidence, *held) || before.is_some_and(|before| is_archived(evidence, before))
+    };
+    let number = held.filter(goes_on);
     Some((number.unwrap_or(oldest.number(size)), *oldest))
+}
+
+/// Where the last row of segments begins that are there or are still to come.
+fn last_pushed_chain(
+    evidence: &Evidence<'_>,
+    unpushed: &BTreeSet<SegmentName>,
+) -> Option<SegmentNumber> {
+    let own =
+        |name: &&SegmentName| **name == own_name(evidence, name.number(evidence.segment_size));
+    let archived = evidence.archived.iter().filter(own);
+    let numbers = archived.map(|name| name.number(evidence.segment_size));
+    let mut begin = numbers.max()?;
+    let comes = |number| unpushed.contains(&own_name(evidence, number));
+    while let Some(before) = begin.checked_sub(1)
+        && (is_archived(evidence, before) || comes(before))
+    {
+        begin = before;
+    }
+    Some(begin)
 }
 
 /// The segment up to which the position proves the chain, along the server's own history.

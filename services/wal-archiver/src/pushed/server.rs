@@ -1,5 +1,7 @@
 //! What the server of a branch that pushes its WAL is asked.
 
+use std::collections::BTreeSet;
+
 use pg_format::{Lsn, PgTimestamp, SegmentName, TimelineHistory, TimelineId, WalSegmentSize};
 use pg_replication::{
     ConnectionSettings, PgError, ReplicationConnection, Row, SqlConnection, quote_literal,
@@ -38,6 +40,7 @@ pub(super) struct Server {
     flush_lsn: Lsn,
     may_switch: bool,
     may_list: bool,
+    may_list_status: bool,
 }
 
 impl Server {
@@ -57,13 +60,15 @@ impl Server {
         let mut sql = SqlConnection::connect(settings).await?;
         check_segment_size(&mut sql, branch.branch.wal_segment_size).await?;
         let rights = "SELECT has_function_privilege('pg_switch_wal()', 'EXECUTE'), \
-                      has_function_privilege('pg_ls_waldir()', 'EXECUTE')";
+                      has_function_privilege('pg_ls_waldir()', 'EXECUTE'), \
+                      has_function_privilege('pg_ls_archive_statusdir()', 'EXECUTE')";
         let rights = one_row(&mut sql, rights).await?;
         let may = |index| rights.as_ref().and_then(|row| row.get(index)) == Some("t");
         Ok(Server {
             flush_lsn: identity.flush_lsn,
             may_switch: may(0),
             may_list: may(1),
+            may_list_status: may(2),
             replication,
             sql,
             history,
@@ -143,6 +148,24 @@ impl Server {
         let listed = format!("SELECT count(*) FROM pg_ls_waldir() WHERE name = {name}");
         let listed = one_row(&mut self.sql, &listed).await?;
         Ok(listed.as_ref().and_then(|row| row.get(0)) == Some("0"))
+    }
+
+    /// The segments that it has still to push; none if it may not be asked.
+    pub(super) async fn unpushed(
+        &mut self,
+        size: WalSegmentSize,
+    ) -> Result<BTreeSet<SegmentName>, PgError> {
+        if !self.may_list_status {
+            return Ok(BTreeSet::new());
+        }
+        let listed = "SELECT name FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'";
+        let rows = self.sql.query(listed).await?;
+        let names = rows
+            .iter()
+            .filter_map(|row| row.get(0)?.strip_suffix(".ready"));
+        Ok(names
+            .filter_map(|name| SegmentName::parse(name, size).ok())
+            .collect())
     }
 
     /// What is wrong with the pushing, in words for a person.

@@ -28,6 +28,7 @@ struct Case {
     position: Option<(u32, Lsn, SegmentName)>,
     fork: Option<Fork>,
     slot: Option<Lsn>,
+    unpushed: Option<Vec<SegmentName>>,
 }
 
 impl Default for Case {
@@ -39,6 +40,7 @@ impl Default for Case {
             position: None,
             fork: None,
             slot: Some(lsn(3, 77)),
+            unpushed: None,
         }
     }
 }
@@ -47,6 +49,8 @@ impl Case {
     fn with<T>(&self, decide: impl FnOnce(&Evidence<'_>) -> T) -> T {
         let archived = self.archived.iter().copied().collect();
         let partials = self.partials.iter().copied().collect();
+        let unpushed = self.unpushed.clone();
+        let unpushed = unpushed.map(BTreeSet::from_iter);
         let position = self
             .position
             .map(|(timeline, lsn, first_segment)| ArchivePosition {
@@ -62,6 +66,7 @@ impl Case {
             position,
             fork: self.fork,
             slot_restart: self.slot,
+            unpushed: unpushed.as_ref(),
             server_flush: lsn(9, 9),
         })
     }
@@ -131,6 +136,8 @@ fn the_chain_begins_behind_what_was_expired_between_two_backups() {
     case(position, lsn(8, 0)).check(1, lsn(8, 0), segment(1, 6), archive);
     // The position was lost: the slot knows what is complete, and one that was made anew does not.
     case(None, lsn(7, 9)).check(1, lsn(8, 0), segment(1, 6), archive);
+    case(None, lsn(8, 0)).check(1, lsn(8, 0), segment(1, 6), archive);
+    case(None, lsn(4, 0)).check(1, lsn(4, 0), segment(1, 2), archive);
     case(None, lsn(9, 0)).check(1, lsn(4, 0), segment(1, 2), archive);
     // Of a timeline that the server has not followed, and the chain's beginning was expired.
     let followed = Some((3, lsn(8, 12), segment(1, 1)));
@@ -141,6 +148,40 @@ fn the_chain_begins_behind_what_was_expired_between_two_backups() {
         ..Case::default()
     };
     case.check(1, lsn(8, 0), segment(1, 1), archive);
+}
+
+#[test]
+fn of_a_server_that_pushes_the_last_chain_goes_on_when_the_position_was_lost() {
+    let check =
+        |history: TimelineHistory, archived: &[SegmentName], unpushed: &[u64], start, first| {
+            let case = Case {
+                history,
+                archived: archived.to_vec(),
+                slot: None,
+                unpushed: Some(unpushed.iter().map(|number| segment(1, *number)).collect()),
+                ..Case::default()
+            };
+            let timeline = case.history.timeline_at(start).0;
+            case.check(timeline, start, first, StartReason::Archive);
+        };
+    let root = || TimelineHistory::root(TimelineId(1));
+    let whole = [2, 3, 4].map(|number| segment(1, number));
+    check(root(), &whole, &[], lsn(5, 0), segment(1, 2));
+    check(root(), &whole, &[5, 6], lsn(5, 0), segment(1, 2));
+    // Retention took 4 and 5.
+    let pruned = [2, 3, 6, 7].map(|number| segment(1, number));
+    check(root(), &pruned, &[8], lsn(8, 0), segment(1, 6));
+    // 9 came before 8, which is waited for.
+    let ahead = [2, 3, 6, 7, 9].map(|number| segment(1, number));
+    check(root(), &ahead, &[8], lsn(8, 0), segment(1, 6));
+    check(root(), &ahead, &[], lsn(10, 0), segment(1, 9));
+    let alone = [2, 9].map(|number| segment(1, number));
+    check(root(), &alone, &[8], lsn(8, 0), segment(1, 8));
+    // What an old primary wrote beyond the switch is of no chain.
+    let old = [segment(1, 3), segment(1, 4), segment(1, 8)];
+    check(promoted(), &old, &[], lsn(5, 0), segment(1, 3));
+    let new = [segment(1, 2), segment(1, 4), segment(2, 5), segment(2, 6)];
+    check(promoted(), &new, &[], lsn(7, 0), segment(1, 4));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use events::ArchiveMode;
+use events::document::WalStretch;
 use pg_format::{SegmentName, TimelineId};
 use testkit::postgres::{PgVersion, Postgres, StopMode};
 use testkit::wait_until;
@@ -68,6 +69,22 @@ async fn store(world: &World, registered: &Registered, outbox: &Path, name: &str
             let _ = writer.put_segment(segment, bytes).await.unwrap();
         }
     }
+}
+
+/// Stores this one and nothing else, once the server has laid it there.
+async fn store_only(world: &World, registered: &Registered, outbox: &Path, name: &str) {
+    let path = outbox.join(name);
+    wait_until("the server to archive it", PATIENCE, async || {
+        let file = std::fs::metadata(&path);
+        file.is_ok_and(|file| file.len() == registered.size.bytes())
+    })
+    .await
+    .unwrap();
+    let (instance, branch) = (&registered.instance, &registered.branch);
+    let writer = world.repository.writer(instance, branch);
+    let segment = SegmentName::parse(name, registered.size).unwrap();
+    let bytes = Bytes::from(std::fs::read(&path).unwrap());
+    let _ = writer.put_segment(segment, bytes).await.unwrap();
 }
 
 async fn archived(registered: &Registered, name: &str) {
@@ -196,4 +213,55 @@ async fn a_server_that_pushes_and_was_set_back_is_refused() {
         (after.timeline, after.lsn),
         (position.timeline, position.lsn)
     );
+}
+
+/// Retention has let go of what lies between two backups, and then the position was lost.
+#[tokio::test]
+async fn without_its_position_the_archive_goes_on_behind_what_was_let_go() {
+    let world = World::new().await;
+    let outbox = outbox();
+    let server = pushing(PgVersion::V15, outbox.path()).await;
+    let registered = register(&world, &server).await;
+    let archiver = async || {
+        let builder = world.builder("one");
+        let builder = builder.env("ZEKTOR_WAL_PUSHED_GAP_AFTER", "1s");
+        builder.start().await.unwrap()
+    };
+    let mut first = archiver().await;
+    let mut names = Vec::new();
+    for _ in 0..8 {
+        names.push(fill(&server).await);
+    }
+    store(&world, &registered, outbox.path(), &names[7]).await;
+    archived(&registered, &names[7]).await;
+    let _ = first.terminate().await.unwrap();
+
+    let size = registered.size;
+    let name = |text: &str| SegmentName::parse(text, size).unwrap();
+    let (instance, branch) = (&registered.instance, &registered.branch);
+    let writer = world.repository.writer(instance, branch);
+    let stretch = WalStretch {
+        timeline: TimelineId(1),
+        from_lsn: name(&names[2]).start(size),
+        to_lsn: name(&names[5]).start(size),
+    };
+    let pruned = writer.prune_wal(&[stretch], size, &|| {}).await.unwrap();
+    assert!(pruned[0].segments >= 3, "{pruned:?}");
+    let before = registered.segments().await;
+    let root = world.repository_directory();
+    let position = format!("v1/{instance}/{branch}/wal/position");
+    std::fs::remove_file(root.join(position)).unwrap();
+
+    let second = archiver().await;
+    let last = fill(&server).await;
+    store_only(&world, &registered, outbox.path(), &last).await;
+    archived(&registered, &last).await;
+    let position = registered.position().await.unwrap();
+    assert_eq!(name(&position.first_segment), name(&names[5]));
+    let archive = repository::archive::read(&registered.reader).await.unwrap();
+    assert_eq!(archive.gaps, []);
+    let mut expected = before;
+    expected.push(name(&last));
+    assert_eq!(registered.segments().await, expected);
+    assert!(!second.log().contains("missing for good"));
 }
