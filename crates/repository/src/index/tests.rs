@@ -181,6 +181,72 @@ async fn a_gap_begins_with_the_last_commit_before_it() {
     assert_eq!(window.gaps[0].from, time);
 }
 
+/// Retention took the WAL and has not come to its index, or a late archiver has stored that behind it.
+#[tokio::test]
+async fn the_index_of_wal_that_was_let_go_says_nothing() {
+    let (_, branch) = filled().await;
+    let built = slice(&branch, 9 * MIB, 12 * MIB).await;
+    branch
+        .put_wal_index(TIMELINE, &built.segments)
+        .await
+        .unwrap();
+    let all = path(&branch).await;
+    let listed = branch.list_wal(size()).await.unwrap();
+    let commit_before = async |lsn: u64| {
+        let path = path(&branch).await;
+        let settings = IndexSettings::default();
+        let found = branch.last_commit_before(&path, settings, Lsn(lsn), Lsn(9 * MIB));
+        found.await.unwrap()
+    };
+    let first = commit_before(10 * MIB).await.unwrap();
+    assert_ne!(commit_before(11 * MIB).await, Some(first));
+    let backup = |start, stop| {
+        let mut backup = crate::window::tests::backup(1, start, stop);
+        (backup.wal_segment_size, backup.server_version) = (size(), 180_006);
+        backup.system_identifier = all.format.system_identifier;
+        backup
+    };
+    let window = async |backups| {
+        let archive = Archive {
+            backups,
+            position: Some(crate::window::tests::position(1, 48)),
+            objects: branch.list_wal(size()).await.unwrap(),
+            ..Archive::default()
+        };
+        let settings = IndexSettings::default();
+        branch.restorable_window(&archive, settings).await.unwrap()
+    };
+
+    // The middle.
+    branch.delete_wal(&listed[1]).await.unwrap();
+    let left = slice(&branch, 9 * MIB, 12 * MIB).await;
+    assert_eq!(numbers(&left), [9, 11]);
+    assert_eq!(left.missing, [Lsn(10 * MIB)..Lsn(11 * MIB)]);
+    assert_eq!(commit_before(11 * MIB).await, Some(first));
+    let told = window(vec![backup(36, 37)]).await;
+    let time = chrono::DateTime::from_timestamp_micros(first.time.to_unix_micros());
+    assert_eq!((told.gaps.len(), told.gaps[0].from), (1, time));
+    assert_eq!((told.latest, told.latest_lsn), (time, Some(Lsn(10 * MIB))));
+
+    // And the beginning.
+    branch.delete_wal(&listed[0]).await.unwrap();
+    let left = slice(&branch, 9 * MIB, 12 * MIB).await;
+    assert_eq!(left.segments, built.segments[2..]);
+    assert_eq!(left.missing, [Lsn(9 * MIB)..Lsn(11 * MIB)]);
+    assert_eq!(commit_before(11 * MIB).await, None);
+    let told = window(vec![backup(36, 37), backup(45, 46)]).await;
+    assert_eq!(told.earliest_backup_id, Some(backup(45, 46).backup_id));
+    assert!(told.complete, "{told:?}");
+
+    // All of it.
+    branch.delete_wal(&listed[2]).await.unwrap();
+    let none = slice(&branch, 9 * MIB, 12 * MIB).await;
+    assert_eq!(numbers(&none), [0; 0]);
+    assert_eq!(commit_before(12 * MIB).await, None);
+    let told = window(vec![backup(45, 46)]).await;
+    assert_eq!((told.earliest, told.latest), (None, None));
+}
+
 #[tokio::test]
 async fn a_record_belongs_to_the_stretch_it_begins_in() {
     let (_, branch) = filled().await;
