@@ -44,6 +44,7 @@ pub(crate) struct World {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: Arc<SchedulerConfig>,
     pub(crate) slots: Arc<slots::Memory>,
+    pub(crate) looks: Arc<manual::Looks>,
 }
 
 /// The consumer of the scheduler's commands.

@@ -70,6 +70,7 @@ async fn work(context: Context<SchedulerConfig>) -> anyhow::Result<()> {
         clock: Arc::clone(&context.clock),
         config: Arc::new(context.config.clone()),
         slots: Arc::default(),
+        looks: Arc::default(),
     };
     let watch = alerts::Watch::of(&world);
     let commands = Arc::new(Commands {

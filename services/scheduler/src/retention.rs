@@ -9,7 +9,8 @@
 //!
 //! - Nothing is deleted but by a sweep that stands in the instance's document, of backups whose marks were read after it
 //!   stood there, and while nothing reads the branch. The restorer acts as if what stands there were gone.
-//! - A round of a branch costs one listing, unless something is due or has changed.
+//! - A round of a branch costs one listing, unless something is due or has changed. Then manifests that this replica has
+//!   read are not read again, because they never change; marks are.
 //! - The rule of the newest backup does not depend on any clock. A replica whose clock is ahead marks early, and what it
 //!   has marked it may sweep early by as much, never before the time of grace has passed by its own clock.
 

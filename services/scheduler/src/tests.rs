@@ -44,6 +44,7 @@ impl Place {
             clock: Arc::<ManualClock>::clone(&clock),
             config: Arc::default(),
             slots: Arc::default(),
+            looks: Arc::default(),
         };
         Place { world, clock }
     }

@@ -5,6 +5,8 @@
 //! between leaves a place taken, and [`World::reconcile_manual_backups`] finds it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use events::document::ManualBackup;
@@ -15,12 +17,15 @@ use events::{
     subject,
 };
 use repository::effective;
+use tokio::time::Instant;
 
 use super::World;
 use crate::refusal::{Refusal, Unfinished};
 
 /// A place that was taken so shortly ago belongs to a request that may be on its way.
 const ON_ITS_WAY: TimeDelta = TimeDelta::hours(1);
+/// Places that are taken for nothing are looked for so often, however many are refused. By the monotonic clock.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 impl World {
     /// Takes a place for a manual backup, or refuses. One that has a place keeps it.
@@ -48,7 +53,13 @@ impl World {
         if places.all(|place| place.requested_at > requested_at - ON_ITS_WAY) {
             return Err(refused);
         }
-        self.reconcile_manual_backups(instance).await?;
+        if !self.looks.may(instance) {
+            return Err(refused);
+        }
+        if let Err(error) = self.reconcile_manual_backups(instance).await {
+            self.looks.forget(instance);
+            return Err(error);
+        }
         let _document = self.update_document(instance, taken).await?;
         self.mirror(instance).await
     }
@@ -140,6 +151,34 @@ impl World {
         let fence = format!("{}.backup.*.{instance}.*.{backup_id}", subject::ROOT);
         let last = self.bus.last_on(&fence).await?;
         Ok(last.is_some_and(|last| is_under_way(&last.envelope.message)))
+    }
+}
+
+/// For which instances a refusal has made a replica look through the backups lately. A look reads all their manifests,
+/// and whoever is refused may ask again at once.
+#[derive(Default)]
+pub(crate) struct Looks {
+    last: Mutex<BTreeMap<InstanceName, Instant>>,
+}
+
+impl Looks {
+    fn may(&self, instance: &InstanceName) -> bool {
+        let (mut last, now) = (self.last(), Instant::now());
+        last.retain(|_, at| now.duration_since(*at) < LOOK_EVERY);
+        let is_first = !last.contains_key(instance);
+        if is_first {
+            let _ = last.insert(instance.clone(), now);
+        }
+        is_first
+    }
+
+    /// The look did not come to its end.
+    fn forget(&self, instance: &InstanceName) {
+        let _ = self.last().remove(instance);
+    }
+
+    fn last(&self) -> MutexGuard<'_, BTreeMap<InstanceName, Instant>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

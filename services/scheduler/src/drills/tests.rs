@@ -44,6 +44,7 @@ impl Place {
             clock: Arc::<ManualClock>::clone(&clock),
             config: Arc::default(),
             slots: Arc::default(),
+            looks: Arc::default(),
         };
         let place = Place { world, clock };
         let branches = BTreeMap::from([(BranchName::main(), Branch::Active(branch()))]);

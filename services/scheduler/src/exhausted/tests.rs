@@ -32,6 +32,7 @@ fn world() -> World {
         clock: Arc::new(ManualClock::new(example::at(0))),
         config: Arc::default(),
         slots: Arc::default(),
+        looks: Arc::default(),
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) async fn answer(
     };
     let mut told = Vec::new();
     for branch in branches {
-        let found = stored::find(world, &instance, &branch).await;
+        let found = stored::find(world, (&instance, &branch), None).await;
         if let Some(found) = found.map_err(unavailable)? {
             told.push(tell(branch, &found, question.at));
         }

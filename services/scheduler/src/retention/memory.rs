@@ -1,5 +1,5 @@
 //! What a replica remembers of its rounds, so that the next one of a branch costs one listing: what was stored then, and
-//! until when nothing can be due if that has not changed.
+//! until when nothing can be due if that has not changed. If it has, the manifests that were read are still known.
 //!
 //! It may be forgotten at any time; then the next round reads everything.
 
@@ -9,15 +9,28 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::TimeDelta;
 use events::{BranchName, InstanceName, Timestamp};
 use repository::Digest;
+use repository::archive::KnownManifests;
 use retention::{Class, Decision, LeftoverFate, Plan, WalFate};
 
 /// Everything is read again after so long, whatever was foreseen.
 const LONGEST_QUIET: TimeDelta = TimeDelta::days(1);
 
+/// Some hundred thousand backups. Of a fleet that has more, the rest is read again in each round.
+const MOST_KNOWN_BYTES: usize = 128 << 20;
+
 /// By branch.
-#[derive(Default)]
 pub(crate) struct Memory {
+    pub(crate) manifests: KnownManifests,
     branches: Mutex<BTreeMap<InstanceName, BTreeMap<BranchName, Quiet>>>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory {
+            manifests: KnownManifests::new(MOST_KNOWN_BYTES),
+            branches: Mutex::default(),
+        }
+    }
 }
 
 /// Nothing is due.
@@ -59,6 +72,7 @@ impl Memory {
 
     pub(crate) fn forget(&self, instance: &InstanceName) {
         drop(self.branches().remove(instance));
+        self.manifests.forget(instance);
     }
 
     fn branches(&self) -> MutexGuard<'_, BTreeMap<InstanceName, BTreeMap<BranchName, Quiet>>> {

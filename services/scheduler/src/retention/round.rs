@@ -83,7 +83,8 @@ impl Rounds {
             return Ok(());
         }
         self.memory.keep(instance, branch, None);
-        let Some(found) = stored::find(&self.world, instance, branch).await? else {
+        let known = Some(&self.memory.manifests);
+        let Some(found) = stored::find(&self.world, place, known).await? else {
             if !live {
                 let _is = self.clear_hollow(instance, branch).await?;
             }

@@ -11,7 +11,7 @@ use events::{
 };
 use pg_format::WalSegmentSize;
 use repository::WalObjectKind;
-use repository::archive::{self, Archive};
+use repository::archive::{self, Archive, KnownManifests};
 use retention::{Backup, HistoryFile, Reader, RunningBackup, Stored, WalFile, WalFileKind};
 
 use crate::commands::World;
@@ -67,18 +67,21 @@ pub(crate) fn readers(document: &InstanceDocument, branch: &BranchName) -> Vec<R
     readers
 }
 
-/// Reads a branch. `None` when nothing of it is stored, or the instance is gone.
+/// Reads a branch, but for the manifests that are known. `None` when nothing of it is stored, or the instance is gone.
 pub(crate) async fn find(
     world: &World,
-    instance: &InstanceName,
-    branch: &BranchName,
+    (instance, branch): (&InstanceName, &BranchName),
+    known: Option<&KnownManifests>,
 ) -> Result<Option<Found>, Unfinished> {
     let reader = world.repository.reader(instance, branch);
     // One that ends while the repository is read may be in neither, so the slot is read on both sides of that.
     let before = slot(world, instance, branch).await?;
     // One that is committed meanwhile has its manifest when the manifests are read.
     let with_packs = reader.backups_with_packs().await?;
-    let (archive, size) = archive::read_all(&reader).await?;
+    let (archive, size) = match known {
+        Some(known) => archive::read_new(&reader, known).await?,
+        None => archive::read_all(&reader).await?,
+    };
     // What is going on is read after what is stored: what began later is seen, what is not listed is not touched.
     let found = world.bus.instances().get(instance).await?;
     let (Some((document, _)), Some(size)) = (found, size) else {

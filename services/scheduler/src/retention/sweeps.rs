@@ -89,7 +89,8 @@ impl Rounds {
         let may = match sweep.hollow {
             true => is_hollow(&self.world, instance, branch).await?,
             false => {
-                let found = stored::find(&self.world, instance, branch).await?;
+                let known = Some(&self.memory.manifests);
+                let found = stored::find(&self.world, (instance, branch), known).await?;
                 found.is_some_and(|found| lets_go(&retention::plan(&found.stored), sweep))
             }
         };

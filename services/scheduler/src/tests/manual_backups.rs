@@ -1,6 +1,8 @@
 //! The limit of active manual backups: exact, also for replicas that decide at the same time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bus::{Bus, BusConfig, Outcome, Outgoing};
 use chrono::TimeDelta;
@@ -10,6 +12,9 @@ use events::{
     BackupId, BackupType, BranchName, Command, CommandId, Event, InstanceDocument, MessageId,
     PoolName, Trigger, WalKeep, topology,
 };
+use object_store::memory::InMemory;
+use repository::faulty::{Fault, FaultyStore};
+use repository::{Repository, RetryPolicy};
 use testkit::nats::NatsServer;
 use tokio_util::sync::CancellationToken;
 
@@ -353,4 +358,39 @@ async fn fifty_at_once_to_three_replicas_on_nats() {
     let server = NatsServer::start().await.unwrap();
     let bus = Bus::connect(BusConfig::new(server.url(), "test")).await;
     fifty_at_once(bus.unwrap()).await;
+}
+
+/// All ten places are taken since yesterday, and somebody asks again and again.
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_makes_nobody_read_everything_each_time() {
+    let mut place = Place::registered().await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let store = FaultyStore::new(Arc::new(InMemory::new()), move |_, _| {
+        let _ = counted.fetch_add(1, Ordering::SeqCst);
+        Fault::Pass
+    });
+    place.world.repository = Repository::with_store(Arc::new(store), "", RetryPolicy::default());
+    for number in 1..=10 {
+        place.give(number, Command::BackupCreate(create())).await;
+        let _summary = place.complete(id(number), Trigger::Manual).await;
+    }
+    place.clock.advance(Duration::from_secs(24 * 3600));
+    let asked = async |first: u128, commands: u128| {
+        let before = calls.load(Ordering::SeqCst);
+        for number in first..first + commands {
+            place.give(number, Command::BackupCreate(create())).await;
+            assert_eq!(place.backup_refused().await.code, RefusalCode::Limit);
+        }
+        calls.load(Ordering::SeqCst) - before
+    };
+    let one = asked(100, 1).await;
+    assert!((10..=20).contains(&one), "{one} requests");
+    assert_eq!(asked(200, 49).await, 0);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(asked(300, 50).await, one);
+    // A place that is given back is there at once.
+    place.give(400, delete(id(4))).await;
+    place.give(401, Command::BackupCreate(create())).await;
+    assert!(place.places().await.contains(&id(401)));
 }

@@ -2,6 +2,7 @@
 
 mod leftovers;
 mod place;
+mod requests;
 mod second_look;
 
 use std::sync::Arc;
