@@ -39,9 +39,9 @@ impl Home {
         self.run().join("nats.conf")
     }
 
-    /// Where the NATS of this home listens and what it lets in; it stays from one start to the next.
-    pub(crate) fn nats_address(&self) -> PathBuf {
-        self.run().join("nats.address")
+    /// The port of the NATS of this home; it stays from one start to the next.
+    pub(crate) fn nats_port(&self) -> PathBuf {
+        self.run().join("nats.port")
     }
 
     pub(crate) fn logs(&self) -> PathBuf {

@@ -1,7 +1,8 @@
 //! The stack's own NATS: configured for durability, on loopback, behind a password.
 //!
-//! Port and password are drawn once for a home and stay: a `zektor` that waits over `zektor down` and `zektor up` finds
-//! the bus again where it was. Only a port that somebody else has by now is replaced.
+//! The port is drawn once for a home and stays: who knows the bus by its address finds it again after `zektor down` and
+//! `zektor up`. Only a port that somebody else has by now is replaced. The password is drawn at each start: a client that
+//! waits for the bus gives the one it has to whoever listens there meanwhile.
 
 use std::io;
 use std::path::PathBuf;
@@ -23,9 +24,10 @@ pub(crate) struct Nats {
 }
 
 impl Nats {
-    /// Settles port and password and writes the configuration.
+    /// Settles the port, draws a password and writes the configuration.
     pub(crate) fn prepare(home: &Home, program: PathBuf) -> io::Result<Nats> {
-        let Address { port, password } = Address::settle(home)?;
+        let port = settle_port(home)?;
+        let password: u128 = rand::rng().random();
         // sync_interval: a message that was acknowledged is on the disk.
         let config = format!(
             "listen: 127.0.0.1:{port}\n\
@@ -47,45 +49,17 @@ impl Nats {
     }
 }
 
-/// Where NATS listens, and with which password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Address {
-    port: u16,
-    password: u128,
-}
-
-impl Address {
-    /// That of the last start, if its port is free; what cannot be read is drawn anew.
-    fn settle(home: &Home) -> io::Result<Address> {
-        let file = home.nats_address();
-        let known = std::fs::read_to_string(&file);
-        let known = known.ok().as_deref().and_then(Address::read);
-        let settled = match known {
-            Some(known) if is_free(known.port) => return Ok(known),
-            Some(known) => Address {
-                port: free_port()?,
-                ..known
-            },
-            None => Address {
-                port: free_port()?,
-                password: rand::rng().random(),
-            },
-        };
-        write_private(&file, settled.written().as_bytes())?;
-        Ok(settled)
+/// The port of the last start if it is free, else another one; what cannot be read is drawn anew.
+fn settle_port(home: &Home) -> io::Result<u16> {
+    let file = home.nats_port();
+    let known = std::fs::read_to_string(&file).ok();
+    let known = known.and_then(|text| text.trim().parse().ok());
+    if let Some(port) = known.filter(|port| *port > 0 && is_free(*port)) {
+        return Ok(port);
     }
-
-    fn read(text: &str) -> Option<Address> {
-        let (port, password) = text.trim().split_once(' ')?;
-        Some(Address {
-            port: port.parse().ok().filter(|port| *port > 0)?,
-            password: u128::from_str_radix(password, 16).ok()?,
-        })
-    }
-
-    fn written(self) -> String {
-        format!("{} {:032x}\n", self.port, self.password)
-    }
+    let port = free_port()?;
+    write_private(&file, format!("{port}\n").as_bytes())?;
+    Ok(port)
 }
 
 fn is_free(port: u16) -> bool {
@@ -103,25 +77,26 @@ fn free_port() -> io::Result<u16> {
 mod tests {
     use std::net::TcpListener;
 
-    use super::{Address, Nats};
+    use super::Nats;
     use crate::stack::Home;
 
     #[test]
-    fn a_home_keeps_the_address_of_its_bus() {
+    fn a_home_keeps_the_port_of_its_bus_and_no_password() {
         let place = tempfile::tempdir().unwrap();
         let home = Home::new(place.path().to_owned());
         home.create().unwrap();
-        let url = || Nats::prepare(&home, "nats-server".into()).unwrap().url;
-        let first = url();
-        assert_eq!(url(), first);
+        let prepare = || Nats::prepare(&home, "nats-server".into()).unwrap();
+        let first = prepare();
+        let again = prepare();
+        assert_eq!(again.port, first.port);
+        assert_ne!(again.url, first.url, "the password is another one");
         // Somebody else has the port now: another one, and that is kept.
-        let port = Address::settle(&home).unwrap().port;
-        let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
-        let second = url();
-        assert_ne!(second, first);
+        let taken = TcpListener::bind(("127.0.0.1", first.port)).unwrap();
+        let second = prepare();
+        assert_ne!(second.port, first.port);
         drop(taken);
-        assert_eq!(url(), second);
-        std::fs::write(home.nats_address(), "0 x").unwrap();
-        assert_ne!(url(), second);
+        assert_eq!(prepare().port, second.port);
+        std::fs::write(home.nats_port(), "0").unwrap();
+        assert_ne!(prepare().port, 0);
     }
 }

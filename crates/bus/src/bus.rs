@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::memory::MemoryTransport;
 use crate::nats::NatsTransport;
 use crate::transport::{Topology, Transport};
-use crate::{BusConfig, BusError};
+use crate::{BusConfig, BusError, Places};
 
 /// First pause before a call is made again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -123,12 +123,12 @@ impl Bus {
         self.patiently(|| self.transport.apply(&wanted)).await
     }
 
-    /// How many places of a consumer's workers are free: each waits for a delivery.
+    /// The places of a consumer's workers.
     ///
     /// # Errors
     /// As any call.
-    pub async fn free_places(&self, spec: &ConsumerSpec) -> Result<usize, BusError> {
-        self.patiently(|| self.transport.waiting_pulls(spec)).await
+    pub async fn places(&self, spec: &ConsumerSpec) -> Result<Places, BusError> {
+        self.patiently(|| self.transport.places(spec)).await
     }
 
     /// Makes a call again while it fails for a transient reason, within the configuration's patience.

@@ -54,6 +54,16 @@ pub struct StreamState {
     pub messages: u64,
 }
 
+/// Whether the workers of a consumer could take more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Pulls that wait for a delivery: workers that have a place free.
+    pub free: usize,
+    /// Whether the consumer's limit of unacknowledged deliveries holds up what is new, free places or not. What is
+    /// delivered again is not held up.
+    pub at_limit: bool,
+}
+
 impl Bus {
     /// The last event on a subject or wildcard, from the stream that owns it.
     ///

@@ -38,7 +38,7 @@ pub use consume::{Delivery, Handler, Outcome, Progress};
 pub use error::{BusError, CasError, Class, FenceError, QueryError, RequestError};
 pub use exhausted::Exhausted;
 pub use fence::Fence;
-pub use follow::{From, Stored, StreamState};
+pub use follow::{From, Places, Stored, StreamState};
 pub use instances::{Decision, InstanceChange, Instances, UpdateError};
 pub use publish::Outgoing;
 

@@ -22,7 +22,7 @@ use crate::transport::{
     Ack, Acker, AskError, PublishError, Questions, RawDelivery, RawMessage, RawStored, Reader,
     Receipt, Start, Topology, Transport,
 };
-use crate::{BusError, Sequence, StreamState};
+use crate::{BusError, Places, Sequence, StreamState};
 use question::Board;
 use world::World;
 
@@ -198,9 +198,13 @@ impl Transport for MemoryTransport {
         }))
     }
 
-    async fn waiting_pulls(&self, spec: &ConsumerSpec) -> Result<usize, BusError> {
-        let pulls = self.server.pulls();
-        Ok(pulls.get(&*spec.name).copied().unwrap_or_default())
+    async fn places(&self, spec: &ConsumerSpec) -> Result<Places, BusError> {
+        let free = self.server.pulls().get(&*spec.name).copied();
+        let at_limit = self.server.world().is_at_limit(spec)?;
+        Ok(Places {
+            free: free.unwrap_or_default(),
+            at_limit,
+        })
     }
 
     async fn read(

@@ -28,7 +28,7 @@ use crate::transport::{
     AskError, PublishError, Questions, RawDelivery, RawMessage, RawStored, Reader, Receipt, Start,
     Topology, Transport,
 };
-use crate::{BusConfig, BusError, Sequence, StreamState};
+use crate::{BusConfig, BusError, Places, Sequence, StreamState};
 
 /// Major and minor of the oldest server that is let in: 2.12 has fencing on a wildcard and rejects
 /// request fields that it does not know.
@@ -263,9 +263,14 @@ impl Transport for NatsTransport {
         self.pull_one(spec, wait).await
     }
 
-    async fn waiting_pulls(&self, spec: &ConsumerSpec) -> Result<usize, BusError> {
+    /// The server counts pulls that the limit holds up as waiting, too.
+    async fn places(&self, spec: &ConsumerSpec) -> Result<Places, BusError> {
         let info = self.consumer_info(spec.stream, &spec.name).await?;
-        Ok(info.num_waiting)
+        let limit = usize::try_from(info.config.max_ack_pending).ok();
+        Ok(Places {
+            free: info.num_waiting,
+            at_limit: limit.is_some_and(|limit| info.num_ack_pending >= limit),
+        })
     }
 
     async fn read(

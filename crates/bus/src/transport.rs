@@ -11,7 +11,7 @@ use bytes::Bytes;
 use events::Timestamp;
 use events::topology::{BucketSpec, ConsumerSpec, StreamSpec};
 
-use crate::{BusError, Sequence, StreamState};
+use crate::{BusError, Places, Sequence, StreamState};
 
 pub(crate) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 pub(crate) const EXPECTED_LAST_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
@@ -170,8 +170,7 @@ pub(crate) trait Transport: Send + Sync {
         spec: &ConsumerSpec,
         wait: Duration,
     ) -> Result<Option<RawDelivery>, BusError>;
-    /// How many pulls of a consumer wait for a delivery.
-    async fn waiting_pulls(&self, spec: &ConsumerSpec) -> Result<usize, BusError>;
+    async fn places(&self, spec: &ConsumerSpec) -> Result<Places, BusError>;
     async fn read(
         &self,
         stream: &str,

@@ -21,7 +21,7 @@ use bus::InstanceChange;
 use chrono::TimeDelta;
 use events::envelope::rfc3339;
 use events::event::BackupRequested;
-use events::topology::INSTANCES;
+use events::topology::{EVENTS, INSTANCES};
 use events::{BackupType, InstanceName, Timestamp, Trigger};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
@@ -101,6 +101,8 @@ pub(crate) struct Firing {
     recalled: bool,
     /// The bucket that was read, by its birth; none while it is to be read.
     bucket: Option<Timestamp>,
+    /// The stream of events, by its birth.
+    events: Option<Timestamp>,
     read_at: Option<Instant>,
     looked_at: Option<Instant>,
     last_now: Option<Timestamp>,
@@ -122,13 +124,14 @@ impl Firing {
     }
 
     /// Reads all documents when they may have been lost, or it is long ago.
-    async fn look(&mut self, world: &World) {
+    pub(crate) async fn look(&mut self, world: &World) {
         let now = Instant::now();
         let passed = |since: Option<Instant>, least| since.is_none_or(|at| now - at >= least);
         if !passed(self.looked_at, LOOK_EVERY) {
             return;
         }
         self.looked_at = Some(now);
+        self.look_at_events(world).await;
         let bucket = world.bus.stream_state(&format!("KV_{INSTANCES}")).await;
         let bucket = bucket.map(|state| state.created).ok();
         if bucket.is_some() && bucket == self.bucket && !passed(self.read_at, RELOAD_EVERY) {
@@ -142,6 +145,24 @@ impl Firing {
                     tracing::debug!(error = %error, "the topology of the bus cannot be applied");
                 }
             }
+        }
+    }
+
+    /// Where the stream of events is another one, all that fires have led to was lost: what fires is computed anew from
+    /// the documents, so that the fires of the last day are asked for again.
+    async fn look_at_events(&mut self, world: &World) {
+        let Ok(state) = world.bus.stream_state(EVENTS).await else {
+            return;
+        };
+        let before = self.events.replace(state.created);
+        if before.is_some_and(|before| before != state.created) {
+            tracing::warn!(
+                "the stream of events was lost; the fires of the last day are asked for again"
+            );
+            // First: nothing that was heard on the lost one settles a fire.
+            self.told.forget();
+            self.plan = Plan::default();
+            self.bucket = None;
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use events::topology::{self, COMMANDS, DEAD_LETTERS, EVENTS};
+use events::topology::{self, COMMANDS, ConsumerSpec, DEAD_LETTERS, EVENTS};
 use events::{Command, Event, MessageId, example};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Backup, consume, consumer, in_time, scenarios};
 use crate::follow::Follower;
 use crate::transport::{RawMessage, RawStored, Start, Topology};
-use crate::{Bus, Delivery, Outcome, Outgoing};
+use crate::{Bus, Delivery, Outcome, Outgoing, Places};
 
 scenarios!(
     two_consumers_share,
@@ -439,17 +439,24 @@ async fn causes_travel(bus: Bus) {
 }
 
 async fn places_of_workers_are_counted_while_they_are_free(bus: Bus) {
-    let spec = consumer(Duration::from_secs(30), 5);
+    let spec = ConsumerSpec {
+        max_ack_pending: 1,
+        ..consumer(Duration::from_secs(30), 5)
+    };
     let jobs = Topology {
         streams: Vec::new(),
         consumers: vec![spec.clone()],
         buckets: Vec::new(),
     };
     bus.transport.apply(&jobs).await.unwrap();
-    assert_eq!(bus.free_places(&spec).await.unwrap(), 0, "no worker");
-    let until = async |free: usize| {
+    let none = Places {
+        free: 0,
+        at_limit: false,
+    };
+    assert_eq!(bus.places(&spec).await.unwrap(), none, "no worker");
+    let until = async |free: usize, at_limit: bool| {
         let looks = async {
-            while bus.free_places(&spec).await.unwrap() != free {
+            while bus.places(&spec).await.unwrap() != (Places { free, at_limit }) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -457,16 +464,21 @@ async fn places_of_workers_are_counted_while_they_are_free(bus: Bus) {
     };
     let end = Arc::new(Notify::new());
     let ends = Arc::clone(&end);
-    let _worker = consume(&bus, &spec, 1, move |_: Delivery<Event>| {
+    let _worker = consume(&bus, &spec, 2, move |_: Delivery<Event>| {
         let ends = Arc::clone(&ends);
         async move {
             ends.notified().await;
             Outcome::Done
         }
     });
-    until(1).await;
-    let _ = bus.publish(Backup::new().says("backup.requested")).await;
-    until(0).await;
+    until(1, false).await;
+    for _ in 0..2 {
+        let _ = bus.publish(Backup::new().says("backup.requested")).await;
+    }
+    // The second one waits, though a place is free.
+    until(1, true).await;
     end.notify_one();
-    until(1).await;
+    until(1, true).await;
+    end.notify_one();
+    until(1, false).await;
 }

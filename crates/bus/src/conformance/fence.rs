@@ -12,7 +12,7 @@ use crate::transport::{
     AskError, PublishError, Questions, RawDelivery, RawMessage, RawStored, Reader, Receipt, Start,
     Topology, Transport,
 };
-use crate::{Bus, BusError, Fence, FenceError, Sequence, StreamState};
+use crate::{Bus, BusError, Fence, FenceError, Places, Sequence, StreamState};
 
 scenarios!(
     a_second_request_is_refused,
@@ -269,8 +269,8 @@ impl Transport for LosesAnswers {
         self.inner.apply(topology).await
     }
 
-    async fn waiting_pulls(&self, spec: &ConsumerSpec) -> Result<usize, BusError> {
-        self.inner.waiting_pulls(spec).await
+    async fn places(&self, spec: &ConsumerSpec) -> Result<Places, BusError> {
+        self.inner.places(spec).await
     }
 
     async fn last_on(&self, stream: &str, filter: &str) -> Result<Option<RawStored>, BusError> {

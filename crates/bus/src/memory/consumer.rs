@@ -45,8 +45,7 @@ impl Consumer {
             delivered.due = due_again;
             return Some((store.get(*sequence)?.clone(), delivered.times));
         }
-        let limit = usize::try_from(self.spec.max_ack_pending).unwrap_or(usize::MAX);
-        if self.in_hand.len() >= limit {
+        if self.is_at_limit() {
             return None;
         }
         let stored = store.find(&self.spec.filters, self.next)?;
@@ -57,6 +56,12 @@ impl Consumer {
         };
         let _ = self.in_hand.insert(stored.sequence, delivered);
         Some((stored.clone(), 1))
+    }
+
+    /// Whether nothing new is delivered until something in hand has ended.
+    pub(super) fn is_at_limit(&self) -> bool {
+        let limit = usize::try_from(self.spec.max_ack_pending).unwrap_or(usize::MAX);
+        self.in_hand.len() >= limit
     }
 
     /// Whether the message has ended for this consumer.

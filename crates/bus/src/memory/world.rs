@@ -49,6 +49,11 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn is_at_limit(&self, spec: &ConsumerSpec) -> Result<bool, BusError> {
+        let consumer = self.stream(spec.stream)?.consumers.get(&*spec.name);
+        Ok(consumer.is_some_and(Consumer::is_at_limit))
+    }
+
     fn make(&mut self, name: &str, subjects: &[String], now: Timestamp) -> &mut Stream {
         let stream = self
             .streams

@@ -49,9 +49,14 @@ impl Told {
                 }
             }
             // Its stream was lost, and with it what was said.
-            *self.remembered() = Remembered::default();
+            self.forget();
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Forgets all that was said.
+    pub(super) fn forget(&self) {
+        *self.remembered() = Remembered::default();
     }
 
     fn remember(&self, id: BackupId, at_most: usize) {

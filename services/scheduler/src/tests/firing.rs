@@ -349,3 +349,32 @@ async fn after_a_loss_of_nats_the_fires_of_a_day_are_asked_for_again_and_no_olde
         assert_eq!(asked, requested, "{hours_before} h before the loss");
     }
 }
+
+/// NATS was lost while the scheduler ran on: what it had asked for is asked for again.
+#[tokio::test(start_paused = true)]
+async fn a_scheduler_that_runs_on_over_a_loss_of_nats_asks_again() {
+    let mut place = Place::new("2026-01-01T00:00:00Z");
+    let daily = document(place.world.clock.now());
+    registered(&place, &daily).await;
+    let mut firing = Firing::default();
+    firing.look(&place.world).await;
+    place.clock.set("2026-01-01T02:17:00Z".parse().unwrap());
+    assert_eq!(firing.fire_due(&place.world).await, 0);
+    let asked = place.last_request().await;
+    place.clock.set("2026-01-01T02:40:00Z".parse().unwrap());
+    let another_look = async |firing: &mut Firing, place: &Place| {
+        tokio::time::advance(std::time::Duration::from_secs(6)).await;
+        firing.look(&place.world).await;
+        assert_eq!(firing.fire_due(&place.world).await, 0);
+    };
+    another_look(&mut firing, &place).await;
+    assert_eq!(place.events().await.len(), 1, "nothing was lost");
+
+    place.world.bus = Place::new("2026-01-01T00:00:00Z").world.bus;
+    registered(&place, &daily).await;
+    assert_eq!(place.events().await.len(), 0);
+    another_look(&mut firing, &place).await;
+    assert_eq!(place.last_request().await.backup_id, asked.backup_id);
+    another_look(&mut firing, &place).await;
+    assert_eq!(place.events().await.len(), 1, "once");
+}

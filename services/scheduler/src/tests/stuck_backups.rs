@@ -50,7 +50,7 @@ impl Place {
     /// Returns when a worker of the default pool asks for work.
     async fn some_place_is_free(&self) {
         let jobs = topology::backup_jobs();
-        while self.world.bus.free_places(&jobs).await.unwrap() == 0 {
+        while self.world.bus.places(&jobs).await.unwrap().free == 0 {
             tokio::task::yield_now().await;
         }
     }
@@ -238,6 +238,19 @@ impl Handler<Event> for Forgets {
     }
 }
 
+/// A worker that is busy for ever.
+struct Works;
+
+#[async_trait::async_trait]
+impl Handler<Event> for Works {
+    async fn handle(&self, delivery: &Delivery<Event>) -> Outcome {
+        loop {
+            delivery.progress.advance();
+            tokio::time::sleep(MINUTE / 4).await;
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_begun_backup_that_is_silent_waits_for_no_place_where_one_is_free() {
     let (place, [long, silent]) = fired_two(None).await;
@@ -295,6 +308,33 @@ async fn a_request_that_nobody_has_any_more_waits_for_no_place_where_one_is_free
     assert!(failures[0].hint.contains("pool default"), "{failures:?}");
     shutdown.cancel();
     worker.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_limit_of_backups_at_once_holds_up_is_waited_for() {
+    let (place, [long, waiting]) = fired_two(None).await;
+    let limited = topology::ConsumerSpec {
+        max_ack_pending: 1,
+        keeps_limit: false,
+        ..topology::backup_jobs()
+    };
+    place.world.bus.apply_consumer(&limited).await.unwrap();
+    place.begin(&long).await;
+    let bus = place.world.bus.clone();
+    let worker = tokio::spawn(async move {
+        let jobs = topology::backup_jobs();
+        bus.consume(&jobs, 3, Arc::new(Works), CancellationToken::new())
+            .await
+    });
+    place.some_place_is_free().await;
+    let mut replicas = [Watchdog::default(), Watchdog::default()];
+    for _ in 0..150 {
+        rounds(&place, &mut replicas, 1).await;
+        place.progress(&long).await;
+    }
+    let failures = place.failures().await;
+    assert_eq!(failures, [], "{:?} waits for its turn", waiting.backup_id);
+    worker.abort();
 }
 
 #[tokio::test(start_paused = true)]

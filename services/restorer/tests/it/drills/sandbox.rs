@@ -135,7 +135,9 @@ async fn the_sandbox_server_stands_behind_others() -> Result<()> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, fields) = stat.rsplit_once(')').context("no name")?;
     // `nice` is the 19th field (proc_pid_stat(5)), the 17th behind the name.
-    assert_eq!(fields.split_whitespace().nth(16), Some("15"));
+    let nice = fields.split_whitespace().nth(16).context("no niceness")?;
+    // Beside that of the tests, which are not always run with none.
+    assert!(nice.parse::<i32>()? >= 15, "{nice}");
     if may_leave_the_network() {
         let network = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net"));
         assert_ne!(network(&pid.to_string())?, network("self")?);
