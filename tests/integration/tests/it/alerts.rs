@@ -95,7 +95,11 @@ async fn a_test_message_that_does_not_arrive_is_an_error_for_programs_too() -> R
     let (error, channel) = (&tested.json["error"], &tested.json["channels"][0]);
     ensure!(error["code"] == "not_delivered", "{}", tested.json);
     for words in [&error["message"], &error["hint"], &channel["error"]] {
-        ensure!(words.as_str().is_some_and(|words| !words.is_empty()), "{}", tested.json);
+        ensure!(
+            words.as_str().is_some_and(|words| !words.is_empty()),
+            "{}",
+            tested.json
+        );
     }
     Ok(())
 }
