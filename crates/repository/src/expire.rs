@@ -332,6 +332,21 @@ pub struct Pruning {
     rest: Option<Rest>,
 }
 
+impl Pruning {
+    /// Up to where a stretch is gone, when nothing more of it is deleted; `None` when all of it is there.
+    #[must_use]
+    pub fn gone_until(&self, stretch: usize) -> Option<Lsn> {
+        let whole = self.stretches.get(stretch)?;
+        let mut left = self.pieces.iter().filter(|(number, _)| *number == stretch);
+        let first = left.find_map(|(_, piece)| piece.iter().find_map(|one| segment_name(one.kind)));
+        let until = match (first, &self.rest) {
+            (Some(first), Some(rest)) => first.start(rest.size),
+            _ => whole.to_lsn,
+        };
+        (until > whole.from_lsn).then_some(until)
+    }
+}
+
 /// The WAL that is left.
 #[derive(Debug)]
 struct Rest {

@@ -164,7 +164,15 @@ impl ObjectStore for FaultyStore {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         match (self.plan)(Operation::List, &prefix.cloned().unwrap_or_default()) {
-            Fault::Pass | Fault::Delay(_) => self.inner.list(prefix),
+            Fault::Pass => self.inner.list(prefix),
+            Fault::Delay(pause) => {
+                let (inner, prefix) = (Arc::clone(&self.inner), prefix.cloned());
+                let listed = async move {
+                    tokio::time::sleep(pause).await;
+                    inner.list(prefix.as_ref())
+                };
+                stream::once(listed).flatten().boxed()
+            }
             // Cut off in the middle: the worst kind of half an answer.
             Fault::LoseResponse => {
                 let broken = stream::once(async { Err(broken()) });

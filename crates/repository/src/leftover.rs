@@ -1,15 +1,18 @@
-//! What backups left over that have no manifest, and branches of which nothing is left.
+//! What backups left over that have no manifest.
 //!
 //! What must stay true: nothing goes that a manifest names. A manifest may be written at any moment by a worker that is
 //! slower than anybody thinks; so whoever deletes looks for it before and behind, and only what was not written to for
 //! long is deleted at all, by the store's own clock.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use events::{BackupId, BranchName};
+use events::BackupId;
+use object_store::ObjectMeta;
 
 use crate::expire::{Advanced, Deleted, NamedPacks};
-use crate::{BranchReader, BranchWriter, Repository, RepositoryError, Result, layout};
+use crate::{BranchReader, BranchWriter, RepositoryError, Result, layout};
 
 /// So often the store is asked for its time while others ask too.
 const MOST_LOOKS: u32 = 8;
@@ -55,7 +58,15 @@ impl BranchReader {
     }
 
     /// Whether a manifest of the backup is there, damaged or not.
-    async fn has_manifest(&self, backup: BackupId) -> Result<bool> {
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn has_manifest(&self, backup: BackupId) -> Result<bool> {
+        // A listing may lag behind.
+        let found = self.store.head(&self.layout.manifest(backup)).await;
+        if RepositoryError::absent_as_none(found)?.is_some() {
+            return Ok(true);
+        }
         let beside = self.store.list(&self.layout.backup(backup)).await?;
         Ok(beside
             .iter()
@@ -100,106 +111,56 @@ impl BranchWriter {
         quiet: TimeDelta,
         advanced: Advanced<'_>,
     ) -> Result<Option<Deleted>> {
-        let Some(stored) = self.stored_packs(backup).await? else {
-            return Ok(Some(Deleted::default()));
-        };
+        if self.has_manifest(backup).await? {
+            return Ok(None);
+        }
         let now = self.store_clock().await?;
-        if named.unreadable || now - stored.last_written < quiet {
+        let packs = self.store.list(&self.layout.packs(backup)).await?;
+        // Another attempt may have begun since anybody decided this: nothing goes but what is itself that old.
+        let is_old = |meta: &ObjectMeta| now - meta.last_modified >= quiet;
+        let are_old = packs.iter().all(|(_, meta)| is_old(meta));
+        if !packs.is_empty() && (named.unreadable || !are_old) {
             return Ok(None);
         }
         // Last of all: what is committed from now on was not written to for that long.
         if self.has_manifest(backup).await? {
             return Ok(None);
         }
-        let packs = self
-            .store
-            .list(&self.layout.packs(backup))
-            .await?
-            .into_iter();
-        let packs = packs.filter(|(key, _)| !named.keys.contains(key)).collect();
+        let packs = packs.into_iter();
+        let packs: Vec<_> = packs.filter(|(key, _)| !named.keys.contains(key)).collect();
+        let keys: BTreeSet<String> = packs.iter().map(|(key, _)| key.clone()).collect();
         let deleted = self.delete_all(packs, advanced).await?;
-        if self.has_manifest(backup).await? {
-            // Its worker stood still since the last pack. What cannot be restored must not look as if it could.
-            tracing::error!(%backup, "a backup was committed when what it had stored was deleted; its manifest goes too");
-            self.store.delete(&self.layout.manifest(backup)).await?;
+        if self.has_manifest(backup).await? && !self.take_back(backup, &keys).await? {
+            // Of another attempt, and its mark is its own.
+            return Ok(Some(deleted));
         }
         self.delete_mark(backup).await?;
         self.store.sweep(&self.layout.packs(backup), "").await;
         self.store.sweep(&self.layout.backup(backup), "").await;
         Ok(Some(deleted))
     }
-}
 
-/// What is left of a branch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hollow {
-    /// Something that a restore could use, or that is decided about by itself.
-    No,
-    /// Its record and nothing else: nobody has ever written to it.
-    Record,
-    /// Nothing but what tells of backups and WAL that are gone.
-    Remains {
-        /// When the last of it was written, by the store's clock.
-        last_written: DateTime<Utc>,
-    },
-}
-
-impl BranchReader {
-    /// What is left of the branch. Lists all of it: to be asked where little is.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub async fn hollow(&self) -> Result<Hollow> {
-        let listed = self.store.list(&self.layout.root()).await?;
-        let (backups, index) = (self.layout.backups() + "/", self.layout.wal_index() + "/");
-        let (gaps, record) = (self.layout.wal_gaps() + "/", self.layout.record());
-        let position = self.layout.wal_position();
-        let is_nothing = |key: &str| {
-            key == record
-                || key == position
-                || key == self.layout.clock()
-                || key.starts_with(&index)
-                || key.starts_with(&gaps)
-                || (key.starts_with(&backups) && layout::marked(key).is_some())
+    /// Deletes the manifest if it names what was deleted: its worker stood still since the last pack. What cannot be
+    /// restored must not look as if it could.
+    async fn take_back(&self, backup: BackupId, deleted: &BTreeSet<String>) -> Result<bool> {
+        let manifest = match RepositoryError::absent_as_none(self.manifest(backup).await) {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) => return Ok(true),
+            Err(RepositoryError::Corrupt { .. } | RepositoryError::Newer { .. }) => {
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
         };
-        if !listed.iter().all(|(key, _)| is_nothing(key)) {
-            return Ok(Hollow::No);
+        let attempt = &manifest.summary.attempt;
+        let parts = manifest.index.iter();
+        let parts = parts.map(|part| self.layout.index(backup, attempt, part.number));
+        let packs = manifest.packs.iter();
+        let packs = packs.map(|pack| self.layout.pack(pack.backup, &pack.attempt, pack.number));
+        if !parts.chain(packs).any(|key| deleted.contains(&key)) {
+            return Ok(false);
         }
-        let clock = self.layout.clock();
-        let others = listed.iter();
-        let others = others.filter(|(key, _)| *key != record && *key != clock);
-        let last = others.map(|(_, meta)| meta.last_modified).max();
-        Ok(last.map_or(Hollow::Record, |last_written| Hollow::Remains {
-            last_written,
-        }))
-    }
-}
-
-impl Repository {
-    /// Deletes what is left of a branch of which nothing is left; gives back `None`, and deletes nothing, when something
-    /// is. Nobody may write to the branch any more, and nobody claim its name meanwhile.
-    ///
-    /// # Errors
-    /// The branch is `main`, or the store failed.
-    pub async fn delete_hollow(
-        &self,
-        branch: &BranchReader,
-        advanced: Advanced<'_>,
-    ) -> Result<Option<Deleted>> {
-        if *branch.branch() == BranchName::main() {
-            return Err(RepositoryError::refused(
-                "branch main is never deleted".to_owned(),
-            ));
-        }
-        if branch.hollow().await? == Hollow::No {
-            return Ok(None);
-        }
-        let objects = self
-            .delete_branch_telling(branch.instance(), branch.branch(), advanced)
-            .await?;
-        Ok(Some(Deleted {
-            objects,
-            ..Deleted::default()
-        }))
+        tracing::error!(%backup, "a backup was committed when what it had stored was deleted; its manifest goes too");
+        self.store.delete(&self.layout.manifest(backup)).await?;
+        Ok(true)
     }
 }

@@ -24,6 +24,7 @@ mod expire;
 #[cfg(any(test, feature = "faulty"))]
 pub mod faulty;
 mod frame;
+mod hollow;
 mod index;
 mod instances;
 mod layout;
@@ -49,8 +50,9 @@ pub use branch::{BranchRecord, ClaimOutcome, ParentBranch};
 pub use digest::Digest;
 pub use error::{ErrorClass, RepositoryError};
 pub use expire::{Advanced, Deleted, NamedPacks, Pruning};
+pub use hollow::{Hollow, HollowBranch};
 pub use index::IndexSlice;
-pub use leftover::{Hollow, StoredPacks};
+pub use leftover::StoredPacks;
 pub use mark::{Marks, PutMark, ReadMark, effective};
 pub use materialise::{Owner, Progress, Restored, Target};
 pub use repository::{BranchReader, BranchWriter, Repository};

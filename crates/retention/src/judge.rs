@@ -310,4 +310,18 @@ impl<'a> Branch<'a> {
         reasons.extend(self.readers());
         reasons
     }
+
+    /// Why no packs without a manifest go at the moment.
+    pub(crate) fn in_the_way_of_leftovers(&self) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        // A listing that lacks the manifests of all backups must not cost their packs.
+        if self.nothing_restorable() {
+            reasons.push(Reason::NothingRestorable);
+        }
+        // What it names is known when it is committed.
+        let running = self.stored.running.iter().take(MOST_NAMED);
+        reasons.extend(running.map(|running| Reason::MayBeNamed { by: running.id }));
+        reasons.extend(self.readers());
+        reasons
+    }
 }

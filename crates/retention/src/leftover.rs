@@ -5,7 +5,8 @@
 //! between its last pack and its manifest; whoever deletes it looks for the manifest again.
 
 use chrono::TimeDelta;
-use events::{BackupId, Timestamp};
+use events::mark::{BackupMark, DeletedBy};
+use events::{BackupId, Event, Timestamp};
 
 use crate::judge::later;
 use crate::reason::Reason;
@@ -42,6 +43,42 @@ pub enum LeftoverFate {
     UnderWay,
     /// Its manifest is missing, and may come back.
     Stays,
+}
+
+impl Ended {
+    /// What is known of a backup that has no manifest: by the last that was said of it, and by its mark, which is empty
+    /// when there is none and absent when it cannot be read.
+    ///
+    /// Of each backup something was said before anything of it was stored. When nothing is known any more, that was too
+    /// long ago or what was said is lost, and the backup may have been completed.
+    #[must_use]
+    pub fn of(last: Option<&Event>, mark: Option<&BackupMark>, now: Timestamp) -> Self {
+        let Some(mark) = mark else {
+            return Ended::ManifestLost;
+        };
+        match last {
+            Some(Event::BackupFailed(_) | Event::BackupExpired(_)) => Ended::Over,
+            Some(
+                Event::BackupQueued(_)
+                | Event::BackupRequested(_)
+                | Event::BackupStarted(_)
+                | Event::BackupProgressed(_),
+            ) => Ended::UnderWay,
+            // A deletion that was broken off after the manifest has left the mark that it was due by.
+            _ if was_let_go(mark, now) => Ended::Over,
+            _ => Ended::ManifestLost,
+        }
+    }
+}
+
+fn was_let_go(mark: &BackupMark, now: Timestamp) -> bool {
+    let Some(deletion) = mark.deletion.filter(|_| mark.hold.is_none()) else {
+        return false;
+    };
+    // Somebody may want it for longer than the retention that marked it.
+    let until = mark.expiry.map(|expiry| expiry.expires_at);
+    let is_kept = until.is_some_and(|until| until.is_none_or(|until| now < until));
+    now >= deletion.delete_after && (deletion.by == DeletedBy::User || !is_kept)
 }
 
 pub(crate) fn verdicts(stored: &Stored, in_the_way: &[Reason]) -> Vec<LeftoverVerdict> {

@@ -205,7 +205,7 @@ pub fn plan(stored: &Stored) -> Plan {
         backups: judged.iter().map(verdict).collect(),
         wal,
         histories,
-        leftovers: leftover::verdicts(stored, &branch.readers().collect::<Vec<_>>()),
+        leftovers: leftover::verdicts(stored, &branch.in_the_way_of_leftovers()),
         earliest: earliest(&branch, &judged),
         in_the_way: branch.in_the_way(),
         totals: Totals::default(),

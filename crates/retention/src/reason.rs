@@ -49,6 +49,11 @@ pub enum Reason {
         /// Which.
         backup_id: BackupId,
     },
+    /// A backup is being taken that may name packs of one that has no manifest any more.
+    MayBeNamed {
+        /// Which.
+        by: BackupId,
+    },
     /// WAL that leads to where the archive is now, and no backup does yet.
     NoBackupLeadsHere {
         /// The timeline that is archived now.
@@ -99,6 +104,9 @@ impl fmt::Display for Reason {
                 f,
                 "no wal goes while backup {backup_id} is being taken and has not said where it begins"
             ),
+            Reason::MayBeNamed { by } => {
+                write!(f, "backup {by} is being taken and may name its packs")
+            }
             Reason::NoBackupLeadsHere { timeline } => write!(
                 f,
                 "it leads to timeline {timeline}, which is archived now, and no backup does yet"

@@ -51,11 +51,12 @@ pub struct Leftover {
 /// What is known of a backup that has no manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It has failed, was let go, or nobody knows of it any more.
+    /// It has failed, or was let go.
     Over,
     /// It waits or is being taken, as far as anybody has heard.
     UnderWay,
-    /// It was completed, and nobody let it go: whoever lost its manifest may bring it back.
+    /// It was completed, or may have been: nobody knows any more. Nobody let it go, and whoever lost its manifest may
+    /// bring it back.
     ManifestLost,
 }
 

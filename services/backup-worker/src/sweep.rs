@@ -14,7 +14,8 @@ use events::document::WalStretch;
 use events::event::{BackupExpired, BranchSweepRequested, BranchSwept, WalPruned};
 use events::{BackupId, Event, MessageId, subject};
 use pg_format::WalSegmentSize;
-use repository::{BranchWriter, Deleted, NamedPacks, Repository, RepositoryError};
+use repository::{BranchWriter, Deleted, NamedPacks, Pruning, Repository, RepositoryError};
+use retention::Ended;
 use service::clock::Clock;
 
 use crate::pulse::Pulse;
@@ -131,9 +132,10 @@ impl Sweeps {
             if !self.is_listed(request).await? {
                 return Ok(());
             }
-            let gone = self.repository.delete_hollow(&branch, &advanced).await?;
-            tracing::info!(deleted = gone.is_some(), "nothing was left of the branch");
-            deleted = deleted.and(gone.unwrap_or_default());
+            let Some(gone) = self.clear(request, &branch, pulse).await? else {
+                return Ok(());
+            };
+            deleted = deleted.and(gone);
         }
         tracing::info!(objects = deleted.objects, bytes = deleted.bytes, "swept");
         self.swept(delivery, request, deleted, &fence).await
@@ -150,12 +152,16 @@ impl Sweeps {
         let (stretches, advanced) = (&request.sweep.wal, || pulse.advance());
         let mut pruned = vec![Deleted::default(); stretches.len()];
         let mut pruning = branch.find_prunable(stretches, size).await?;
-        while let Some((number, gone)) = branch.prune_some(&mut pruning, &advanced).await? {
-            pruned[number] = pruned[number].and(gone);
-            // There may be a million of them.
+        loop {
+            // There may be a million of them, and the listing may have taken long.
             if !self.is_listed(request).await? {
                 tracing::info!("the sweep is no longer wanted; the rest of its wal stays");
+                self.pruned_in_part(request, &pruning, &pruned).await?;
                 return Ok(None);
+            }
+            match branch.prune_some(&mut pruning, &advanced).await? {
+                Some((number, gone)) => pruned[number] = pruned[number].and(gone),
+                None => break,
             }
         }
         if let Some(last) = pruned.last_mut() {
@@ -169,6 +175,49 @@ impl Sweeps {
         ))
     }
 
+    /// Says what is gone of a sweep that is no longer wanted: nobody else will.
+    async fn pruned_in_part(
+        &self,
+        request: &BranchSweepRequested,
+        pruning: &Pruning,
+        pruned: &[Deleted],
+    ) -> Result<(), BusError> {
+        for (number, stretch) in request.sweep.wal.iter().enumerate() {
+            if let Some(to_lsn) = pruning.gone_until(number) {
+                let part = WalStretch { to_lsn, ..*stretch };
+                self.pruned(request, part, pruned[number]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what is left of a branch of which nothing is left. `None` when it is no longer wanted in the middle: the
+    /// name may be another branch's by then.
+    async fn clear(
+        &self,
+        request: &BranchSweepRequested,
+        branch: &BranchWriter,
+        pulse: &Pulse,
+    ) -> Result<Option<Deleted>, SweepError> {
+        let Some(found) = branch.find_hollow().await? else {
+            tracing::info!("something is left of the branch; it stays");
+            return Ok(Some(Deleted::default()));
+        };
+        if !self.is_listed(request).await? {
+            return Ok(None);
+        }
+        let advanced = || pulse.advance();
+        let Some(remains) = branch.delete_hollow_remains(&found, &advanced).await? else {
+            return Ok(Some(Deleted::default()));
+        };
+        if !self.is_listed(request).await? {
+            return Ok(None);
+        }
+        let record = branch.delete_hollow_record(found).await?;
+        tracing::info!(deleted = record.is_some(), "nothing was left of the branch");
+        Ok(Some(remains.and(record.unwrap_or_default())))
+    }
+
     /// Deletes what a backup left over, if it is over as far as anybody has heard. What is not deleted now is looked at
     /// again by a later round.
     async fn left_over(
@@ -180,15 +229,21 @@ impl Sweeps {
         let fence = subject::backup_fence(&request.instance, &request.branch, backup);
         let last = self.bus.last_on(&fence).await?;
         let last = last.as_ref().map(|last| &last.envelope.message);
-        if let Some(
-            Event::BackupQueued(_)
-            | Event::BackupRequested(_)
-            | Event::BackupStarted(_)
-            | Event::BackupProgressed(_),
-        ) = last
-        {
-            tracing::info!(%backup, "the backup is under way; nothing of it is deleted");
+        let mark = match branch.mark(backup).await {
+            Ok(read) => Some(read.mark),
+            Err(RepositoryError::Corrupt { .. } | RepositoryError::Newer { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let ended = Ended::of(last, mark.as_ref(), self.clock.now());
+        if ended != Ended::Over {
+            tracing::info!(%backup, ?ended, "the backup is not over; nothing of it is deleted");
             return Ok(Deleted::default());
+        }
+        // A deletion that was broken off behind the manifest, of a sweep that was withdrawn: nobody has said so yet.
+        if let Some(Event::BackupCompleted(_) | Event::BackupUpdated(_)) = last
+            && !branch.has_manifest(backup).await?
+        {
+            self.expired(request, backup).await?;
         }
         let advanced = || pulse.advance();
         let gone = branch
@@ -266,7 +321,8 @@ impl Sweeps {
             pruned_at: self.clock.now(),
         });
         let (sweep, timeline, from) = (request.sweep_id, stretch.timeline, stretch.from_lsn);
-        let id = format!("wal.pruned:{sweep}:{timeline}:{:X}", from.0);
+        let (from, to) = (from.0, stretch.to_lsn.0);
+        let id = format!("wal.pruned:{sweep}:{timeline}:{from:X}-{to:X}");
         let outgoing = self.outgoing(request, event, id).correlated(sweep);
         self.bus.publish(outgoing).await.map(drop)
     }

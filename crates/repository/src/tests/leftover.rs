@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::TimeDelta;
+use events::mark::BackupMark;
 use events::{BackupId, BranchName};
 use futures::TryStreamExt as _;
 use object_store::memory::InMemory;
@@ -14,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::{back_up, backup_id, instance, main_of, record, retry, sample, store, summary};
 use crate::faulty::{Fault, FaultyStore, Operation};
-use crate::{BranchWriter, Deleted, Hollow, Repository};
+use crate::{BranchWriter, Deleted, Hollow, ReadMark, Repository};
 
 /// Everything is old enough.
 const AT_ONCE: TimeDelta = TimeDelta::zero();
@@ -124,6 +126,65 @@ async fn what_is_committed_while_it_is_deleted_does_not_look_restorable() {
     assert_eq!(keys(&memory).await, BTreeSet::new());
 }
 
+/// The same branch, on whose way something happens when such a key is deleted for the first time.
+fn slow_at(memory: &Arc<InMemory>, part: &'static str) -> (BranchWriter, Arc<Notify>) {
+    let deleting = Arc::new(Notify::new());
+    let (begun, seen) = (Arc::clone(&deleting), AtomicBool::new(false));
+    let slow = FaultyStore::new(
+        Arc::clone(memory) as Arc<dyn ObjectStore>,
+        move |operation, path| {
+            let meant = operation == Operation::Delete && path.as_ref().contains(part);
+            if !meant || seen.swap(true, Ordering::SeqCst) {
+                return Fault::Pass;
+            }
+            begun.notify_one();
+            Fault::Delay(Duration::from_secs(1))
+        },
+    );
+    let slow = main_of(&Repository::with_store(Arc::new(slow), "", retry()));
+    (slow, deleting)
+}
+
+#[tokio::test]
+async fn what_another_attempt_stores_meanwhile_is_not_left_over() {
+    let (memory, _, branch) = place();
+    let _failed = store(&branch, backup_id(2), "one", &sample(), 999).await;
+    let (slow, asking) = slow_at(&memory, "/clock");
+    let again = async {
+        asking.notified().await;
+        let stored = store(&branch, backup_id(2), "other", &sample(), 999).await;
+        (stored.unwrap(), keys(&memory).await)
+    };
+    let (gone, (stored, mut before)) = tokio::join!(let_go(&slow, backup_id(2), AT_ONCE), again);
+    assert_eq!(gone, None);
+    before.retain(|key| !key.ends_with("/clock"));
+    assert_eq!(keys(&memory).await, before);
+    let summary = summary(&branch, backup_id(2), "other", &stored);
+    let _ = stored.commit(summary).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_attempt_that_is_committed_meanwhile_stays_with_its_mark() {
+    let (memory, _, branch) = place();
+    let _failed = store(&branch, backup_id(2), "one", &sample(), 999).await;
+    let (slow, deleting) = slow_at(&memory, "/packs/");
+    let again = async {
+        deleting.notified().await;
+        let stored = store(&branch, backup_id(2), "other", &sample(), 999).await;
+        let stored = stored.unwrap();
+        let summary = summary(&branch, backup_id(2), "other", &stored);
+        let _ = stored.commit(summary).await.unwrap();
+        let (read, mark) = (ReadMark::default(), BackupMark::default());
+        let _ = branch.put_mark(backup_id(2), &mark, &read).await.unwrap();
+    };
+    let (gone, ()) = tokio::join!(let_go(&slow, backup_id(2), AT_ONCE), again);
+    assert!(gone.unwrap().objects > 0);
+    assert_eq!(branch.list_backups().await.unwrap(), [backup_id(2)]);
+    let left = keys(&memory).await;
+    assert!(left.iter().any(|key| key.ends_with("/mark")));
+    assert!(!left.iter().any(|key| key.contains("/one/")), "{left:?}");
+}
+
 /// Backups that name packs of others, deleted or not, in any order: what a manifest names is there.
 #[tokio::test]
 async fn nothing_that_a_manifest_names_ever_goes() {
@@ -189,7 +250,15 @@ async fn a_branch_of_which_nothing_is_left_is_hollow() {
     let (memory, repository, _) = place();
     let old = BranchName::new("old").unwrap();
     let branch = repository.writer(&instance(), &old);
-    let delete = async || repository.delete_hollow(&branch, &|| {}).await.unwrap();
+    let delete = async || {
+        let found = branch.find_hollow().await.unwrap()?;
+        let remains = branch
+            .delete_hollow_remains(&found, &|| {})
+            .await
+            .unwrap()?;
+        let record = branch.delete_hollow_record(found).await.unwrap()?;
+        Some(remains.and(record))
+    };
     let record = crate::BranchRecord {
         branch: old.clone(),
         ..record(7)
@@ -233,5 +302,7 @@ async fn a_branch_of_which_nothing_is_left_is_hollow() {
     assert!(delete().await.is_some());
     assert_eq!(keys(&memory).await, BTreeSet::new());
     let main = main_of(&repository);
-    assert!(repository.delete_hollow(&main, &|| {}).await.is_err());
+    let found = main.find_hollow().await.unwrap().unwrap();
+    assert!(main.delete_hollow_remains(&found, &|| {}).await.is_err());
+    assert!(main.delete_hollow_record(found).await.is_err());
 }

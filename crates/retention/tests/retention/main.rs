@@ -7,6 +7,7 @@
 
 mod examples;
 mod histories;
+mod leftovers;
 mod lines;
 mod oracle;
 mod table;

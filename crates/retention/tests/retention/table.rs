@@ -39,7 +39,7 @@ fn reasons(reasons: &[Reason]) -> String {
         Reason::NothingRestorable => "nothing restorable".to_owned(),
         Reason::NamedByOthers { count, .. } => format!("named by {count}"),
         Reason::Reading { .. } => "read".to_owned(),
-        Reason::BackupRunning { .. } => "running".to_owned(),
+        Reason::BackupRunning { .. } | Reason::MayBeNamed { .. } => "running".to_owned(),
         Reason::NoBackupLeadsHere { timeline } => format!("no way to {timeline}"),
         Reason::NewerThanArchived { timeline } => format!("newer than {timeline}"),
     };

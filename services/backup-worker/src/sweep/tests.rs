@@ -23,6 +23,9 @@ use uuid::Uuid;
 
 use super::*;
 
+mod hollow;
+mod leftovers;
+
 const MIB: u64 = 1 << 20;
 
 struct Place {
@@ -192,22 +195,22 @@ impl Place {
         }
     }
 
-    async fn types(&self) -> Vec<&'static str> {
-        let mut types = Vec::new();
+    async fn said(&self) -> Vec<Event> {
+        let mut said = Vec::new();
         for stream in [topology::EVENTS, topology::WAL] {
             let filters = vec!["zektor.>".to_owned()];
-            let history = self
-                .sweeps
-                .bus
-                .history(filters, Sequence::NONE, stream)
-                .await;
+            let bus = &self.sweeps.bus;
+            let history = bus.history(filters, Sequence::NONE, stream).await;
             let stored: Vec<_> = history.unwrap().collect().await;
-            types.extend(
-                stored
-                    .into_iter()
-                    .map(|one| one.unwrap().envelope.message.type_name()),
-            );
+            let messages = stored.into_iter().map(|one| one.unwrap().envelope.message);
+            said.extend(messages);
         }
+        said
+    }
+
+    async fn types(&self) -> Vec<&'static str> {
+        let said = self.said().await;
+        let mut types: Vec<_> = said.iter().map(Event::type_name).collect();
         types.sort_unstable();
         types
     }
@@ -439,51 +442,21 @@ async fn a_sweep_that_is_withdrawn_among_its_wal_stops_soon() {
     assert_eq!(outcome, Outcome::Done);
     let left = branch.list_wal(size()).await.unwrap();
     assert_eq!(left.len(), 10 + 2280 - 1000);
-    assert_eq!(place.types().await, ["branch.sweep_requested"]);
-}
-
-#[tokio::test]
-async fn what_a_backup_that_is_under_way_stored_is_not_left_over() {
-    let mut place = Place::new().await;
-    let branch = place
-        .sweeps
-        .repository
-        .writer(&instance(), &BranchName::main());
-    let pack = format!("v1/orders/main/packs/{}/a/000000", id(7));
-    let path = object_store::path::Path::from(pack);
-    let put = place
-        .store
-        .put_opts(&path, "chunks".into(), PutOptions::default());
-    let _ = put.await.unwrap();
-    let started = Event::BackupStarted(events::event::BackupStarted {
-        backup_id: id(7),
-        instance: instance(),
-        branch: BranchName::main(),
-        worker: "w".to_owned(),
-        attempt: "a".to_owned(),
-        started_at: example::at(0),
-    });
-    place.request.sweep.leftovers = vec![id(7)];
-    let said = place
-        .sweeps
-        .outgoing(&place.request, started, "started".to_owned());
-    let _ = place.sweeps.bus.publish(said).await.unwrap();
-    let (request, pulse) = (&place.request, Pulse::new(&Progress::default()));
-    let named = NamedPacks::default();
-    let gone = place
-        .sweeps
-        .left_over(request, (&branch, id(7), &named), &pulse)
-        .await;
-    assert_eq!(gone.unwrap(), Deleted::default());
-    // Nobody says so any more, and it was written to just now.
-    let nobody = Sweeps {
-        bus: Bus::in_memory(),
-        repository: place.sweeps.repository.clone(),
-        clock: Arc::clone(&place.sweeps.clock),
-    };
-    let gone = nobody
-        .left_over(request, (&branch, id(7), &named), &pulse)
-        .await;
-    assert_eq!(gone.unwrap(), Deleted::default());
-    assert!(branch.stored_packs(id(7)).await.unwrap().is_some());
+    // Nobody else says what went.
+    let pruned = place
+        .said()
+        .await
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::WalPruned(pruned) => Some((pruned.from_lsn, pruned.to_lsn, pruned.segments)),
+            _ => None,
+        });
+    assert_eq!(
+        pruned.collect::<Vec<_>>(),
+        [(Lsn(20 * MIB), Lsn(1020 * MIB), 1000)]
+    );
+    assert_eq!(
+        place.types().await,
+        ["branch.sweep_requested", "wal.pruned"]
+    );
 }

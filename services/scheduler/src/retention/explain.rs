@@ -265,7 +265,8 @@ fn left_over(verdict: &LeftoverVerdict, going: Fate) -> LeftoverRetention {
             (Fate::Keep, text.to_owned(), None)
         }
         LeftoverFate::Stays => {
-            let text = "the backup was completed and its manifest is missing: bring that back, or delete the objects";
+            let text = "the backup was completed, or nobody knows any more how it ended, and its manifest is missing: bring \
+                        that back, or delete the objects";
             (Fate::Keep, text.to_owned(), None)
         }
     };

@@ -1,16 +1,15 @@
 //! What is stored of backups that have no manifest, and what is known of those backups.
 //!
-//! What must stay true: whoever may still write a manifest is under way, and what nobody let go may come back. The
-//! store says how long nothing was written, by its own clock.
+//! What must stay true: whoever may still write a manifest is under way, and what nobody let go may come back, also when
+//! nobody knows of it any more. The store says how long nothing was written, by its own clock.
 
 use std::collections::BTreeSet;
 
-use events::mark::BackupMark;
-use events::{BackupId, BranchName, Event, InstanceName, Timestamp, subject};
+use events::{BackupId, BranchName, InstanceName, Timestamp, subject};
 use repository::archive::Archive;
 use retention::{Ended, LEFTOVER_AGE, Leftover};
 
-use crate::commands::{World, manual};
+use crate::commands::World;
 use crate::refusal::Unfinished;
 
 /// Of the backups that have packs: those that have no manifest, and that no manifest names.
@@ -53,7 +52,9 @@ pub(super) async fn find(
                 let fence = subject::backup_fence(instance, branch, backup);
                 let last = world.bus.last_on(&fence).await?;
                 let last = last.map(|last| last.envelope.message);
-                ended(last.as_ref(), archive, backup, now)
+                let mark = archive.marks.of(backup);
+                let readable = !archive.marks.unreadable.contains(&backup);
+                Ended::of(last.as_ref(), readable.then_some(&mark), now)
             }
         };
         leftovers.push(Leftover {
@@ -64,25 +65,4 @@ pub(super) async fn find(
         });
     }
     Ok(leftovers)
-}
-
-/// What is known of a backup that has no manifest.
-fn ended(last: Option<&Event>, archive: &Archive, backup: BackupId, now: Timestamp) -> Ended {
-    if archive.marks.unreadable.contains(&backup) {
-        return Ended::ManifestLost;
-    }
-    let mark = archive.marks.known.get(&backup);
-    match last {
-        Some(Event::BackupFailed(_) | Event::BackupExpired(_)) => Ended::Over,
-        Some(last) if manual::is_under_way(last) => Ended::UnderWay,
-        // A deletion that was broken off after the manifest has left the mark that it was due by.
-        None if mark.is_none() => Ended::Over,
-        None | Some(_) if mark.is_some_and(|mark| was_let_go(mark, now)) => Ended::Over,
-        None | Some(_) => Ended::ManifestLost,
-    }
-}
-
-fn was_let_go(mark: &BackupMark, now: Timestamp) -> bool {
-    let due = mark.deletion.map(|deletion| deletion.delete_after);
-    mark.hold.is_none() && due.is_some_and(|due| due <= now)
 }

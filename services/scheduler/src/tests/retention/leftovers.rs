@@ -174,12 +174,38 @@ async fn what_may_still_become_a_backup_stays() {
         "{:?}",
         told.leftovers
     );
-    // The deletion of 9 was broken off behind its manifest, and nobody knows of 8 any more.
-    aged.place.mark_as(9, due(day(1))).await;
+    // Nobody knows of 8 any more: it may have been completed, and its manifest may come back.
     slots.delete(&key, revision).await.unwrap();
     aged.round().await;
+    assert_eq!(aged.place.work().await, 0);
+    // The deletion of 9 was broken off behind its manifest.
+    aged.place.mark_as(9, due(day(1))).await;
+    aged.round().await;
     assert_eq!(aged.place.work().await, 1);
-    assert_eq!(aged.with_packs().await, [7]);
+    assert_eq!(aged.with_packs().await, [7, 8]);
+}
+
+/// The directory of the manifests is not listed: a rule of the bucket, a copy that is not complete.
+#[tokio::test]
+async fn while_a_live_branch_has_no_backup_nothing_is_left_over() {
+    let aged = Aged::new().await;
+    aged.place.clock.set(SystemClock.now());
+    for number in [1, 2, 3] {
+        aged.fail(number).await;
+        let branch = format!("v1/{}/main", instance());
+        let branch = aged.directory.path().join(branch);
+        let packs = branch.join(format!("packs/{}/a", id(number)));
+        std::fs::create_dir_all(&packs).unwrap();
+        std::fs::write(packs.join("000000"), "chunks").unwrap();
+        std::fs::remove_dir_all(branch.join(format!("backups/{}", id(number)))).unwrap();
+    }
+    aged.age(1000);
+    aged.round().await;
+    assert_eq!(aged.place.work().await, 0);
+    assert_eq!(aged.with_packs().await, [1, 2, 3]);
+    let told = aged.place.explain(None).await;
+    let fates = told.leftovers.iter().map(|one| one.fate);
+    assert_eq!(fates.collect::<Vec<_>>(), [Fate::Postponed; 3]);
 }
 
 #[tokio::test]

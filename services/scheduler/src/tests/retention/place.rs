@@ -187,8 +187,10 @@ impl Place {
             let _gone = gone.unwrap();
         }
         if sweep.hollow {
-            let deleted = self.world.repository.delete_hollow(&branch, &|| {}).await;
-            assert!(deleted.unwrap().is_some());
+            let found = branch.find_hollow().await.unwrap().unwrap();
+            let remains = branch.delete_hollow_remains(&found, &|| {}).await;
+            assert!(remains.unwrap().is_some());
+            assert!(branch.delete_hollow_record(found).await.unwrap().is_some());
         }
         let event = Event::BranchSwept(BranchSwept {
             instance: request.instance.clone(),
