@@ -27,6 +27,10 @@ pub(crate) struct RestoreArguments {
     /// nobody can but by the branch's own credentials
     #[arg(long)]
     pub(crate) keep_passwords: bool,
+    /// With --backup: restore it even if it was found damaged and there is a sound one; the restore fails where it meets
+    /// the damage
+    #[arg(long, requires = "backup")]
+    pub(crate) even_damaged: bool,
     /// Show what would be done, and change nothing; its stop_lsn is where the last record to replay begins, that of a
     /// restore that has ended is where that record ends
     #[arg(long)]
@@ -68,7 +72,10 @@ impl TargetArguments {
     pub(crate) fn target(&self) -> Result<RestoreTarget, Failure> {
         if let Some(text) = &self.backup {
             return match text.trim().parse() {
-                Ok(id) => Ok(RestoreTarget::Backup { id }),
+                Ok(id) => Ok(RestoreTarget::Backup {
+                    id,
+                    even_damaged: false,
+                }),
                 Err(_) => Err(Failure::usage(
                     format!("{text:?} is not the id of a backup"),
                     "give what `zektor backup list` shows",

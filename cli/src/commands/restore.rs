@@ -59,13 +59,20 @@ struct RestoreDocument {
 pub(crate) async fn restore(setting: &Setting, given: &RestoreArguments) -> Result<Reply, Failure> {
     let (session, target) = match given.target.backup_called() {
         None => {
-            let target = given.target.target()?;
+            let target = match given.target.target()? {
+                RestoreTarget::Backup { id, .. } => RestoreTarget::Backup {
+                    id,
+                    even_damaged: given.even_damaged,
+                },
+                target => target,
+            };
             (setting.connect().await?, target)
         }
         Some(called) => {
             let session = setting.connect().await?;
             let id = backup_called(&session, given, called).await?;
-            (session, RestoreTarget::Backup { id })
+            let even_damaged = given.even_damaged;
+            (session, RestoreTarget::Backup { id, even_damaged })
         }
     };
     let (instance, source_branch) = (given.instance.clone(), given.from.clone());
@@ -134,7 +141,7 @@ async fn backup_called(
 /// The target as it was understood, times in UTC.
 fn target_text(target: &RestoreTarget) -> String {
     match target {
-        RestoreTarget::Backup { id } => format!("the end of backup {id}"),
+        RestoreTarget::Backup { id, .. } => format!("the end of backup {id}"),
         RestoreTarget::Time { at } => exact(*at),
         RestoreTarget::Lsn { lsn } => format!("WAL position {lsn}"),
         RestoreTarget::RestorePoint { name } => format!("restore point {name}"),

@@ -49,6 +49,9 @@ pub enum RestoreTarget {
     Backup {
         /// The backup.
         id: BackupId,
+        /// Even if it was found damaged and there is a sound one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        even_damaged: bool,
     },
     /// The last transaction that ended not later than this.
     Time {

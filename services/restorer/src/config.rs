@@ -34,6 +34,10 @@ pub struct RestorerConfig {
     pub drill_check_timeout: Duration,
     /// Whether drills run `pg_amcheck` (`ZEKTOR_DRILL_AMCHECK`).
     pub drill_amcheck: bool,
+    /// What one of those statements may sort and hash on disk (`ZEKTOR_DRILL_TEMP_LIMIT`, such as `4GiB`). When absent,
+    /// [`Self::restore_room`] or a quarter of what is free behind the files, whichever is more.
+    #[serde(with = "bytes::optional")]
+    pub drill_temp_limit: Option<u64>,
     /// Whether the servers of drills may reach the network (`ZEKTOR_DRILL_NETWORK`); otherwise they may not, where the
     /// machine lets that be said.
     pub drill_network: bool,
@@ -64,6 +68,7 @@ impl Default for RestorerConfig {
             drill_parallelism: 2,
             drill_check_timeout: Duration::from_secs(600),
             drill_amcheck: true,
+            drill_temp_limit: None,
             drill_network: false,
             compute_dir: None,
             compute_user: "postgres".to_owned(),
@@ -92,6 +97,7 @@ impl RestorerConfig {
             parallelism: self.drill_parallelism,
             check_timeout: self.drill_check_timeout,
             amcheck: self.drill_amcheck,
+            temp_bytes: self.drill_temp_limit,
         }
     }
 
@@ -121,6 +127,12 @@ mod tests {
         assert_eq!(given("64MiB").unwrap(), 64 << 20);
         assert_eq!(given("1000").unwrap(), 1000);
         assert_eq!(given("").unwrap(), 1 << 30);
+        let limit = |text: &'static str| {
+            let environment = Environment::of([("ZEKTOR_DRILL_TEMP_LIMIT", text)]);
+            load::<RestorerConfig>(None, &environment).map(|loaded| loaded.own.drill_temp_limit)
+        };
+        assert_eq!(limit("").unwrap(), None);
+        assert_eq!(limit("4GiB").unwrap(), Some(4 << 30));
         let refused = given("1GB").unwrap_err().to_string();
         assert!(refused.contains("ZEKTOR_RESTORE_ROOM"), "{refused}");
         assert!(refused.contains("64MiB"), "{refused}");

@@ -45,6 +45,8 @@ pub struct DrillRules {
     pub check_timeout: Duration,
     /// Whether `pg_amcheck` is run.
     pub amcheck: bool,
+    /// What one of the user's statements may sort and hash on disk; absent: what is free decides.
+    pub temp_bytes: Option<u64>,
 }
 
 impl Default for DrillRules {
@@ -53,6 +55,7 @@ impl Default for DrillRules {
             parallelism: 2,
             check_timeout: Duration::from_secs(600),
             amcheck: true,
+            temp_bytes: None,
         }
     }
 }

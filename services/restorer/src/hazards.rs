@@ -6,6 +6,7 @@
 //! touched. It is done while the server is still locked, so nothing of it has had the chance to act.
 
 mod role_settings;
+mod subscriptions;
 
 use events::plan::{CheckState, PlanCheck};
 use pg_replication::SqlConnection;
@@ -23,6 +24,7 @@ struct Found {
     links: Vec<String>,
     jobs: Vec<String>,
     login_triggers: Vec<String>,
+    copies: Vec<String>,
 }
 
 /// Makes harmless what would act, and tells what was found. `library_exists` answers for the branch's server.
@@ -35,7 +37,8 @@ pub(crate) async fn neutralise(
     library_exists: impl Fn(&str) -> bool,
 ) -> Result<Vec<PlanCheck>, RestoreError> {
     let mut checks = Vec::new();
-    checks.extend(disable_subscriptions(connection).await?);
+    checks.extend(subscriptions::disable(connection).await?);
+    checks.extend(subscriptions::out_of_reach(connection).await?);
     checks.extend(role_settings::review(connection, library_exists).await?);
     let databases = "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn ORDER BY 1";
     let databases = connection.query(databases).await?;
@@ -46,51 +49,25 @@ pub(crate) async fn neutralise(
         connection.close().await;
         looked?;
     }
+    checks.extend(subscriptions::told(&found.copies));
     checks.extend(found.told());
     Ok(checks)
 }
 
-/// Workers that apply changes would take them away from the source, whose slot on the publisher they share. They are
-/// not started at all (`max_logical_replication_workers = 0`); disabled in the catalog, they also stay quiet when
-/// somebody raises that. The slot's name is taken away as well: with it, `DROP SUBSCRIPTION` in the branch would drop the
-/// source's slot. It is told, so that a branch that takes its source's place can be given it back.
-///
-/// `pg_subscription` is shared by all databases, and superusers may write catalogs: so it reaches the databases that
-/// let nobody in, where `ALTER SUBSCRIPTION` cannot be said.
-async fn disable_subscriptions(
-    connection: &mut SqlConnection,
-) -> Result<Option<PlanCheck>, RestoreError> {
-    let disable = "UPDATE pg_catalog.pg_subscription s SET subenabled = false, subslotname = NULL \
-                   FROM (SELECT was.oid, d.datname, was.subslotname FROM pg_catalog.pg_subscription was \
-                   JOIN pg_catalog.pg_database d ON d.oid = was.subdbid \
-                   WHERE was.subenabled OR was.subslotname IS NOT NULL) AS was WHERE was.oid = s.oid \
-                   RETURNING s.subname || ' in ' || was.datname || \
-                   coalesce(' (its slot is ' || was.subslotname || ')', '')";
-    let disabled = names(&connection.query(disable).await?);
-    Ok((!disabled.is_empty()).then(|| {
-        warning(
-            "subscriptions",
-            format!(
-                "disabled, and parted from the slots on their publishers, which are the source's: {}; to use one when \
-                 the source is gone, raise max_logical_replication_workers, restart the branch, ALTER SUBSCRIPTION ... \
-                 SET (slot_name = ...) and ENABLE it",
-                listed(&disabled)
-            ),
-        )
-    }))
-}
-
+/// Looks into one database, and makes harmless what only it knows.
 async fn look(
     connection: &mut SqlConnection,
     database: &str,
     found: &mut Found,
 ) -> Result<(), RestoreError> {
-    let within = |rows: &[pg_replication::Row]| {
-        let names = names(rows).into_iter();
+    let of_here = |names: Vec<String>| {
         names
+            .into_iter()
             .map(|name| format!("{name} in {database}"))
-            .collect::<Vec<_>>()
     };
+    let within = |rows: &[pg_replication::Row]| of_here(names(rows)).collect::<Vec<_>>();
+    let copies = subscriptions::forget_copies(connection).await?;
+    found.copies.extend(of_here(copies));
     // Names only: options may hold passwords.
     let servers = "SELECT s.srvname || ' (' || w.fdwname || ')' FROM pg_catalog.pg_foreign_server s \
                    JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw ORDER BY 1";

@@ -281,13 +281,17 @@ pub fn plan(
             return Err(Refusal::not_archived_yet(*at, latest).into());
         }
     }
-    if let RestoreTarget::Backup { id } = target
+    if let RestoreTarget::Backup {
+        id,
+        even_damaged: false,
+    } = target
         && let Some(refusal) = damage::refused(archive, known, *id)
     {
         return Err(refusal.into());
     }
     let mut plan = target::plan(archive, known, target)?;
-    plan.notes.extend(damage::told(archive, &plan.backup));
+    plan.notes
+        .extend(damage::told(archive, known, &plan.backup));
     let proven_at = archive.position.as_ref().map(|position| position.proven_at);
     if let (RestoreTarget::Time { at }, Some(proven_at)) = (target, proven_at)
         && *at > proven_at

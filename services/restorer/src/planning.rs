@@ -20,11 +20,34 @@ const OLDEST_MAJOR: u32 = 14;
 const MOST_READINGS: usize = 5_000;
 
 impl Restorer {
-    /// Decides what a restore to `target` will do.
+    /// Decides what a restore to `target` will do. Damaged backups are left out, unless nothing else leads there.
     ///
     /// # Errors
     /// [`RestoreError::Refused`], or the repository failed.
     pub(crate) async fn decide(
+        &self,
+        reader: &BranchReader,
+        archive: &Archive,
+        target: &RestoreTarget,
+    ) -> Result<Plan, RestoreError> {
+        // A backup that is asked for by its id is not looked for; the plan says whether it is damaged.
+        if matches!(target, RestoreTarget::Backup { .. }) || archive.damaged().is_empty() {
+            return self.decide_among(reader, archive, target).await;
+        }
+        let sound = archive.clone().preferring_sound();
+        let decided = self.decide_among(reader, &sound, target).await;
+        let Err(RestoreError::Refused(refusal)) = decided else {
+            return decided;
+        };
+        match self.decide_among(reader, archive, target).await {
+            // The nearest that would work is told of what is sound.
+            Err(RestoreError::Refused(_)) => Err(refusal.into()),
+            decided => decided,
+        }
+    }
+
+    /// The same with what is in `archive`.
+    async fn decide_among(
         &self,
         reader: &BranchReader,
         archive: &Archive,

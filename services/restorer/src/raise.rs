@@ -56,7 +56,10 @@ pub(crate) enum Purpose<'a> {
         old_passwords: OldPasswords,
     },
     /// To be looked at by ourselves. It listens on its Unix socket only, in a directory that only its user may enter.
-    Sandbox,
+    Sandbox {
+        /// What one question may sort and hash on disk, if the operator says.
+        temp_bytes: Option<u64>,
+    },
 }
 
 /// One server being raised, in a site that is empty.
@@ -122,7 +125,7 @@ impl Raise<'_> {
             size: self.size,
             listen: match self.purpose {
                 Purpose::Branch { .. } => &compute.address().listen,
-                Purpose::Sandbox => "",
+                Purpose::Sandbox { .. } => "",
             },
             prepared_locks: 0,
         };
@@ -290,7 +293,7 @@ impl Raise<'_> {
                 opening::create_slot(&mut connection, slot).await?;
                 old_passwords
             }
-            Purpose::Sandbox => OldPasswords::Drop,
+            Purpose::Sandbox { .. } => OldPasswords::Drop,
         };
         let password = opening::new_password();
         let mut checks =
@@ -344,10 +347,12 @@ impl Raise<'_> {
         listener.alive();
         let (conf, hba) = match self.purpose {
             Purpose::Branch { .. } => (settings::open(server), settings::open_hba(server.listen)),
-            Purpose::Sandbox => (
-                settings::sandbox(server, self.restorer.policy.room_bytes),
-                settings::LOCKED_HBA,
-            ),
+            Purpose::Sandbox { temp_bytes } => {
+                let room = self.restorer.policy.room_bytes;
+                let free = compute.free_bytes().await;
+                let temp = temp_bytes.unwrap_or_else(|| settings::temp_bytes(room, free));
+                (settings::sandbox(server, temp), settings::LOCKED_HBA)
+            }
         };
         compute.write(&site.config_file(), conf.as_bytes()).await?;
         compute.write(&site.hba_file(), hba.as_bytes()).await?;

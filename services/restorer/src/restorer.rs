@@ -120,17 +120,12 @@ impl Restorer {
             freshness::ask_archiver(&self.bus, instance, source).await;
         }
         let sweep = self.sweep_of(instance, source).await?;
-        if let RestoreTarget::Backup { id } = target
+        if let RestoreTarget::Backup { id, .. } = target
             && let Some(sweep) = sweep.as_ref().filter(|sweep| sweep.backups.contains(id))
         {
             return Err(Refusal::being_deleted(*id, sweep.asked_at).into());
         }
-        let archive = without(archive::read(&reader).await?, sweep);
-        Ok(match target {
-            // The plan says what is damaged.
-            RestoreTarget::Backup { .. } => archive,
-            _ => archive.preferring_sound(),
-        })
+        Ok(without(archive::read(&reader).await?, sweep))
     }
 
     /// What is stored of a branch and not being deleted.
@@ -257,7 +252,11 @@ impl Restorer {
             plan: plan.summary(),
             estimated_ms: plan.estimated_ms(),
             checks,
-            latest: plan::latest_restorable(&archive, self.clock.now(), self.policy),
+            latest: plan::latest_restorable(
+                &archive.preferring_sound(),
+                self.clock.now(),
+                self.policy,
+            ),
         })
     }
 }

@@ -156,13 +156,21 @@ pub fn open(server: &Server<'_>) -> String {
     conf.0
 }
 
+/// What a question may sort and hash on disk when nobody says: as much as a restore may want beside its files, or a
+/// quarter of what is free behind them. Little room is no reason to forbid what every question may need.
+#[must_use]
+pub fn temp_bytes(room: u64, free: Option<u64>) -> u64 {
+    const LEAST: u64 = 64 << 20;
+    room.max(free.unwrap_or(0) / 4).max(LEAST)
+}
+
 /// The configuration of a server that is looked at and thrown away: that of an open branch, without what only a
-/// server that lives needs. What is asked there may write `room` bytes to temporary files, and not fill the disk that
+/// server that lives needs. What is asked there may write `temp_bytes` to temporary files, and not fill the disk that
 /// it shares with branches; the limit is a process's, so there is only one for each question.
 #[must_use]
-pub fn sandbox(server: &Server<'_>, room: u64) -> String {
+pub fn sandbox(server: &Server<'_>, temp_bytes: u64) -> String {
     let mut conf = Conf(open(server));
-    let limit = (room >> 10).min(u64::from(i32::MAX.unsigned_abs()));
+    let limit = (temp_bytes >> 10).min(u64::from(i32::MAX.unsigned_abs()));
     conf.set("temp_file_limit", &format!("{limit}kB"));
     conf.set("max_parallel_workers_per_gather", "0");
     conf.set("autovacuum", "off");

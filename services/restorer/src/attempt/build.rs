@@ -10,6 +10,7 @@ use repository::{BranchRecord, ParentBranch};
 use service::seal::dsn_context;
 use tokio::time::Instant;
 
+use super::registration::may_give_back;
 use crate::error::RestoreError;
 use crate::opening::{Fork, OldPasswords};
 use crate::outcome::{self, FinishedBranch};
@@ -90,14 +91,28 @@ impl Build<'_> {
             completed_at: self.restorer.clock.now(),
         };
         let finished = self.finish(summary, &raised);
-        if finished.is_err() {
-            // It will be built anew, or not at all; the record is to bind nobody then.
-            let (instance, branch) = (&request.instance, &request.branch);
-            self.restorer
-                .give_name_back(instance, branch, &parent)
-                .await?;
+        if finished.is_err()
+            && let Err(error) = self.unclaim(&parent).await
+        {
+            let text = service::run::chain(&error);
+            tracing::warn!(error = text, "the branch's name is not given back");
         }
         finished
+    }
+
+    /// It will be built anew, or not at all; the record is to bind nobody then. The name may be another restore's by now,
+    /// whose record is the same if it left the source at the same place.
+    async fn unclaim(&self, parent: &ParentBranch) -> Result<(), RestoreError> {
+        let RestoreRequested {
+            restore_id,
+            instance,
+            branch,
+            ..
+        } = self.request;
+        if !may_give_back(&self.restorer.bus, instance, branch, *restore_id).await? {
+            return Ok(());
+        }
+        self.restorer.give_name_back(instance, branch, parent).await
     }
 
     /// From here on the branch's prefix of the repository is this cluster's.

@@ -103,6 +103,25 @@ fn command_id(restore: RestoreId) -> Uuid {
     Uuid::new_v5(&restore.0, b"branch.register")
 }
 
+/// Whether the branch's name is not another's: this restore's, or nobody's any more.
+///
+/// # Errors
+/// The bus failed.
+pub(super) async fn may_give_back(
+    bus: &Bus,
+    instance: &InstanceName,
+    branch: &BranchName,
+    restore: RestoreId,
+) -> Result<bool, RestoreError> {
+    let document = bus.instances().get(instance).await?;
+    let held = document.and_then(|(document, _)| document.branches.get(branch).cloned());
+    Ok(match held {
+        None => true,
+        Some(Branch::Restoring { restore_id, .. }) => restore_id == restore,
+        Some(_) => false,
+    })
+}
+
 /// How the branch of `finished` stands now.
 ///
 /// # Errors
@@ -224,6 +243,7 @@ impl Restorer {
         let stored = !archive.backups.is_empty()
             || !archive.unreadable.is_empty()
             || !archive.objects.is_empty()
+            || !archive.open.is_empty()
             || archive.position.is_some();
         if !stored {
             let _ = self.repository.delete_branch(instance, branch).await?;

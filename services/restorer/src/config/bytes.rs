@@ -49,6 +49,36 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     deserializer.deserialize_any(Bytes)
 }
 
+/// The same for a setting that may be absent.
+pub(super) mod optional {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Size(#[serde(with = "super")] u64);
+
+    /// As that of a size.
+    ///
+    /// # Errors
+    /// As the serializer's.
+    pub(in crate::config) fn serialize<S: Serializer>(
+        bytes: &Option<u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        bytes.map(Size).serialize(serializer)
+    }
+
+    /// As that of a size.
+    ///
+    /// # Errors
+    /// It is there, and neither text nor a number.
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<u64>, D::Error> {
+        let size = Option::<Size>::deserialize(deserializer)?;
+        Ok(size.map(|size| size.0))
+    }
+}
+
 struct Bytes;
 
 impl Visitor<'_> for Bytes {

@@ -133,7 +133,9 @@ impl<'a> Rehearsal<'a> {
             prepared: &prepared,
             size: ClusterSize::Dev,
             parallelism: drills.rules.parallelism.max(1),
-            purpose: Purpose::Sandbox,
+            purpose: Purpose::Sandbox {
+                temp_bytes: drills.rules.temp_bytes,
+            },
         };
         let raised = Box::pin(raise.run(voice, &mut self.seen.phases)).await?;
         self.seen.restore_ms = Some(millis(self.begun));

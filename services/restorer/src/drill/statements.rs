@@ -78,7 +78,7 @@ impl<'a> Reader<'a> {
         let (passed, detail) = match asked {
             Ok(Ok(None)) => (true, "it holds".to_owned()),
             Ok(Ok(Some(row))) => (false, format!("it does not hold: {row}")),
-            Ok(Err(error)) => (false, service::run::chain(&error)),
+            Ok(Err(error)) => (false, refusal(&error)),
             Err(_) => {
                 let seconds = self.timeout.as_secs();
                 (false, format!("it did not end within {seconds} s"))
@@ -126,6 +126,19 @@ async fn contradiction(
         format!("a row begins with {value}")
     };
     Ok(rows.first().map(text))
+}
+
+/// What the server says, and where a limit of ours was in the way, by which setting it is another.
+fn refusal(error: &PgError) -> String {
+    /// `configuration_limit_exceeded`: of what a statement meets, that is `temp_file_limit`.
+    const LIMIT: &str = "53400";
+    let said = service::run::chain(error);
+    match error.sqlstate() {
+        Some(LIMIT) => format!(
+            "{said}; ZEKTOR_DRILL_TEMP_LIMIT of the restorer says how much a check may sort and hash on disk"
+        ),
+        _ => said,
+    }
 }
 
 /// The statement's first row whose first column is false or NULL. The server looks for it, so that a statement of any

@@ -1,6 +1,7 @@
 //! What a verification has found of the backups in the repository, as far as it concerns a plan. Pure.
 //!
-//! What must stay true: a damaged backup is a plan's base only where there is nothing better, and never without a word.
+//! What must stay true: a damaged backup is a plan's base only where there is nothing better or somebody insists on it, and
+//! never without a word.
 
 use events::BackupId;
 use events::envelope::rfc3339;
@@ -17,7 +18,7 @@ pub(super) fn refused(archive: &Archive, known: &Known, id: BackupId) -> Option<
     let sound = nearest_sound(archive, known, wanted)?;
     let hint = format!(
         "the nearest sound one is {}, which ended at {}: restore it with --backup; if the store was mended since, \
-         `zektor backup verify` says so, and the damaged one can be restored again",
+         `zektor backup verify` says so, and the damaged one can be restored again; to try it as it is: --even-damaged",
         sound.backup_id,
         rfc3339(sound.backed_up_at)
     );
@@ -25,13 +26,23 @@ pub(super) fn refused(archive: &Archive, known: &Known, id: BackupId) -> Option<
     Some(Refusal::new(RefusalCode::UnsuitableSource, message, hint))
 }
 
-/// What somebody should know who restores from a damaged backup all the same, for there is no sound one.
-pub(super) fn told(archive: &Archive, base: &BackupSummary) -> Option<PlanCheck> {
+/// What somebody should know who restores from a damaged backup all the same.
+pub(super) fn told(archive: &Archive, known: &Known, base: &BackupSummary) -> Option<PlanCheck> {
     let id = base.backup_id;
     let found = found_damaged(archive, id)?;
+    let instead = match nearest_sound(archive, known, base) {
+        Some(sound) => {
+            let at = rfc3339(sound.backed_up_at);
+            format!(
+                "; the nearest sound one is {}, which ended at {at}",
+                sound.backup_id
+            )
+        }
+        None => ", and there is no sound one instead".to_owned(),
+    };
     let detail = format!(
-        "backup {id} {found}, and no sound one leads there: the restore fails where it meets the damage; see `zektor \
-         backup show`, and take a new backup"
+        "backup {id} {found}{instead}: the restore fails where it meets the damage; see `zektor backup show`, and take a \
+         new backup"
     );
     Some(warning("damaged_backup", detail))
 }

@@ -34,7 +34,7 @@ pub(super) fn plan(
     target: &RestoreTarget,
 ) -> Result<Plan, Unplanned> {
     let unknown = KnownWal::default();
-    if let RestoreTarget::Backup { id } = target {
+    if let RestoreTarget::Backup { id, .. } = target {
         return plan_backup(archive, known, *id);
     }
     let position = archive

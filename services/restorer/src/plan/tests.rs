@@ -28,7 +28,10 @@ fn lsn(lsn: Lsn) -> RestoreTarget {
 
 fn of(id: u128) -> RestoreTarget {
     let id = BackupId(Uuid::from_u128(id));
-    RestoreTarget::Backup { id }
+    RestoreTarget::Backup {
+        id,
+        even_damaged: false,
+    }
 }
 
 fn point(name: &str) -> RestoreTarget {

@@ -3,7 +3,7 @@ use std::path::Path;
 use events::{BranchName, ClusterSize, InstanceName};
 use pg_format::{Lsn, TimelineId};
 
-use super::{Server, carried, command_line, open, open_hba, recovering};
+use super::{Server, carried, command_line, open, open_hba, recovering, temp_bytes};
 use crate::control::Minimums;
 use crate::plan::Stop;
 use crate::site::Site;
@@ -114,4 +114,13 @@ fn who_may_come_follows_from_where_it_listens() {
         assert!(hba.contains("all all scram-sha-256"), "{listen}");
         assert!(!hba.contains("trust"));
     }
+}
+
+#[test]
+fn little_room_forbids_no_question_to_sort() {
+    const GIB: u64 = 1 << 30;
+    assert_eq!(temp_bytes(GIB, None), GIB);
+    assert_eq!(temp_bytes(GIB, Some(2 * GIB)), GIB);
+    assert_eq!(temp_bytes(64 << 20, Some(100 * GIB)), 25 * GIB);
+    assert_eq!(temp_bytes(0, Some(0)), 64 << 20);
 }

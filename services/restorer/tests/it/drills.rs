@@ -31,6 +31,7 @@ fn drills(world: &World) -> Arc<Drills> {
         restorer: Arc::clone(&world.restorer),
         rules: DrillRules {
             check_timeout: Duration::from_secs(5),
+            temp_bytes: Some(64 << 20),
             ..DrillRules::default()
         },
     })
@@ -257,6 +258,7 @@ async fn checks_that_do_not_hold_are_told_by_name() -> Result<()> {
         ("programs", "permission denied"),
         ("forever", "statement timeout"),
         ("disk", "temp_file_limit"),
+        ("disk", "ZEKTOR_DRILL_TEMP_LIMIT"),
         ("out of its bounds", ""),
     ] {
         let check = result(&failed.checks, name);

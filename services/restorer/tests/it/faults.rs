@@ -295,7 +295,15 @@ async fn wal_that_cannot_be_read_is_not_the_end_of_wal() -> Result<()> {
         .await?;
     assert_eq!(world.count(&finished).await?, 15);
     let id = first.backup_id;
-    let finished = world.restore("first", RestoreTarget::Backup { id }).await?;
+    let finished = world
+        .restore(
+            "first",
+            RestoreTarget::Backup {
+                id,
+                even_damaged: false,
+            },
+        )
+        .await?;
     assert_eq!(world.count(&finished).await?, 10);
     Ok(())
 }

@@ -112,6 +112,7 @@ async fn what_is_being_deleted_is_gone_and_what_is_marked_is_there() -> Result<(
     assert_eq!(refusal.code, RefusalCode::OutsideWindow, "{refusal:?}");
     let backup = RestoreTarget::Backup {
         id: first.backup_id,
+        even_damaged: false,
     };
     let refusal = preview(&world, backup.clone()).await?;
     assert!(refusal.message.contains("is being deleted"), "{refusal:?}");

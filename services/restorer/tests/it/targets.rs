@@ -43,8 +43,26 @@ async fn every_target(version: PgVersion) -> Result<()> {
     check("lsn", RestoreTarget::Lsn { lsn }, one, 17).await?;
     let name = "noon".to_owned();
     check("point", RestoreTarget::RestorePoint { name }, one, 19).await?;
-    check("first", RestoreTarget::Backup { id: one }, one, 10).await?;
-    check("second", RestoreTarget::Backup { id: two }, two, 20).await?;
+    check(
+        "first",
+        RestoreTarget::Backup {
+            id: one,
+            even_damaged: false,
+        },
+        one,
+        10,
+    )
+    .await?;
+    check(
+        "second",
+        RestoreTarget::Backup {
+            id: two,
+            even_damaged: false,
+        },
+        two,
+        20,
+    )
+    .await?;
     // Nothing was committed between the last row and this moment: PostgreSQL alone would refuse.
     let idle = RestoreTarget::Time {
         at: position.proven_at,
@@ -264,7 +282,14 @@ async fn recovery_follows_a_promotion() -> Result<()> {
         ("before", RestoreTarget::Time { at: before }, 15),
         ("after", RestoreTarget::Time { at: after }, 25),
         ("latest", RestoreTarget::Latest, 27),
-        ("backup", RestoreTarget::Backup { id: base.backup_id }, 10),
+        (
+            "backup",
+            RestoreTarget::Backup {
+                id: base.backup_id,
+                even_damaged: false,
+            },
+            10,
+        ),
     ] {
         let finished = world.restore(branch, target).await?;
         assert_eq!(world.count(&finished).await?, rows, "{branch}");
