@@ -1,7 +1,10 @@
 //! What becomes of each backup.
 //!
 //! The newest come first, everywhere here: a backup that names another's packs is newer than it, so when the other is
-//! looked at, it is decided already whether its packs are named by anything that stays.
+//! looked at, it is decided already whether its packs are named by anything that stays. What stands
+//! in for a damaged one is older than that, too.
+
+mod stand_in;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -10,6 +13,7 @@ use chrono::TimeDelta;
 use events::{BackupId, Timestamp};
 use pg_format::{Lsn, SegmentNumber, TimelineId};
 
+use self::stand_in::Promises;
 use crate::plan::{Class, Decision};
 use crate::reason::Reason;
 use crate::segments::Segments;
@@ -32,6 +36,28 @@ pub(crate) struct Branch<'a> {
     leads_here: Option<BackupId>,
     /// The backups whose own WAL is there.
     whole: Vec<bool>,
+    /// The damaged backups that each backup stands in for.
+    stands_in_for: BTreeMap<BackupId, Vec<BackupId>>,
+}
+
+/// WAL on the way to a position.
+#[derive(Clone, Copy)]
+struct Span {
+    start: Lsn,
+    stop: Lsn,
+    /// Of the stop.
+    timeline: TimelineId,
+}
+
+impl Span {
+    /// The WAL that makes a backup consistent.
+    fn of(backup: &Backup) -> Self {
+        Span {
+            start: backup.start_lsn,
+            stop: backup.stop_lsn,
+            timeline: backup.timeline,
+        }
+    }
 }
 
 /// One backup, decided.
@@ -61,6 +87,15 @@ impl Judged<'_> {
             Decision::Delete | Decision::Postponed { .. } => None,
         }
     }
+
+    /// When the WAL after it is no longer kept because of it, if nothing changes; `None` when that is not known.
+    pub(crate) fn onward_until(&self, grace: TimeDelta) -> Option<Timestamp> {
+        let until = match self.class {
+            Class::Pitr { until } => until,
+            Class::Standalone => None,
+        };
+        until.into_iter().chain(self.goes_at(grace)).min()
+    }
 }
 
 /// `from` and the time of grace.
@@ -83,9 +118,10 @@ impl<'a> Branch<'a> {
             newest: None,
             leads_here: None,
             whole: Vec::new(),
+            stands_in_for: BTreeMap::new(),
         };
-        let whole = branch.backups.iter().map(|backup| branch.is_whole(backup));
-        branch.whole = whole.collect();
+        let own = branch.backups.iter().map(|backup| Span::of(backup));
+        branch.whole = own.map(|own| branch.is_there(own)).collect();
         if stored.live {
             let current = branch.tree.current;
             branch.newest = branch.newest_that(|_| true);
@@ -96,6 +132,7 @@ impl<'a> Branch<'a> {
                 })
             });
         }
+        branch.stands_in_for = branch.find_stand_ins();
         branch
     }
 
@@ -126,11 +163,15 @@ impl<'a> Branch<'a> {
         &self,
         backup: &Backup,
     ) -> Vec<(TimelineId, SegmentNumber, SegmentNumber)> {
+        self.segments_of(Span::of(backup))
+    }
+
+    fn segments_of(&self, span: Span) -> Vec<(TimelineId, SegmentNumber, SegmentNumber)> {
         let size = self.stored.segment_size;
-        let (start, stop) = (backup.start_lsn, backup.stop_lsn.max(backup.start_lsn));
+        let (start, stop) = (span.start, span.stop.max(span.start));
         let mut parts = Vec::with_capacity(1);
-        for range in self.tree.path(backup.timeline) {
-            let last = range.timeline == backup.timeline;
+        for range in self.tree.path(span.timeline) {
+            let last = range.timeline == span.timeline;
             // Its own timeline to the stop, though that should be an ancestor's.
             let end = match range.end {
                 Some(end) if !last => end.min(stop),
@@ -143,30 +184,29 @@ impl<'a> Branch<'a> {
             }
         }
         let last = size.segment_ending_at(stop);
-        if !self.segments.are_complete(backup.timeline, last, last) {
+        if !self.segments.are_complete(span.timeline, last, last) {
             // The first segment of a timeline holds what came before it.
-            let onward = self.tree.onward(backup.timeline, stop);
+            let onward = self.tree.onward(span.timeline, stop);
             let here = onward.filter(|onward| size.segment_of(onward.from) == last);
             parts.extend(here.map(|onward| (onward.timeline, last, last)));
         }
         parts
     }
 
-    /// Whether all of a backup's own WAL is there.
-    fn is_whole(&self, backup: &Backup) -> bool {
+    fn is_there(&self, span: Span) -> bool {
         let size = self.stored.segment_size;
-        let (start, stop) = (backup.start_lsn, backup.stop_lsn);
+        let (start, stop) = (span.start, span.stop);
         let (first, last) = (size.segment_of(start), size.segment_ending_at(stop));
         if last < first {
             return false;
         }
-        let complete = self.segments.are_complete(backup.timeline, first, last);
-        let path = self.tree.path(backup.timeline);
+        let complete = self.segments.are_complete(span.timeline, first, last);
+        let path = self.tree.path(span.timeline);
         let begun = path.last().is_none_or(|own| own.start <= start);
         if complete && begun {
             return true;
         }
-        let parts = self.own_wal(backup);
+        let parts = self.segments_of(span);
         (first..=last).all(|number| {
             let end = stop.min(size.start_of(number.saturating_add(1)));
             parts.iter().any(|(timeline, first, last)| {
@@ -178,7 +218,8 @@ impl<'a> Branch<'a> {
         })
     }
 
-    /// Why a backup stays whatever its retention, and marks, say; the backups that name its packs aside.
+    /// Why a backup stays whatever its retention, and marks, say; the backups that name its packs, and the damaged ones
+    /// that it stands in for, aside.
     pub(crate) fn guards(&self, backup: &Backup) -> Vec<Reason> {
         let mut guards = Vec::new();
         if let Some(hold) = &backup.hold {
@@ -208,6 +249,7 @@ impl<'a> Branch<'a> {
         for name in self.backups.iter().flat_map(|backup| references(backup)) {
             *undecided.entry(name).or_default() += 1;
         }
+        let mut promises = Promises::default();
         let mut judged = Vec::with_capacity(self.backups.len());
         for (backup, whole) in self.backups.iter().zip(&self.whole) {
             let mut guards = self.guards(backup);
@@ -217,6 +259,9 @@ impl<'a> Branch<'a> {
                 let backups = by;
                 guards.push(Reason::NamedByOthers { backups, count });
             }
+            let damaged = self.stands_in_for.get(&backup.id);
+            guards.extend(damaged.and_then(|damaged| promises.guard(damaged)));
+            let class = self.class(backup, &guards);
             let decision = self.decide(backup, guards);
             for name in references(backup) {
                 if let Some(left) = undecided.get_mut(&name) {
@@ -230,12 +275,14 @@ impl<'a> Branch<'a> {
                     }
                 }
             }
-            judged.push(Judged {
+            let one = Judged {
                 backup,
                 whole: *whole,
-                class: self.class(backup),
+                class,
                 decision,
-            });
+            };
+            promises.add(&one, one.onward_until(self.stored.grace));
+            judged.push(one);
         }
         judged
     }
@@ -271,7 +318,10 @@ impl<'a> Branch<'a> {
                 }
             }
             (None, expires_at) => Decision::Keep {
-                until: expires_at.filter(|_| guards.is_empty()),
+                until: expires_at.and_then(|end| {
+                    let mut ends = guards.iter().map(Reason::ends_at);
+                    ends.try_fold(end, |last, end| Some(last.max(end?)))
+                }),
                 reasons: retention.into_iter().chain(guards).collect(),
             },
         }
@@ -284,7 +334,22 @@ impl<'a> Branch<'a> {
         })
     }
 
-    fn class(&self, backup: &Backup) -> Class {
+    /// What a backup promises, or stands in for.
+    fn class(&self, backup: &Backup, guards: &[Reason]) -> Class {
+        let instead = guards.iter().find_map(|guard| match guard {
+            Reason::StandsIn { until, .. } => Some(*until),
+            _ => None,
+        });
+        match (self.own_class(backup), instead) {
+            (own, None) => own,
+            (Class::Standalone, Some(until)) => Class::Pitr { until },
+            (Class::Pitr { until }, Some(instead)) => Class::Pitr {
+                until: until.zip(instead).map(|(own, instead)| own.max(instead)),
+            },
+        }
+    }
+
+    fn own_class(&self, backup: &Backup) -> Class {
         let relied_on = [self.newest, self.leads_here].contains(&Some(backup.id));
         // WAL has no mark: the time of grace comes after what was promised, so that a clock that is ahead takes nothing
         // that is promised unless it is ahead by more.

@@ -8,6 +8,7 @@
 //!
 //! - A moment that a kept backup still promises ([`Backup::wal_until`]) stays restorable: the backup, and every byte of
 //!   WAL from its start on, on every timeline that can be reached from its end.
+//! - Where that backup was found damaged, the nearest older sound one stays in its place, with all WAL from there on.
 //! - A kept backup can be restored: the WAL from its start to its stop stays, however old it is.
 //! - The newest backup of a live branch that can be restored stays, and all WAL after it, whatever anybody wants; so
 //!   does the newest from which the timeline that is archived now can be reached. While there is none, nothing goes.

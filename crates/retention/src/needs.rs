@@ -137,15 +137,12 @@ fn claim(branch: &Branch<'_>, one: &Judged<'_>, claims: &mut BTreeMap<TimelineId
         let claims = claims.entry(timeline).or_default();
         claims.own.push((first, last, own));
     }
-    let crate::Class::Pitr { until } = one.class else {
+    if !one.is_pitr() {
         return;
-    };
+    }
     let onward = Need {
         purpose: Purpose::Onward,
-        until: match (until, goes_at) {
-            (Some(until), Some(goes_at)) => Some(until.min(goes_at)),
-            (until, goes_at) => until.or(goes_at),
-        },
+        until: one.onward_until(branch.stored.grace),
         ..own
     };
     let size = branch.stored.segment_size;

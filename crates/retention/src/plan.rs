@@ -215,7 +215,11 @@ pub fn plan(stored: &Stored) -> Plan {
 }
 
 fn earliest(branch: &Branch<'_>, judged: &[Judged<'_>]) -> Option<Earliest> {
-    let opens = |one: &&Judged<'_>| one.stays() && one.whole && one.is_pitr();
+    // As the window does it: a damaged one only where all are.
+    let sound = judged.iter().any(|one| one.stays() && !one.backup.damaged);
+    let opens = |one: &&Judged<'_>| {
+        one.stays() && one.whole && one.is_pitr() && !(sound && one.backup.damaged)
+    };
     let leads_here = |one: &&Judged<'_>| {
         let (backup, tree) = (one.backup, &branch.tree);
         tree.current

@@ -32,7 +32,8 @@ pub fn project(stored: &Stored, at: Timestamp) -> Stored {
 
 /// The marks that retention will set, each at its earliest moment.
 fn marks(stored: &Stored) -> BTreeMap<BackupId, Deletion> {
-    // What stays does not depend on the moment: the newest stays the newest, and only what is older goes.
+    // What stays does not depend on the moment: the newest stays the newest, and only what is older goes. Nor does what
+    // stands in for a damaged one, which goes after the damaged one's promise.
     let branch = Branch::of(stored);
     let mut named_by: BTreeMap<BackupId, Vec<BackupId>> = BTreeMap::new();
     for backup in &stored.backups {
@@ -47,6 +48,8 @@ fn marks(stored: &Stored) -> BTreeMap<BackupId, Deletion> {
         let named_by = named_by.get(&backup.id).into_iter().flatten();
         let free = named_by.map(|name| gone.get(name).copied().flatten());
         let free = free.chain([Some(stored.now)]);
+        let stood_in = branch.stands_in_until(backup, &gone);
+        let free = free.chain([stood_in.map(|until| until.unwrap_or(stored.now))]);
         let free = free.collect::<Option<BTreeSet<_>>>();
         let free = free.and_then(|free| free.last().copied());
         let free = free.filter(|_| branch.guards(backup).is_empty());

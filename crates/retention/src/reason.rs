@@ -30,6 +30,13 @@ pub enum Reason {
         /// The timeline that is archived now.
         timeline: TimelineId,
     },
+    /// A damaged backup promises moments, and this is the nearest sound one from which they can be restored.
+    StandsIn {
+        /// The damaged one; that which promises longest, where there are several.
+        damaged: BackupId,
+        /// Until when, the time of grace included; absent when that is not known.
+        until: Option<Timestamp>,
+    },
     /// The branch is live, and has no backup that can be restored: nothing is taken away until there is one.
     NothingRestorable,
     /// Other backups that stay name its packs.
@@ -66,6 +73,17 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    /// When it is one no longer, if that is known.
+    pub(crate) fn ends_at(&self) -> Option<Timestamp> {
+        match self {
+            Reason::RetentionNotOver { until } => Some(*until),
+            Reason::StandsIn { until, .. } => *until,
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = |time: &Timestamp| events::envelope::rfc3339(*time);
@@ -87,6 +105,17 @@ impl fmt::Display for Reason {
                 "it is the newest backup that leads to timeline {timeline}, which is archived now; it goes once \
                  a newer one is complete"
             ),
+            Reason::StandsIn { damaged, until } => {
+                write!(
+                    f,
+                    "backup {damaged} was found damaged, and this is the sound one before it: for the moments that are \
+                     promised it stays, with all wal from its start on, "
+                )?;
+                match until {
+                    Some(until) => write!(f, "until {}", time(until)),
+                    None => write!(f, "as long as the damaged one"),
+                }
+            }
             Reason::NothingRestorable => write!(
                 f,
                 "the branch has no backup that can be restored; nothing goes until one is complete"

@@ -96,6 +96,11 @@ impl Tree {
                 .any(|found| found.timeline == to)
     }
 
+    /// Whether it is known where a timeline came from.
+    pub(crate) fn is_known(&self, timeline: TimelineId) -> bool {
+        self.histories.contains_key(&timeline)
+    }
+
     /// The stretches of a timeline and its ancestors, as far as they are known.
     pub(crate) fn path(&self, timeline: TimelineId) -> Vec<TimelineRange> {
         match self.histories.get(&timeline) {

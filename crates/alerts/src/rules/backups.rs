@@ -59,7 +59,7 @@ pub(super) fn damaged(facts: &Facts) -> Judgement {
         return Judgement::Bad(Finding {
             severity: AlertSeverity::Critical,
             message: format!("backup {} was read and cannot be restored as it is: {}", what.backup_id, inside(problem)),
-            hint: "Take a new backup now, and see `zektor backup show` for all that is wrong; delete the damaged one then.".to_owned(),
+            hint: "Take a new backup now, and see `zektor backup show` for all that is wrong. While the damaged one is there, the sound one before it is kept for the moments that both lead to; deleting it gives those up.".to_owned(),
             since: *at,
         });
     }

@@ -19,6 +19,8 @@ enum Deed {
     Release(usize),
     Delete(usize),
     Undelete(usize),
+    Damage(usize),
+    Sound(usize),
     Read(bool),
     Round { steps: usize },
 }
@@ -65,6 +67,8 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         1 => (0..9_usize).prop_map(Deed::Release),
         1 => (0..9_usize).prop_map(Deed::Delete),
         1 => (0..9_usize).prop_map(Deed::Undelete),
+        2 => (0..9_usize).prop_map(Deed::Damage),
+        1 => (0..9_usize).prop_map(Deed::Sound),
         1 => any::<bool>().prop_map(Deed::Read),
         8 => steps().prop_map(|steps| Deed::Round { steps }),
     ];
@@ -114,6 +118,16 @@ fn act(world: &mut World, deed: Deed) {
                 world.undelete(id);
             }
         }
+        Deed::Damage(number) => {
+            if let Some(id) = pick(world, number) {
+                world.change(id, |backup| backup.damaged = true);
+            }
+        }
+        Deed::Sound(number) => {
+            if let Some(id) = pick(world, number) {
+                world.change(id, |backup| backup.damaged = false);
+            }
+        }
         Deed::Read(reading) => world.reading = reading,
         Deed::Round { steps } => round(world, steps),
     }
@@ -140,6 +154,7 @@ fn back_up(world: &mut World, kind: Kind) {
 fn round(world: &mut World, steps: usize) {
     let relied_on = oracle::relied_on(world);
     let ways = oracle::ways_relied_on(world, &world.files);
+    let before = world.clone();
     let (backups, files) = (world.backups.len(), world.files.clone());
     let stored = world.stored();
     let plan = plan(&stored);
@@ -149,6 +164,7 @@ fn round(world: &mut World, steps: usize) {
         assert!(world.backups.contains_key(&id), "{id:?} was relied on");
     }
     assert_eq!(oracle::ways_relied_on(world, &world.files), ways);
+    oracle::check_sound_ways(&before, world);
     if world.reading {
         assert_eq!((backups, &files), (world.backups.len(), &world.files));
     }

@@ -107,6 +107,110 @@ fn dead_ends_and_their_histories_go_with_the_last_that_leads_there() {
     assert!(kept.pruned().next().is_none() && kept.histories.iter().all(|one| !one.goes));
 }
 
+/// Restores leave the damaged one out: the moments that it promises are reached from the one before it.
+#[test]
+fn the_sound_way_to_what_a_damaged_one_promises_stays() {
+    let mut world = World::new();
+    let _ = world.backup("s0", Some(2 * DAY), None, 4);
+    days(&mut world, 1);
+    let damaged = world.backup("d1", Some(2 * DAY), None, 4);
+    world.change(damaged, |backup| backup.damaged = true);
+    days(&mut world, 1);
+    let _ = world.backup("s2", Some(9 * DAY), None, 4);
+    let newest = "s2 pitr<- keep<- (retention, newest) +0";
+    check(
+        &world,
+        &[
+            newest,
+            "d1 pitr<- keep<3d (retention) +0",
+            "s0 pitr<- keep<4d (stands in) +5",
+            "1/0-0 keep<5d of s0",
+            "1/1-4 keep<5d after s0",
+            "1/5-5 keep<5d after s0, of d1",
+            "1/6-9 keep<5d after s0, after d1",
+            "1/10-10 keep<- of s2, after s0, after d1",
+            "from 0d",
+        ],
+    );
+    let mut by_hand = world.clone();
+    let all = world.files.len();
+    while world.hour < 5 * DAY {
+        let _ = world.round();
+        assert!(world.backups.contains_key(&crate::world::id(1)));
+        assert_eq!(world.files.len(), all);
+        world.hour += 1;
+    }
+    let _ = world.round();
+    assert_eq!((world.backups.len(), world.files.len()), (1, 1));
+    // Who deletes the damaged one gives up what it promised, once that cannot be taken back any more.
+    by_hand.delete(damaged);
+    let texts = |world: &World| {
+        let stored = world.stored();
+        let text = text(&stored, &plan(&stored));
+        text.lines().take(3).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let stands = "s0 pitr<- keep<3d (stands in) +5";
+    assert_eq!(texts(&by_hand), [newest, "d1 pitr<- grace<3d +0", stands]);
+    by_hand.hour += GRACE;
+    let marked = "s0 pitr<- mark<4d +10";
+    assert_eq!(texts(&by_hand), [newest, "d1 pitr<- delete +0", marked]);
+}
+
+/// As `zektor window` begins.
+#[test]
+fn the_window_begins_with_a_damaged_one_only_where_all_are() {
+    let mut world = World::new();
+    let first = world.backup("first", None, None, 4);
+    world.change(first, |backup| backup.damaged = true);
+    days(&mut world, 1);
+    let from = |world: &World| plan(&world.stored()).earliest.map(|one| one.backup_id);
+    assert_eq!(from(&world), Some(first));
+    let second = world.backup("second", None, None, 4);
+    assert_eq!(from(&world), Some(second));
+    world.change(second, |backup| backup.damaged = true);
+    assert_eq!(from(&world), Some(first));
+}
+
+#[test]
+fn the_nearest_that_leads_to_a_damaged_one_stands_in() {
+    let mut world = World::new();
+    let keep = Some(DAY);
+    let _ = world.backup("far", keep, None, 4);
+    let _ = world.backup("near", keep, keep, 4);
+    world.write(4);
+    let _ = world.backup("left", keep, None, 8);
+    world.promote(2);
+    world.write(6);
+    let damaged = world.backup("d", Some(30 * DAY), Some(8 * DAY), 4);
+    world.change(damaged, |backup| backup.damaged = true);
+    world.write(4);
+    let _ = world.backup("new", keep, None, 4);
+    world.hour += 9 * DAY - 1;
+    let lines = |world: &World| {
+        let stored = world.stored();
+        let text = text(&stored, &plan(&stored));
+        text.lines().take(5).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        lines(&world),
+        [
+            "new pitr<- keep<- (newest) +0",
+            "d pitr<9d keep<30d (retention) +0",
+            "left pitr<- mark<9d23h +0",
+            "near pitr<9d keep<9d (stands in) +0",
+            "far pitr<- mark<9d23h +1",
+        ]
+    );
+    // Over a gap none leads, and what it promised is over in the end.
+    let mut torn = world.clone();
+    let _ = torn.files.remove(&(1, 2));
+    world.hour += 1;
+    for world in [torn, world] {
+        let near = lines(&world)[3].clone();
+        assert!(near.contains("mark<"), "{near}");
+    }
+}
+
 #[test]
 fn bases_go_after_what_names_their_packs() {
     let mut world = World::new();

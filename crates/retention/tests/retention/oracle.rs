@@ -1,6 +1,8 @@
 //! What can be restored and what is needed, quarter by quarter of a segment, from the world as it came to be. Uses
 //! nothing of the planner and no history file's arithmetic.
 
+use std::collections::BTreeSet;
+
 use events::BackupId;
 use retention::Backup;
 
@@ -90,16 +92,17 @@ fn newest<'a>(
     found.map(|one| one.id)
 }
 
-/// What a live branch relies on: the newest ever made, and the newest there is that leads to where it is now.
+/// What a live branch relies on: the newest, and the newest that leads to where it is now. What is found damaged
+/// later may have let an older one go before.
 pub(crate) fn relied_on(world: &World) -> Vec<BackupId> {
     if !world.live {
         return Vec::new();
     }
-    let ever = newest(world, world.made.values(), |_| true);
+    let newest_of_all = newest(world, world.backups.values(), |_| true);
     let here = newest(world, world.backups.values(), |one| {
         leads_to(world, one, world.current)
     });
-    ever.into_iter().chain(here).collect()
+    newest_of_all.into_iter().chain(here).collect()
 }
 
 /// How far each way goes that leads from what is relied on.
@@ -121,16 +124,9 @@ fn is_open(world: &World, backup: &Backup, relied_on: &[BackupId]) -> bool {
 
 /// Everything that was promised and not taken back in due form is there.
 pub(crate) fn check_kept(world: &World) {
-    let relied_on = relied_on(world);
     for (id, backup) in &world.made {
-        if !world.backups.contains_key(id) {
-            assert!(!relied_on.contains(id), "{} was relied on", backup.name);
-            assert!(
-                may_be_gone(world, backup),
-                "{backup:?} at {}",
-                at(world.hour)
-            );
-        }
+        let may_be_gone = world.backups.contains_key(id) || may_be_gone(world, backup);
+        assert!(may_be_gone, "{backup:?} at {}", at(world.hour));
     }
     for backup in world.backups.values() {
         for name in &backup.refers_to {
@@ -150,6 +146,50 @@ pub(crate) fn check_kept(world: &World) {
             assert!(to == 1 || world.histories.contains(&to), "history {to}");
         }
     }
+}
+
+/// How far sound backups lead beyond the end of a backup on the way to a timeline; itself, if it is one, included.
+fn by_sound_ways(world: &World, promised: &Backup, to: u32) -> Option<u64> {
+    let (_, begin) = ends(promised);
+    let sound = world.backups.values().filter(|one| !one.damaged);
+    let before = sound.filter(|one| ends(one).1 <= begin && leads_to(world, one, to));
+    let reached = before.map(|one| reach(world, &world.files, one, to));
+    reached.filter(|end| *end >= begin).max()
+}
+
+/// What a backup promises that is there before a round and after it could be restored from sound ones, and can be.
+pub(crate) fn check_sound_ways(before: &World, after: &World) {
+    for backup in after.backups.values() {
+        if !is_open(after, backup, &[]) {
+            continue;
+        }
+        for to in reachable(after, backup) {
+            let was = by_sound_ways(before, backup, to);
+            let is = by_sound_ways(after, backup, to);
+            assert_eq!(is, was, "{backup:?} on the way to {to}");
+        }
+    }
+}
+
+/// The nearest sound ones that lead to damaged ones which promise something still.
+fn stand_ins(world: &World) -> BTreeSet<BackupId> {
+    let mut found = BTreeSet::new();
+    let damaged = world.backups.values().filter(|one| one.damaged);
+    for backup in damaged.filter(|one| is_open(world, one, &[])) {
+        let (to, (_, stop)) = (backup.timeline.0, ends(backup));
+        let older = world.backups.values().filter(|one| {
+            let is_older = (one.backed_up_at, one.id) < (backup.backed_up_at, backup.id);
+            is_older && !one.damaged && ends(one).1 <= stop && leads_to(world, one, to)
+        });
+        // Its last segment may be there as the first of what comes after only.
+        let older = older.filter(|one| {
+            let mut ways = reachable(world, backup);
+            ways.any(|to| reach(world, &world.files, one, to) >= stop)
+        });
+        let nearest = older.max_by_key(|one| (one.start_lsn, one.backed_up_at));
+        found.extend(nearest.map(|one| one.id));
+    }
+    found
 }
 
 /// It was marked for the whole time of grace, by somebody or because its retention was over.
@@ -174,9 +214,11 @@ pub(crate) fn check_spare(world: &World) {
     if world.live && !restorable {
         return;
     }
+    let stand_ins = stand_ins(world);
+    let open: Vec<_> = relied_on.iter().chain(&stand_ins).copied().collect();
     for backup in world.backups.values() {
         let wanted = backup.hold.is_some()
-            || relied_on.contains(&backup.id)
+            || open.contains(&backup.id)
             || (backup.expires_at.is_none() && backup.deletion.is_none())
             || world
                 .backups
@@ -196,15 +238,8 @@ pub(crate) fn check_spare(world: &World) {
             continue;
         }
         let mut backups = world.backups.values();
-        let needed = backups.any(|one| {
-            needs(
-                world,
-                one,
-                is_open(world, one, &relied_on),
-                *timeline,
-                *number,
-            )
-        });
+        let needed =
+            backups.any(|one| needs(world, one, is_open(world, one, &open), *timeline, *number));
         assert!(needed, "segment {number} of timeline {timeline}");
     }
     for timeline in &world.histories {
@@ -220,7 +255,7 @@ pub(crate) fn check_spare(world: &World) {
         ends.extend(world.live.then_some(world.current));
         for backup in world.backups.values() {
             ends.push(backup.timeline.0);
-            if is_open(world, backup, &relied_on) {
+            if is_open(world, backup, &open) {
                 ends.extend(reachable(world, backup));
             }
         }

@@ -36,6 +36,7 @@ fn reasons(reasons: &[Reason]) -> String {
         Reason::Held { .. } => "held".to_owned(),
         Reason::NewestRestorable => "newest".to_owned(),
         Reason::NewestThatLeadsHere { timeline } => format!("leads to {timeline}"),
+        Reason::StandsIn { .. } => "stands in".to_owned(),
         Reason::NothingRestorable => "nothing restorable".to_owned(),
         Reason::NamedByOthers { count, .. } => format!("named by {count}"),
         Reason::Reading { .. } => "read".to_owned(),

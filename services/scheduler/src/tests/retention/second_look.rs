@@ -107,6 +107,38 @@ async fn a_live_branch_does_not_rely_on_what_was_found_damaged() {
 }
 
 #[tokio::test]
+async fn the_sound_backup_before_a_damaged_one_stays_while_that_promises_moments() {
+    let (place, rounds) = Place::retained().await;
+    place.days(1, 4, Some(7), None).await;
+    place.hear_outcome(verified(2, false, 5)).await;
+    let kept: [(i64, &[u64]); 5] = [
+        (8, &[1, 2, 3, 4]),
+        (9, &[1, 2, 3, 4]),
+        // What the damaged one promised is over, and so is its time of grace; now the other's begins.
+        (10, &[1, 3, 4]),
+        (11, &[4]),
+        (40, &[4]),
+    ];
+    for (today, expected) in kept {
+        place.at(today);
+        let told = place.explain(None).await;
+        if today < 10 {
+            let why = told.backups.last().unwrap().reasons.join(" ");
+            assert!(why.contains("was found damaged"), "{why}");
+            assert!(why.contains(&id(2).to_string()), "{why}");
+            assert_eq!(told.earliest, Some(day(1)));
+        }
+        rounds.round(&instance()).await;
+        let _ = place.work().await;
+        assert_eq!(place.backups().await, expected, "day {today}");
+        if expected.contains(&1) {
+            assert_eq!(place.segments().await, (10..50).collect::<Vec<_>>());
+        }
+    }
+    assert_eq!(place.segments().await, (40..50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn what_was_found_damaged_and_then_sound_is_relied_on() {
     let (place, rounds) = Place::retained().await;
     place.days(1, 4, Some(7), None).await;
