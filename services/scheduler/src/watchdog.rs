@@ -240,7 +240,7 @@ impl Watchdog {
         let waits_for_none = seen
             .pool
             .as_ref()
-            .is_some_and(|pool| self.places.are_free(pool));
+            .is_some_and(|pool| self.places.are_free(pool, stage));
         let unchanged = if waits_for_none { seen.changed } else { moved };
         let observed = Observed {
             stage,
