@@ -29,7 +29,7 @@ pub(crate) struct RestoreArguments {
     pub(crate) keep_passwords: bool,
     /// With --backup: restore it even if it was found damaged and there is a sound one; the restore fails where it meets
     /// the damage
-    #[arg(long, requires = "backup")]
+    #[arg(long, conflicts_with_all = ["time", "lsn", "xid", "restore_point", "latest"])]
     pub(crate) even_damaged: bool,
     /// Show what would be done, and change nothing; its stop_lsn is where the last record to replay begins, that of a
     /// restore that has ended is where that record ends
