@@ -5,7 +5,7 @@ mod shown;
 
 use events::event::{DrillCompleted, DrillFailed, DrillRequested, DrillStarted, Event};
 use events::query::{self, DrillStatus, DrillView};
-use events::{Command, DrillId, command};
+use events::{Command, DrillId, InstanceName, command};
 
 use super::named;
 use crate::arguments::{DrillRun, OfDrill, OfInstance};
@@ -151,6 +151,25 @@ pub(crate) async fn list(session: &Session, of: OfInstance) -> Result<Reply, Fai
     Reply::new(&answer, text)
 }
 
+/// All drills of an instance, page by page, the newest first. One that begins meanwhile may be there twice, at most.
+async fn all_of(session: &Session, instance: &InstanceName) -> Result<Vec<DrillView>, Failure> {
+    let mut known: Vec<DrillView> = Vec::new();
+    let mut offset = Some(0);
+    while let Some(from) = offset {
+        let question = query::DrillList {
+            instance: Some(instance.clone()),
+            limit: Some(MOST_LISTED),
+            offset: from,
+        };
+        let page = session.ask(&question).await?;
+        offset = page.next;
+        let new = |one: &DrillView| known.iter().rev().all(|other| other.id != one.id);
+        let page: Vec<DrillView> = page.drills.into_iter().filter(new).collect();
+        known.extend(page);
+    }
+    Ok(known)
+}
+
 /// Shows one.
 pub(crate) async fn show(session: &Session, of: OfDrill) -> Result<Reply, Failure> {
     let unknown = || {
@@ -162,12 +181,7 @@ pub(crate) async fn show(session: &Session, of: OfDrill) -> Result<Reply, Failur
     let view = match of.drill.parse::<DrillId>() {
         Ok(id) => session.ask_patiently(&query::DrillShow { id }).await?,
         Err(_) => {
-            let question = query::DrillList {
-                instance: Some(of.instance.clone()),
-                limit: Some(MOST_LISTED),
-                offset: 0,
-            };
-            let known = session.ask(&question).await?.drills;
+            let known = all_of(session, &of.instance).await?;
             let told = |one: &DrillView| {
                 let asked = one.requested_at.map(moment).unwrap_or_default();
                 format!("{} {asked}", word(one.status))

@@ -7,7 +7,7 @@ use events::query::{self, BackupPoint, SeriesView, WalPoint};
 use crate::arguments::{Metric, SeriesArguments};
 use crate::failure::Failure;
 use crate::moment;
-use crate::output::{Reply, day, minute, size, span, table};
+use crate::output::{Reply, day, exact, minute, size, span, table};
 use crate::session::Session;
 
 /// Columns of a sparkline; more points than this share them.
@@ -42,6 +42,15 @@ fn text(view: &SeriesView, metric: Option<Metric>) -> String {
     let (sizes, durations) = (wanted(Metric::BackupSize), wanted(Metric::BackupDuration));
     if sizes || durations {
         parts.push(of_backups(&view.backups, sizes, durations));
+        if view.earlier_left_out {
+            parts.push(format!(
+                "Only the newest {} backups of this time are shown; those before them: --to {}\n",
+                view.backups.len(),
+                view.backups
+                    .first()
+                    .map_or_else(String::new, |one| exact(one.at))
+            ));
+        }
     }
     parts.join("\n")
 }
@@ -137,12 +146,20 @@ mod tests {
                 pruned_bytes: 0,
                 stored_bytes: 9 << 20,
             }],
+            earlier_left_out: false,
         };
         let shown = |metric| {
             let text = text(&view, metric);
             let values = [size(3 << 20), span(Duration::from_secs(90)), size(9 << 20)];
             values.map(|value| text.contains(&value))
         };
+        assert!(!text(&view, None).contains("Only the newest"));
+        let cut = SeriesView {
+            earlier_left_out: true,
+            ..view.clone()
+        };
+        assert!(text(&cut, None).contains("Only the newest 1 backups"));
+        assert!(!text(&cut, Some(Metric::Wal)).contains("Only the newest"));
         assert_eq!(shown(None), [true, true, true], "{}", text(&view, None));
         assert_eq!(shown(Some(Metric::Wal)), [false, false, true]);
         assert_eq!(shown(Some(Metric::BackupSize)), [true, false, false]);

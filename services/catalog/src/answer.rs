@@ -111,6 +111,14 @@ fn write<A: serde::Serialize>(answer: A) -> Result<Value, QueryError> {
 /// answer that is larger is none.
 const LARGEST_ANSWER: usize = 768 << 10;
 
+/// Leaves as many as one answer takes, and says where the rest begins: a full page may have a next one.
+fn cut_page<T: serde::Serialize>(views: &mut Vec<T>, page: Page, offset: u32) -> Option<u32> {
+    let full = views.len() == page.limit();
+    let cut = cut_to_fit(views);
+    let count = u32::try_from(views.len()).unwrap_or(u32::MAX);
+    (count > 0 && (full || cut)).then(|| offset.saturating_add(count))
+}
+
 /// Leaves as many as one answer takes, one at least; whether some had to go.
 fn cut_to_fit<T: serde::Serialize>(views: &mut Vec<T>) -> bool {
     let mut bytes = 0;
@@ -250,12 +258,10 @@ impl Projector {
             .store()
             .restores(question.instance.as_ref(), page)
             .await;
-        let restores = rows
-            .map_err(failed)?
-            .into_iter()
-            .map(restore_view)
-            .collect();
-        Ok(Restores { restores })
+        let rows = rows.map_err(failed)?.into_iter();
+        let mut restores = rows.map(restore_view).collect();
+        let next = cut_page(&mut restores, page, question.offset);
+        Ok(Restores { restores, next })
     }
 
     async fn restore_show(&self, question: RestoreShow) -> Answer<RestoreShow> {

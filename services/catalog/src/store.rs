@@ -23,7 +23,7 @@ mod read;
 pub(crate) mod rows;
 mod write;
 
-pub(crate) use read::{BackupFilter, Page};
+pub(crate) use read::{BackupFilter, MOST_POINTS, Page};
 pub(crate) use write::{Applied, Step, Writing};
 
 /// Connections that answer questions. SQLite has one writer beside them.

@@ -22,6 +22,9 @@ pub struct AlertList {
 pub struct Alerts {
     /// The alerts.
     pub alerts: Vec<AlertView>,
+    /// There are more than one answer takes.
+    #[serde(default)]
+    pub more: bool,
 }
 
 /// An alert.

@@ -29,6 +29,9 @@ pub struct DrillShow {
 pub struct Drills {
     /// The drills.
     pub drills: Vec<DrillView>,
+    /// The `offset` of those that come next; absent when these are the last.
+    #[serde(default)]
+    pub next: Option<u32>,
 }
 
 /// Where a drill is in its life.

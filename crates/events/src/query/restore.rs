@@ -41,6 +41,9 @@ pub struct RestoreList {
 pub struct Restores {
     /// The restores.
     pub restores: Vec<RestoreView>,
+    /// The `offset` of those that come next; absent when these are the last.
+    #[serde(default)]
+    pub next: Option<u32>,
 }
 
 /// Everything about one restore.

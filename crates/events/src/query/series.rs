@@ -24,6 +24,9 @@ pub struct Series {
 pub struct SeriesView {
     /// Its completed backups, oldest first; at most 1000.
     pub backups: Vec<BackupPoint>,
+    /// There were more in this time, before these.
+    #[serde(default)]
+    pub earlier_left_out: bool,
     /// Its WAL, by day, oldest first.
     pub wal: Vec<WalPoint>,
 }

@@ -8,10 +8,10 @@ use events::query::{
 };
 
 use super::view::{alert_view, drill_view, duration_ms};
-use super::{Answer, failed};
+use super::{Answer, cut_page, cut_to_fit, failed};
 use crate::projector::Projector;
-use crate::store::Page;
 use crate::store::rows::{WalDayRow, day_of};
+use crate::store::{MOST_POINTS, Page};
 
 /// How far back a series goes when nobody says: thirty days, in microseconds.
 const USUAL_MICROS: i64 = 30 * 86_400_000_000;
@@ -24,9 +24,9 @@ impl Projector {
         if let (true, Some(instance)) = (rows.is_empty(), &question.instance) {
             self.require_instance(instance).await?;
         }
-        Ok(Drills {
-            drills: rows.into_iter().map(drill_view).collect(),
-        })
+        let mut drills = rows.into_iter().map(drill_view).collect();
+        let next = cut_page(&mut drills, page, question.offset);
+        Ok(Drills { drills, next })
     }
 
     pub(super) async fn drill_show(&self, question: DrillShow) -> Answer<DrillShow> {
@@ -48,8 +48,12 @@ impl Projector {
         if let (true, Some(instance)) = (rows.is_empty(), instance) {
             self.require_instance(instance).await?;
         }
+        let mut alerts: Vec<_> = rows.into_iter().map(alert_view).collect();
+        let full = alerts.len() == page.limit();
+        let cut = cut_to_fit(&mut alerts);
         Ok(Alerts {
-            alerts: rows.into_iter().map(alert_view).collect(),
+            alerts,
+            more: full || cut,
         })
     }
 
@@ -62,8 +66,10 @@ impl Projector {
         let totals = store.wal_totals(instance, branch).await.map_err(failed)?;
         let wal = wal_points(days.map_err(failed)?, totals.stored_bytes, to);
         let measures = store.backup_measures(instance, branch, (from, to)).await;
+        let mut measures = measures.map_err(failed)?;
+        let surplus = measures.len().saturating_sub(MOST_POINTS);
+        let measures = measures.split_off(surplus);
         let backups: Vec<BackupPoint> = measures
-            .map_err(failed)?
             .into_iter()
             .map(|measure| BackupPoint {
                 id: measure.id,
@@ -79,7 +85,11 @@ impl Projector {
             let (instance, branch) = (question.instance, question.branch);
             let _ = self.branch_show(BranchShow { instance, branch }).await?;
         }
-        Ok(SeriesView { backups, wal })
+        Ok(SeriesView {
+            backups,
+            earlier_left_out: surplus > 0,
+            wal,
+        })
     }
 }
 

@@ -17,6 +17,7 @@ mod control;
 mod instances;
 
 pub(crate) use backups::BackupFilter;
+pub(crate) use control::MOST_POINTS;
 
 /// The most rows that one answer has.
 const LONGEST_PAGE: u32 = 1000;

@@ -1,10 +1,14 @@
 //! Long lists, page by page, each in one message.
 
-use events::query::{BackupList, Backups, InstanceList, Instances};
-use events::{Event, InstanceName};
+use events::event::AlertRule;
+use events::query::{
+    AlertList, Alerts, BackupList, Backups, DrillList, Drills, InstanceList, Instances,
+};
+use events::{DrillId, Event, InstanceName};
 use serde_json::json;
 
 use super::start;
+use crate::scenario::lives::{alert_life, drill_life};
 use crate::scenario::{backup_id, completed, registered};
 
 /// What NATS takes in one message, if it is not told otherwise.
@@ -49,6 +53,76 @@ async fn a_list_that_no_message_takes_comes_in_pages() {
     assert!(pages > 2, "a thousand of them were one message");
     let expected: Vec<_> = (0..1500).rev().map(backup_id).collect();
     assert_eq!(found, expected);
+}
+
+/// The end of a drill whose checks say a lot.
+fn rehearsed(number: u128) -> Event {
+    let life = drill_life("orders", number, Some(events::example::at(600)));
+    let Some(Event::DrillCompleted(mut event)) = life.into_iter().next_back() else {
+        panic!("it comes out well");
+    };
+    event.summary.checks[0].detail = "a row begins with ä".repeat(100);
+    Event::DrillCompleted(event)
+}
+
+#[tokio::test]
+async fn drills_that_no_message_takes_come_in_pages() {
+    let running = start().await;
+    let mut events = vec![registered("orders")];
+    events.extend((0..900).map(rehearsed));
+    running.publish(events).await;
+    running.caught_up().await;
+    let mut question = DrillList {
+        limit: Some(1000),
+        ..DrillList::default()
+    };
+    let mut found = std::collections::BTreeSet::new();
+    let (mut pages, mut rows) = (0, 0);
+    loop {
+        let answer = running.ask("drill.list", json!(question)).await;
+        assert!(answer.to_string().len() < MESSAGE_BYTES);
+        let page: Drills = serde_json::from_value(answer).unwrap();
+        rows += page.drills.len();
+        found.extend(page.drills.iter().map(|drill| drill.id));
+        pages += 1;
+        match page.next {
+            Some(next) => question.offset = next,
+            None => break,
+        }
+    }
+    assert!(pages > 1, "nine hundred of them were one message");
+    let expected = (0..900).map(|number| DrillId(uuid::Uuid::from_u128(number)));
+    assert!(rows == 900 && found.into_iter().eq(expected));
+}
+
+#[tokio::test]
+async fn alerts_that_no_message_takes_are_cut_and_said_to_be() {
+    let running = start().await;
+    let mut events = vec![registered("orders")];
+    for number in 0..400 {
+        let [Event::AlertRaised(mut raised), _] =
+            alert_life("orders", AlertRule::WalGap, number * 100)
+        else {
+            panic!("it is raised");
+        };
+        raised.branch = events::BranchName::new(format!("b{number}")).unwrap();
+        raised.message = "ä".repeat(2_000);
+        events.push(Event::AlertRaised(raised));
+    }
+    running.publish(events).await;
+    running.caught_up().await;
+    let ask = async |limit: u32| {
+        let question = AlertList {
+            limit: Some(limit),
+            ..AlertList::default()
+        };
+        let answer = running.ask("alert.list", json!(question)).await;
+        assert!(answer.to_string().len() < MESSAGE_BYTES);
+        serde_json::from_value::<Alerts>(answer).unwrap()
+    };
+    let all = ask(1000).await;
+    assert!(all.more && all.alerts.len() < 400, "{}", all.alerts.len());
+    assert_eq!(ask(10).await.alerts.len(), 10);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::store::rows::{AlertRow, DrillRow, WalDayRow};
 use crate::store::{Result, Store, cannot};
 
 /// The most backups that a series has.
-const MOST_POINTS: u32 = 1000;
+pub(crate) const MOST_POINTS: usize = 1000;
 /// Longer than any backup waits and takes: thirty days, in microseconds.
 const LONGEST_MICROS: i64 = 30 * 86_400_000_000;
 
@@ -62,7 +62,7 @@ impl Store {
     }
 
     /// Completed backups of a branch that ended in this time, also those that are gone since; oldest first. When there
-    /// are more than an answer has, the newest.
+    /// are more than an answer has, the newest and one more, by which that is seen.
     pub(crate) async fn backup_measures(
         &self,
         instance: &InstanceName,
@@ -77,7 +77,7 @@ impl Store {
             );
         }
         measures.sort_by_key(|measure| (measure.backed_up_at, measure.id));
-        let surplus = measures.len().saturating_sub(MOST_POINTS as usize);
+        let surplus = measures.len().saturating_sub(MOST_POINTS + 1);
         Ok(measures.split_off(surplus))
     }
 
@@ -103,8 +103,9 @@ impl Store {
             .and("size_bytes IS NOT NULL");
         let sql = format!(
             "SELECT id, started_at, backed_up_at, size_bytes, logical_bytes FROM backups{} \
-             ORDER BY listed_at DESC, id DESC LIMIT {MOST_POINTS}",
-            filter.sql()
+             ORDER BY listed_at DESC, id DESC LIMIT {}",
+            filter.sql(),
+            MOST_POINTS + 1
         );
         let rows = self.rows(sql, filter.values).await?;
         let measure = |row: &AnyRow| {
