@@ -304,7 +304,10 @@ pub(crate) async fn update(session: &Session, update: InstanceUpdate) -> Result<
     let updated = unless_interrupted(updated, "the command", &how).await?;
     session.projected(sent.seen).await;
     let served = pool_of(updated.pool.as_ref());
-    let text = format!("{instance} is served by the workers of the pool {served}.");
+    let text = format!(
+        "The backups of {instance} are taken by the workers of the pool {served} from now on. One must run that serves it \
+         (ZEKTOR_WORKER_POOLS)."
+    );
     let document = json!({ "name": instance, "pool": updated.pool, "drills": updated.drills });
     Reply::new(&document, text)
 }

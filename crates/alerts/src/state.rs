@@ -199,13 +199,20 @@ impl BranchState {
     fn bad(&mut self, rule: AlertRule, finding: Finding, now: Timestamp, settings: &Settings) {
         let mut since = finding.since;
         match self.standing.get(&rule) {
-            Some(standing) if standing.severity >= finding.severity => {
+            Some(standing)
+                if standing.severity >= finding.severity
+                    && !is_another(rule, standing.since, finding.since) =>
+            {
                 return self.remind(rule, &finding, now, settings);
             }
             Some(standing) => {
                 // By its beginning one alert is told from another.
                 since = if since == standing.since { now } else { since };
-                self.good(rule, "it has become worse, and is raised anew", now);
+                self.good(
+                    rule,
+                    "it has become worse, or there is more of it: it is raised anew",
+                    now,
+                );
             }
             None => {}
         }
@@ -346,6 +353,11 @@ impl Announcement {
             reminder,
         })
     }
+}
+
+/// Whether a finding is news though an alert of its rule stands: another damaged backup is.
+fn is_another(rule: AlertRule, standing: Timestamp, found: Timestamp) -> bool {
+    rule == AlertRule::BackupDamaged && found > standing
 }
 
 #[cfg(test)]

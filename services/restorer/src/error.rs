@@ -140,6 +140,11 @@ impl RestoreError {
                 FailureCause::Compute,
                 "check space and rights of the restorer's compute directory",
             ),
+            RestoreError::Repository(RepositoryError::Corrupt { .. }) => (
+                FailureCause::Storage,
+                "run `zektor backup verify` on the backup that the message names, then restore again: what is known to be \
+                 damaged is passed over where a sound backup leads to the target",
+            ),
             RestoreError::Repository(_) => (
                 FailureCause::Storage,
                 "check the object store; the message names the object",

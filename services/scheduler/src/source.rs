@@ -4,6 +4,7 @@ use events::event::RefusalCode;
 use pg_format::{ServerVersion, SystemIdentifier, TimelineId, WalSegmentSize};
 use pg_replication::{
     ConnectionSettings, OLDEST_MAJOR, PgError, ReplicationConnection, ReserveWal, SlotCreation,
+    SqlConnection,
 };
 
 use crate::refusal::Refusal;
@@ -67,6 +68,11 @@ pub(crate) async fn inspect(settings: &ConnectionSettings) -> Result<Source, Ref
              database that the URI names.",
         )
     })?;
+    // Backups ask the database too, if they may; a replication connection does not look whether it is there.
+    let ordinary = SqlConnection::connect(settings).await;
+    if let Some(error) = ordinary.err().filter(|e| e.sqlstate() == Some("3D000")) {
+        return Err(unreachable(&error));
+    }
     Ok(Source {
         system_identifier: identity.system_identifier,
         timeline: identity.timeline,

@@ -50,15 +50,17 @@ pub(super) fn failing(facts: &Facts, now: Timestamp, settings: &Settings) -> Jud
 }
 
 pub(super) fn damaged(facts: &Facts) -> Judgement {
-    let unsound = facts
-        .verdicts
-        .iter()
-        .find(|verdict| verdict.what.problem.is_some());
-    if let Some(At { at, what }) = unsound {
-        let problem = what.problem.as_deref().unwrap_or_default();
+    let verdicts = facts.verdicts.iter();
+    let unsound: Vec<_> = verdicts.filter(|v| v.what.problem.is_some()).collect();
+    if let Some(At { at, what }) = unsound.iter().max_by_key(|verdict| verdict.at) {
+        let problem = inside(what.problem.as_deref().unwrap_or_default());
+        let others = match unsound.len() {
+            1 => String::new(),
+            several => format!(" ({several} damaged ones are known)"),
+        };
         return Judgement::Bad(Finding {
             severity: AlertSeverity::Critical,
-            message: format!("backup {} was read and cannot be restored as it is: {}", what.backup_id, inside(problem)),
+            message: format!("backup {} was read and cannot be restored as it is{others}: {problem}", what.backup_id),
             hint: "Take a new backup now, and see `zektor backup show` for all that is wrong. While the damaged one is there, the sound one before it is kept for the moments that both lead to; deleting it gives those up.".to_owned(),
             since: *at,
         });

@@ -375,7 +375,12 @@ fn a_damaged_backup_is_told_until_it_is_gone_or_sound() {
             (1, Some(verified(1, Some("pack 3 is missing")))),
             (4, Some(verified(2, None))),
         ],
-        &["1 +backup_damaged critical", "4 -backup_damaged"],
+        &[
+            "1 +backup_damaged critical",
+            "2 -backup_damaged",
+            "2 +backup_damaged critical",
+            "4 -backup_damaged",
+        ],
     );
     // It was read while it went, and both are heard in any order.
     let (unsound, gone) = (

@@ -89,7 +89,11 @@ impl World {
                     "the repository still holds backups of a branch named {}",
                     create.branch
                 ),
-                "Choose another name for the new branch.",
+                format!(
+                    "Choose another name with --as. The name is free when they have gone: `zektor retention explain {}` \
+                     says when; `zektor branch delete --purge` takes a branch with its backups at once.",
+                    create.instance
+                ),
             )
             .into()),
         }

@@ -169,11 +169,13 @@ async fn what_cannot_be_protected_is_refused_and_leaves_nothing() {
     let place = Place::new("2026-01-01T00:00:00Z");
     let wrong = postgres.dsn_for("postgres", "wrong", "postgres");
     let nowhere = "postgres://u:p@127.0.0.1:1/db".to_owned();
+    let no_database = postgres.dsn_for("postgres", postgres.password(), "nodb");
     for (number, dsn, code) in [
         (1, wrong, RefusalCode::SourceUnreachable),
         (2, nowhere, RefusalCode::SourceUnreachable),
         (3, minimal.dsn(), RefusalCode::SourceUnreachable),
         (4, "postgres://".to_owned(), RefusalCode::Invalid),
+        (8, no_database, RefusalCode::SourceUnreachable),
     ] {
         let _ = place.deliver(command_id(number), 1, place.add(&dsn)).await;
         let refused = place.last_refusal().await;
