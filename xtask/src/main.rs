@@ -5,6 +5,7 @@
 
 mod check;
 mod demo;
+mod orphans;
 mod say;
 mod schemas;
 mod setup;

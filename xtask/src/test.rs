@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::say::{complain, say};
-use crate::{check, setup, workspace};
+use crate::{check, orphans, setup, workspace};
 
 /// One part, as the summary shows it.
 struct Step {
@@ -18,7 +18,7 @@ struct Step {
 /// the rest from being told.
 pub(crate) fn run() -> Result<()> {
     let mut steps = Vec::new();
-    let able = step(&mut steps, "set-up", setup::run) && step(&mut steps, "build", build);
+    let able = step(&mut steps, "set-up", set_up) && step(&mut steps, "build", build);
     if able {
         let _ = step(&mut steps, "tests", tests);
         let _ = step(&mut steps, "check", || check::run(true));
@@ -39,6 +39,11 @@ fn step(steps: &mut Vec<Step>, name: &'static str, part: impl FnOnce() -> Result
         right: outcome.is_ok(),
     });
     outcome.is_ok()
+}
+
+fn set_up() -> Result<()> {
+    setup::run()?;
+    orphans::remove()
 }
 
 /// Programs too: the integration tests start them from the target directory.

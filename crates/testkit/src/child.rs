@@ -1,14 +1,17 @@
 //! A server process that cannot outlive its test.
 //!
 //! `Drop` kills it. For a test process that is itself killed there is a watchdog: a shell that reads from
-//! a pipe only the test process holds, and kills the server's process group when that pipe closes.
+//! a pipe only the test process holds, and kills the server's process group when that pipe closes. A server
+//! that would leave something behind which its files do not hold is asked to go first: the interlock of a killed
+//! PostgreSQL is a System V segment (`PGSharedMemoryCreate`), a machine has 4096 of them, and only a server
+//! of the same data directory ever takes it away.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -17,6 +20,15 @@ use crate::wait_until;
 
 /// Kills the group `$0` unless a line arrives first.
 const WATCHDOG: &str = r#"read -r _ || kill -KILL "-$0""#;
+
+/// The same for a server that is asked first, with the signal `$1`, and then has five seconds.
+const PATIENT_WATCHDOG: &str = r#"read -r _ && exit; kill "$1" "$0"; tries=50
+while [ $tries -gt 0 ] && kill -0 "$0"; do sleep 0.1; tries=$((tries - 1)); done
+kill -KILL "-$0""#;
+
+/// How long a server that is asked to go may take. PostgreSQL kills children that do not follow after 5 s
+/// (`SIGKILL_CHILDREN_AFTER_SECS`).
+const PARTING: Duration = Duration::from_secs(10);
 
 /// The signals tests send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +61,31 @@ pub(crate) struct Running {
     child: Child,
     watchdog: Child,
     log: PathBuf,
+    parting: Option<Signal>,
 }
 
 impl Running {
     /// Starts `command` in a process group of its own, its output appended to `log`.
     pub(crate) fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        Self::start(name, command, log, None)
+    }
+
+    /// The same for a server that is asked with a signal to go before it is killed.
+    pub(crate) fn spawn_with_parting(
+        name: &str,
+        command: &mut Command,
+        log: &Path,
+        parting: Signal,
+    ) -> Result<Self> {
+        Self::start(name, command, log, Some(parting))
+    }
+
+    fn start(
+        name: &str,
+        command: &mut Command,
+        log: &Path,
+        parting: Option<Signal>,
+    ) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
         let child = command
             .process_group(0)
@@ -62,8 +94,10 @@ impl Running {
             .stderr(output)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
+        let script = parting.map_or(WATCHDOG, |_| PATIENT_WATCHDOG);
         let watchdog = Command::new("sh")
-            .args(["-c", WATCHDOG, &child.id().to_string()])
+            .args(["-c", script, &child.id().to_string()])
+            .args(parting.map(Signal::option))
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -75,6 +109,7 @@ impl Running {
             child,
             watchdog,
             log: log.to_owned(),
+            parting,
         })
     }
 
@@ -132,6 +167,13 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // Each of these only fails when what it wants is already so.
+        if let Some(parting) = self.parting.filter(|_| self.runs()) {
+            let _ = self.signal(parting);
+            let deadline = Instant::now() + PARTING;
+            while self.runs() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         if self.runs() {
             let _ = Command::new("sh")
                 .args(["-c", r#"kill -KILL "-$0""#, &self.id().to_string()])
@@ -213,6 +255,34 @@ mod tests {
         })
         .await
         .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_asked_first_may_clear_up_behind_itself() {
+        for dropped in [true, false] {
+            let place = temporary_directory().unwrap();
+            let log = place.path().join("log");
+            let mut command = Command::new("sh");
+            let command = command.args([
+                "-c",
+                "trap 'echo cleared; exit' QUIT; echo up; while :; do sleep 0.01; done",
+            ]);
+            let mut running =
+                Running::spawn_with_parting("x", command, &log, Signal::Quit).unwrap();
+            let said = async |word: &str| {
+                let said = || std::fs::read_to_string(&log).unwrap().contains(word);
+                wait_until(word, START_TIMEOUT, async || said())
+                    .await
+                    .unwrap();
+            };
+            said("up").await;
+            if dropped {
+                drop(running);
+            } else {
+                drop(running.watchdog.stdin.take());
+            }
+            said("cleared").await;
+        }
     }
 
     #[tokio::test]

@@ -229,6 +229,7 @@ impl Postgres {
             return Ok(());
         };
         let postmaster = running.id();
+        let segment = cluster::shared_memory(&self.data);
         // Stopped first, so that it starts no further process while its own are being listed.
         send(Signal::Stop, &[postmaster])?;
         let children = cluster::children(postmaster);
@@ -243,7 +244,12 @@ impl Postgres {
             START_TIMEOUT,
             async || !children.iter().any(|child| cluster::alive(*child)),
         )
-        .await
+        .await?;
+        // A power cut takes the memory as well.
+        if let Some(segment) = segment {
+            cluster::remove_shared_memory(&segment);
+        }
+        Ok(())
     }
 
     /// Starts it on the same port and data directory and waits until it accepts connections; nothing
@@ -268,7 +274,8 @@ impl Postgres {
             .arg(self.place.path())
             .envs(self.environment.iter().cloned());
         let name = format!("PostgreSQL {}", self.version);
-        let mut running = Running::spawn(&name, &mut command, &self.log_file())?;
+        let mut running =
+            Running::spawn_with_parting(&name, &mut command, &self.log_file(), Signal::Quit)?;
         running
             .ready(START_TIMEOUT, async || accepts_connections(&status))
             .await?;

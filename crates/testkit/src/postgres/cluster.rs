@@ -125,6 +125,22 @@ pub(super) async fn base_backup(standby: &Postgres, primary: &str) -> Result<()>
     )
 }
 
+/// The id of the segment that a running server's processes share: line 7 of `postmaster.pid` is `key id`
+/// (`pidfile.h`).
+pub(super) fn shared_memory(data: &Path) -> Option<String> {
+    let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    let id = text.lines().nth(6)?.split_whitespace().nth(1)?;
+    Some(id.to_owned())
+}
+
+/// Removes a segment; one that is gone is fine.
+pub(super) fn remove_shared_memory(id: &str) {
+    let _ = Command::new("ipcrm")
+        .args(["-m", id])
+        .stderr(Stdio::null())
+        .status();
+}
+
 /// The processes whose parent is `parent`, from `/proc`.
 pub(super) fn children(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc")
