@@ -97,7 +97,8 @@ pub struct NamedBackup {
     pub since: Timestamp,
 }
 
-/// What a worker deletes for good. Everything in it has been without use, and marked, for the time of grace.
+/// What a worker deletes for good. Everything in it has been without use, and marked, for the time of grace; but for a
+/// purge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sweep {
     /// The sweep.
@@ -117,6 +118,9 @@ pub struct Sweep {
     /// The branch is gone and nothing of it is left: its record and what is beside that go too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hollow: bool,
+    /// The branch is gone and somebody wants its name, or its place: all of it goes, whatever its retention, and holds, say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub purge: bool,
 }
 
 /// Whole segments of one timeline.

@@ -1,6 +1,6 @@
-//! Branches of which nothing is left.
+//! Branches of which nothing is left, and those of which nothing is to be left.
 //!
-//! What must stay true: nothing is deleted but what was there when nothing was left. Whoever deletes may stand still at
+//! What must stay true: nothing is deleted but what was there when that was found, or decided. Whoever deletes may stand still at
 //! any moment, and wake when the name is another branch's; so it lists once, asks whether it is still wanted behind that,
 //! and deletes exactly what it has listed, as it was then. The record goes last: until then nobody can take the name.
 
@@ -29,12 +29,26 @@ pub enum Hollow {
     },
 }
 
-/// A branch of which nothing is left, as it was listed.
+/// What is left of a branch, as it was listed.
 #[derive(Debug)]
 pub struct HollowBranch {
     /// All but the record.
     remains: Vec<(String, ObjectMeta)>,
     record: Option<(String, ObjectMeta)>,
+}
+
+impl HollowBranch {
+    /// Whether there is nothing but its record, or not even that.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.remains.is_empty()
+    }
+
+    /// Whether there is nothing at all.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.is_bare() && self.record.is_none()
+    }
 }
 
 impl BranchReader {
@@ -59,35 +73,43 @@ impl BranchReader {
     /// # Errors
     /// The store failed.
     pub async fn find_hollow(&self) -> Result<Option<HollowBranch>> {
-        let listed = self.store.list(&self.layout.root()).await?;
+        let found = self.find_all().await?;
         let (backups, index) = (self.layout.backups() + "/", self.layout.wal_index() + "/");
-        let (gaps, record) = (self.layout.wal_gaps() + "/", self.layout.record());
-        let position = self.layout.wal_position();
+        let (gaps, position) = (self.layout.wal_gaps() + "/", self.layout.wal_position());
         let is_nothing = |key: &str| {
-            key == record
-                || key == position
+            key == position
                 || key == self.layout.clock()
                 || key.starts_with(&index)
                 || key.starts_with(&gaps)
                 || (key.starts_with(&backups) && layout::marked(key).is_some())
         };
-        if !listed.iter().all(|(key, _)| is_nothing(key)) {
-            return Ok(None);
-        }
+        let nothing = found.remains.iter().all(|(key, _)| is_nothing(key));
+        Ok(nothing.then_some(found))
+    }
+
+    /// All that is stored of the branch, whatever it is.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn find_all(&self) -> Result<HollowBranch> {
+        let (listed, record) = (
+            self.store.list(&self.layout.root()).await?,
+            self.layout.record(),
+        );
         let (mut record_of, remains): (Vec<_>, Vec<_>) =
             listed.into_iter().partition(|(key, _)| *key == record);
-        Ok(Some(HollowBranch {
+        Ok(HollowBranch {
             remains,
             record: record_of.pop(),
-        }))
+        })
     }
 }
 
 impl BranchWriter {
-    /// Deletes all of a branch of which nothing is left, but for its record. `None` when something of it was written
-    /// anew since; some of the rest may be gone then.
+    /// Deletes what was found of a branch, but for its record. `None` when something of it was written anew since; some
+    /// of the rest may be gone then. Where there are manifests, delete those first: in which order the rest goes is open.
     ///
-    /// Ask between [`BranchReader::find_hollow`] and this whether it is still wanted.
+    /// Ask between [`BranchReader::find_hollow`], or [`BranchReader::find_all`], and this whether it is still wanted.
     ///
     /// # Errors
     /// The branch is `main`, or the store failed.
@@ -110,8 +132,8 @@ impl BranchWriter {
         Ok(all.then_some(deleted))
     }
 
-    /// Deletes the record of a branch of which nothing is left, when the rest is gone: then the name is free. `None` when
-    /// it is another record by now.
+    /// Deletes the record of a branch when the rest is gone: then the name is free. `None` when it is another record by
+    /// now.
     ///
     /// Ask right before whether it is still wanted.
     ///

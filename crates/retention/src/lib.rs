@@ -19,6 +19,7 @@
 mod judge;
 mod keep;
 mod leftover;
+mod name;
 mod needs;
 mod plan;
 mod project;
@@ -29,6 +30,7 @@ mod tree;
 
 pub use keep::{compare_retentions, default_wal_keep};
 pub use leftover::{LEFTOVER_AGE, LeftoverFate, LeftoverVerdict};
+pub use name::{Left, Taken};
 pub use needs::{Need, Needs, Purpose};
 pub use plan::{
     Class, Decision, Earliest, HistoryVerdict, Plan, Totals, Verdict, WalFate, WalVerdict, plan,

@@ -301,6 +301,7 @@ impl Plan {
             histories,
             leftovers,
             hollow: false,
+            purge: false,
         })
     }
 

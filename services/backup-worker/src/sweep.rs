@@ -20,6 +20,8 @@ use service::clock::Clock;
 
 use crate::pulse::Pulse;
 
+mod purge;
+
 /// Others may say something of a backup at the same time; so often it is tried anew.
 const MOST_ATTEMPTS: u32 = 16;
 
@@ -38,6 +40,8 @@ pub(crate) enum SweepError {
     Bus(#[from] BusError),
     #[error("others speak about backup {0} all the time")]
     Busy(BackupId),
+    #[error("somebody writes still what is to be purged")]
+    Written,
 }
 
 #[async_trait]
@@ -88,7 +92,14 @@ impl Sweeps {
         let sweep = &request.sweep;
         let size = segment_size(&branch).await?;
         let advanced = || pulse.advance();
-        let named = branch.packs_named_by_others(&sweep.backups).await?;
+        let named = match sweep.purge {
+            // Nothing stays that could name any.
+            true => {
+                self.await_archiver(request, pulse).await?;
+                NamedPacks::default()
+            }
+            false => branch.packs_named_by_others(&sweep.backups).await?,
+        };
         let mut deleted = Deleted::default();
         for backup in &sweep.backups {
             if !self.is_listed(request).await? {
@@ -136,6 +147,13 @@ impl Sweeps {
                 return Ok(());
             };
             deleted = deleted.and(gone);
+        }
+        if sweep.purge {
+            let Some(gone) = self.purge(request, &branch, pulse).await? else {
+                return Ok(());
+            };
+            deleted = deleted.and(gone);
+            self.branch_deleted(request).await?;
         }
         tracing::info!(objects = deleted.objects, bytes = deleted.bytes, "swept");
         self.swept(delivery, request, deleted, &fence).await

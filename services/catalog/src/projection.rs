@@ -106,13 +106,14 @@ pub(crate) fn project(event: &Event, at: Timestamp) -> Vec<Change> {
         )],
         Event::BranchDeletionRequested(event) => {
             let mut changes = set_state(&event.instance, &event.branch, BranchState::Deleting);
-            changes.extend(event.purge.then(|| {
-                Change::PutPurge(PurgeRow {
-                    instance: event.instance.clone(),
-                    branch: event.branch.clone(),
-                    done_at: None,
-                })
-            }));
+            let purge = event.purge.then(|| purge(&event.instance, &event.branch));
+            changes.extend(purge);
+            changes
+        }
+        // Of a branch that was deleted before.
+        Event::BranchSweepRequested(asked) if asked.sweep.purge => {
+            let mut changes = vec![purge(&asked.instance, &asked.branch)];
+            changes.extend(sweep::of_event(event));
             changes
         }
         Event::BranchStopped(event) => {
@@ -227,6 +228,15 @@ pub(crate) fn marked_backup(
 ) -> Change {
     let change = BackupChange::Marked { mark, at: None };
     Change::Backup(instance.clone(), branch.clone(), id, Box::new(change))
+}
+
+/// All of what is told of the branch until it is deleted goes then.
+fn purge(instance: &InstanceName, branch: &BranchName) -> Change {
+    Change::PutPurge(PurgeRow {
+        instance: instance.clone(),
+        branch: branch.clone(),
+        done_at: None,
+    })
 }
 
 fn set_state(instance: &InstanceName, branch: &BranchName, state: BranchState) -> Vec<Change> {

@@ -17,13 +17,14 @@
 mod explain;
 mod hollow;
 mod memory;
+mod purge;
 mod round;
 mod stored;
 mod sweeps;
 
 #[cfg(test)]
 pub(crate) use explain::answer;
-pub(crate) use stored::readers;
+pub(crate) use purge::nothing_reads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -163,6 +163,7 @@ pub(crate) fn sweep() -> Sweep {
         histories: Vec::new(),
         leftovers: Vec::new(),
         hollow: false,
+        purge: false,
     }
 }
 

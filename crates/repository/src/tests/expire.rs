@@ -342,6 +342,7 @@ async fn whoever_restores_acts_as_if_it_were_gone() {
         histories: vec![TimelineId(2)],
         leftovers: Vec::new(),
         hollow: false,
+        purge: false,
     };
     let left = stored.clone().without(&sweep);
     assert_eq!(left.backups.len(), 1);

@@ -25,6 +25,7 @@ use super::*;
 
 mod hollow;
 mod leftovers;
+mod purge;
 
 const MIB: u64 = 1 << 20;
 
@@ -64,7 +65,7 @@ async fn back_up(branch: &BranchWriter, number: u128) {
     let summary = BackupSummary {
         backup_id: id(number),
         instance: instance(),
-        branch: BranchName::main(),
+        branch: branch.branch().clone(),
         timeline: TimelineId(1),
         wal_segment_size: size(),
         logical_bytes: stored.totals.logical_bytes,
@@ -112,6 +113,7 @@ impl Place {
             histories: vec![TimelineId(4)],
             leftovers: Vec::new(),
             hollow: false,
+            purge: false,
         };
         let request = BranchSweepRequested {
             instance: instance(),

@@ -268,6 +268,7 @@ async fn a_backup_that_a_sweep_has_is_not_found_whatever_is_missing_of_it() {
                 histories: Vec::new(),
                 leftovers: Vec::new(),
                 hollow: false,
+                purge: false,
             };
             let _none = document.sweeps.insert(branch.clone(), sweep);
             Decision::Put(Box::new(document), ())

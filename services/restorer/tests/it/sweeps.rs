@@ -49,6 +49,7 @@ fn of(first: &BackupSummary, second: &BackupSummary) -> Sweep {
         histories: Vec::new(),
         leftovers: Vec::new(),
         hollow: false,
+        purge: false,
     }
 }
 

@@ -69,7 +69,10 @@ impl World {
                 continue;
             };
             if self.is_called(instance, name, holder).await? {
-                return Err(refused);
+                return Err(match self.may_be_undeleted(instance, holder).await? {
+                    true => marked(instance, name, holder).into(),
+                    false => refused,
+                });
             }
             self.remove_name(instance, name, holder).await?;
         }
@@ -156,6 +159,20 @@ impl World {
         Ok(on_its_way || effective(manifest.summary, &mark).name == name)
     }
 
+    /// Whether the holder of a name is there, and is to go.
+    async fn may_be_undeleted(
+        &self,
+        instance: &InstanceName,
+        holder: &NamedBackup,
+    ) -> Result<bool, Unfinished> {
+        let reader = self.repository.reader(instance, &holder.branch);
+        match reader.mark(holder.backup_id).await {
+            Ok(read) => Ok(read.mark.deletion.is_some()),
+            Err(RepositoryError::Corrupt { .. } | RepositoryError::Newer { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn forget_free_names(
         &self,
         instance: &InstanceName,
@@ -171,6 +188,18 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn marked(instance: &InstanceName, name: &str, holder: &NamedBackup) -> Refusal {
+    let id = holder.backup_id;
+    Refusal::new(
+        RefusalCode::NameTaken,
+        format!("backup {id}, which is marked for deletion, is called {name:?} still"),
+        format!(
+            "Keep that one with `zektor backup undelete {instance} {id}`, rename it with `zektor backup rename`, or choose \
+             another name."
+        ),
+    )
 }
 
 fn with_name(

@@ -15,7 +15,7 @@ use events::{
 
 use super::{Given, World, default_wal_keep};
 use crate::refusal::{Refusal, Unfinished};
-use crate::retention::readers;
+use crate::retention::nothing_reads;
 
 impl World {
     /// From here on the archiver sees the branch; its slot has held its WAL since before it was open.
@@ -125,7 +125,21 @@ impl World {
         given: &Given,
         delete: &BranchDelete,
     ) -> Result<(), Unfinished> {
-        let _document = self.document(&delete.instance).await?;
+        let (instance, branch) = (&delete.instance, &delete.branch);
+        let told = format!(
+            "{}.branch.deletion_requested.{instance}.{branch}",
+            subject::ROOT
+        );
+        if self.has_told(given, told).await? {
+            return Ok(());
+        }
+        let document = self.document(instance).await?;
+        if !document.branches.contains_key(branch) && *branch != BranchName::main() {
+            return match delete.purge {
+                true => self.purge_gone(given.id, delete).await,
+                false => Err(self.is_gone(instance, branch).await?.into()),
+            };
+        }
         let _document = self
             .update_document(&delete.instance, |document| {
                 let begun = matches!(
@@ -223,7 +237,7 @@ impl World {
     }
 
     /// Changes the document by compare-and-set; an unchanged document is not written.
-    pub(super) async fn update_document(
+    pub(crate) async fn update_document(
         &self,
         instance: &InstanceName,
         change: impl Fn(InstanceDocument) -> Result<InstanceDocument, Refusal>,
@@ -271,18 +285,6 @@ fn open(
                 register.branch
             ),
             "The restore was given up meanwhile; its branch is not part of the instance.",
-        )),
-    }
-}
-
-/// A purge takes at once what a restore or a drill may be reading.
-fn nothing_reads(document: &InstanceDocument, branch: &BranchName) -> Result<(), Refusal> {
-    match readers(document, branch).first() {
-        None => Ok(()),
-        Some(reader) => Err(Refusal::new(
-            RefusalCode::Invalid,
-            format!("{} reads branch {branch}", reader.what),
-            "Wait until it has ended, or delete the branch without --purge.",
         )),
     }
 }

@@ -6,8 +6,9 @@ use bus::Sequence;
 use events::command::RestoreCreate;
 use events::document::Branch;
 use events::event::{RefusalCode, RestoreRequested};
-use events::{BranchName, Event, InstanceDocument, MessageId, RestoreId, subject};
+use events::{BranchName, Event, InstanceDocument, InstanceName, MessageId, RestoreId, subject};
 use repository::RepositoryError;
+use retention::Taken;
 
 use super::{Given, World};
 use crate::refusal::{Refusal, Unfinished, published_once};
@@ -74,28 +75,14 @@ impl World {
         let reader = self.repository.reader(&create.instance, &create.branch);
         match RepositoryError::absent_as_none(reader.record().await)? {
             None => Ok(()),
-            Some(_) if self.is_cleared(create).await? => Err(Refusal::new(
-                RefusalCode::NameTaken,
-                format!(
-                    "an earlier branch {} left no backup and no wal; what is left of it is being removed",
-                    create.branch
-                ),
-                "Try again in a moment, or choose another name with --as.",
-            )
-            .into()),
-            Some(_) => Err(Refusal::new(
-                RefusalCode::NameTaken,
-                format!(
-                    "the repository still holds backups of a branch named {}",
-                    create.branch
-                ),
-                format!(
-                    "Choose another name with --as. The name is free when they have gone: `zektor retention explain {}` \
-                     says when; `zektor branch delete --purge` takes a branch with its backups at once.",
-                    create.instance
-                ),
-            )
-            .into()),
+            Some(_) => {
+                let taken = match Taken::of(document, &create.branch) {
+                    Some(taken) => taken,
+                    None if self.is_cleared(create).await? => Taken::BeingRemoved,
+                    None => Taken::Left(self.left_of(&create.instance, &create.branch).await?),
+                };
+                Err(refused(&taken, &create.instance, &create.branch).into())
+            }
         }
     }
 
@@ -120,19 +107,9 @@ fn claim(
         Some(Branch::Restoring {
             restore_id: held, ..
         }) if *held == restore_id => Ok(document),
-        Some(_) => Err(Refusal::new(
-            RefusalCode::NameTaken,
-            format!(
-                "instance {} already has a branch {branch}",
-                document.instance
-            ),
-            "Choose another name with --as.",
-        )),
-        None if document.sweeps.contains_key(branch) => Err(Refusal::new(
-            RefusalCode::NameTaken,
-            format!("what is left of an earlier branch {branch} is being deleted"),
-            "Try again in a while, or choose another name with --as.",
-        )),
+        None if document.sweeps.contains_key(branch) => {
+            Err(refused(&Taken::BeingRemoved, &document.instance, branch))
+        }
         None => {
             let claim = Branch::Restoring {
                 restore_id,
@@ -141,7 +118,16 @@ fn claim(
             let _before = document.branches.insert(branch.clone(), claim);
             Ok(document)
         }
+        Some(_) => {
+            let taken = Taken::of(&document, branch).unwrap_or(Taken::Exists);
+            Err(refused(&taken, &document.instance, branch))
+        }
     }
+}
+
+fn refused(taken: &Taken, instance: &InstanceName, branch: &BranchName) -> Refusal {
+    let (message, hint) = taken.refusal(instance, branch);
+    Refusal::new(RefusalCode::NameTaken, message, hint)
 }
 
 #[cfg(test)]

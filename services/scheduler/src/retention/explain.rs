@@ -69,6 +69,8 @@ pub(crate) async fn answer(
             told.push(tell(branch, &found, question.at));
         }
     }
+    // Those that are gone after those that are there; each by name.
+    told.sort_by_key(|one: &BranchRetention| !one.live);
     Ok(RetentionAnswer {
         instance,
         at,
@@ -117,7 +119,7 @@ fn tell(branch: BranchName, found: &Found, at: Option<Timestamp>) -> BranchReten
     let mut postponed = postponed(&plan, found, &branch);
     if let Some(sweep) = sweep {
         for backup in &mut backups {
-            if sweep.backups.contains(&backup.id) {
+            if sweep.purge || sweep.backups.contains(&backup.id) {
                 (backup.fate, backup.until) = (going, None);
                 backup.reasons = vec![ALREADY.to_owned()];
             }
@@ -127,13 +129,13 @@ fn tell(branch: BranchName, found: &Found, at: Option<Timestamp>) -> BranchReten
                 stretch.timeline == one.timeline
                     && (stretch.from_lsn..stretch.to_lsn).contains(&one.from_lsn)
             };
-            if sweep.wal.iter().any(swept) {
+            if sweep.purge || sweep.wal.iter().any(swept) {
                 (one.fate, one.until) = (going, None);
                 ALREADY.clone_into(&mut one.reason);
             }
         }
         for one in &mut leftovers {
-            if sweep.leftovers.contains(&one.id) {
+            if sweep.purge || sweep.leftovers.contains(&one.id) {
                 (one.fate, one.until) = (going, None);
                 ALREADY.clone_into(&mut one.reason);
             }
@@ -144,17 +146,11 @@ fn tell(branch: BranchName, found: &Found, at: Option<Timestamp>) -> BranchReten
         );
         postponed = Some(postponed.map_or(more.clone(), |text| format!("{text}; {more}")));
     }
-    let total = plan.totals;
-    let all = total.backup_bytes_kept
-        + total.backup_bytes_going
-        + total.wal_bytes_kept
-        + total.wal_bytes_going;
-    let soon = plan
-        .backups
-        .iter()
-        .filter(|one| matches!(one.decision, Decision::Mark { .. } | Decision::Grace { .. }));
-    let soon: u64 = soon.map(|one| one.stored_bytes + one.wal_bytes).sum();
-    let going_bytes = total.backup_bytes_going + total.wal_bytes_going + soon;
+    let purged = sweep.is_some_and(|sweep| sweep.purge);
+    let (kept_bytes, going_bytes) = match (bytes(&plan), purged) {
+        ((kept, going), true) => (0, kept + going),
+        (both, false) => both,
+    };
     BranchRetention {
         live: life(&found.document, &branch) == Life::Live,
         branch,
@@ -162,10 +158,28 @@ fn tell(branch: BranchName, found: &Found, at: Option<Timestamp>) -> BranchReten
         backups,
         wal,
         leftovers,
-        kept_bytes: all.saturating_sub(going_bytes),
+        kept_bytes,
         going_bytes,
         postponed,
     }
+}
+
+/// What stays, and what goes now or has a day on which it does.
+fn bytes(plan: &Plan) -> (u64, u64) {
+    let total = plan.totals;
+    let all = total.backup_bytes_kept
+        + total.backup_bytes_going
+        + total.wal_bytes_kept
+        + total.wal_bytes_going;
+    let backups = plan.backups.iter();
+    let marked = backups
+        .filter(|one| matches!(one.decision, Decision::Mark { .. } | Decision::Grace { .. }));
+    let marked: u64 = marked.map(|one| one.stored_bytes + one.wal_bytes).sum();
+    let leftovers = plan.leftovers.iter();
+    let over = leftovers.filter(|one| matches!(one.fate, LeftoverFate::Wait { .. }));
+    let over: u64 = over.map(|one| one.leftover.stored_bytes).sum();
+    let going = total.backup_bytes_going + total.wal_bytes_going + marked + over;
+    (all.saturating_sub(going), going)
 }
 
 fn postponed(plan: &Plan, found: &Found, branch: &BranchName) -> Option<String> {

@@ -33,6 +33,7 @@ impl Rounds {
             histories: Vec::new(),
             leftovers: Vec::new(),
             hollow: true,
+            purge: false,
         };
         self.begin_sweep(instance, branch, false, sweep).await?;
         Ok(true)

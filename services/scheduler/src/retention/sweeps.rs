@@ -15,6 +15,7 @@ use retention::{LeftoverFate, Plan, WalFate};
 
 use super::Rounds;
 use super::hollow::is_hollow;
+use super::purge::may_be_purged;
 use super::stored::{self, Life, life, readers};
 use crate::commands::World;
 use crate::refusal::{Unfinished, published_once};
@@ -86,9 +87,10 @@ impl Rounds {
         branch: &BranchName,
         sweep: &Sweep,
     ) -> Result<bool, Unfinished> {
-        let may = match sweep.hollow {
-            true => is_hollow(&self.world, instance, branch).await?,
-            false => {
+        let may = match sweep {
+            Sweep { purge: true, .. } => may_be_purged(&self.world, instance, branch).await?,
+            Sweep { hollow: true, .. } => is_hollow(&self.world, instance, branch).await?,
+            _ => {
                 let known = Some(&self.memory.manifests);
                 let found = stored::find(&self.world, (instance, branch), known).await?;
                 found.is_some_and(|found| lets_go(&retention::plan(&found.stored), sweep))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bus::Outcome;
-use events::command::{BackupCreate, BackupRetry, BackupUpdate};
+use events::command::{BackupCreate, BackupDelete, BackupRetry, BackupUpdate};
 use events::event::{BackupRequested, RefusalCode};
 use events::{BackupId, BackupType, BranchName, Command, Event, Trigger};
 
@@ -156,6 +156,26 @@ async fn a_name_is_free_when_its_backup_failed_or_is_called_otherwise_or_is_gone
         invalid
     );
     assert_eq!(place.name_refused(12, create(generated)).await, invalid);
+}
+
+#[tokio::test]
+async fn who_wants_the_name_of_a_backup_that_is_marked_is_told_how_to_keep_that() {
+    let place = with_backups().await;
+    assert_eq!(place.name_refused(1, rename(100, "a")).await, None);
+    let delete = Command::BackupDelete(BackupDelete {
+        instance: instance(),
+        branch: BranchName::main(),
+        backup_id: id(100),
+    });
+    assert_eq!(place.name_refused(2, delete).await, None);
+    let taken = Some(RefusalCode::NameTaken);
+    assert_eq!(place.name_refused(3, rename(101, "a")).await, taken);
+    let Some(Event::BackupRefused(refused)) = place.events().await.pop() else {
+        panic!("it was refused");
+    };
+    let how = format!("`zektor backup undelete orders {}`", id(100));
+    assert!(refused.hint.contains(&how), "{refused:?}");
+    assert!(refused.message.contains("marked"), "{refused:?}");
 }
 
 #[tokio::test]

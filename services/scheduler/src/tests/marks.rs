@@ -140,6 +140,7 @@ impl Place {
                         histories: Vec::new(),
                         leftovers: Vec::new(),
                         hollow: false,
+                        purge: false,
                     };
                     drop(document.sweeps.insert(main, sweep));
                 }

@@ -2,6 +2,7 @@
 
 mod leftovers;
 mod place;
+mod purge;
 mod requests;
 mod second_look;
 
@@ -164,6 +165,7 @@ fn sweep_of(numbers: &[u64]) -> Sweep {
         histories: Vec::new(),
         leftovers: Vec::new(),
         hollow: false,
+        purge: false,
     }
 }
 

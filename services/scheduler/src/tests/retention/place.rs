@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bus::{Decision, Delivery, Handler, Outgoing, Progress, Sequence};
 use bytes::Bytes;
 use chrono::TimeDelta;
-use events::event::{BranchSweepRequested, BranchSwept};
+use events::event::{BranchDeleted, BranchSweepRequested, BranchSwept};
 use events::mark::BackupMark;
 use events::retention_plan::{BranchRetention, RetentionQuestion};
 use events::{
@@ -191,6 +191,17 @@ impl Place {
             let remains = branch.delete_hollow_remains(&found, &|| {}).await;
             assert!(remains.unwrap().is_some());
             assert!(branch.delete_hollow_record(found).await.unwrap().is_some());
+        }
+        if sweep.purge {
+            let all = branch.find_all().await.unwrap();
+            let remains = branch.delete_hollow_remains(&all, &|| {}).await;
+            assert!(remains.unwrap().is_some());
+            assert!(branch.delete_hollow_record(all).await.unwrap().is_some());
+            self.tell(Event::BranchDeleted(BranchDeleted {
+                instance: request.instance.clone(),
+                branch: request.branch.clone(),
+            }))
+            .await;
         }
         let event = Event::BranchSwept(BranchSwept {
             instance: request.instance.clone(),

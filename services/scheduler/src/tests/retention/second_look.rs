@@ -77,6 +77,7 @@ impl Place {
                 timeline: TimelineId(1),
                 lsn: Lsn(segment * MIB + 40),
             }),
+            problem: None,
         }))
         .await;
     }
