@@ -225,8 +225,13 @@ async fn completed(
     loop {
         match sent.next().await? {
             Event::RestoreStarted(started) => {
-                attempts += 1;
                 let from = format!("restoring from backup {}", started.plan.backup_id);
+                // The same attempt, from another backup.
+                if let Some(damaged) = started.passed_over.last() {
+                    progress.enter(&format!("backup {damaged} is damaged; {from} instead"));
+                    continue;
+                }
+                attempts += 1;
                 progress.enter(&attempt(attempts, &from));
             }
             Event::RestoreProgressed(progressed) => show_progress(&mut progress, &progressed),

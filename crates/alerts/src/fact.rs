@@ -139,6 +139,9 @@ pub struct FailedDrill {
     pub step: DrillStep,
     /// The likely cause.
     pub cause: FailureCause,
+    /// Whether something stored is missing or not what was stored.
+    #[serde(default)]
+    pub damaged: bool,
     /// One sentence.
     pub message: String,
     /// What can be done.

@@ -87,6 +87,38 @@ impl BranchReader {
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
+        self.verify_files(manifest, None, &mut report, progress)
+            .await?;
+        self.verify_wal(manifest, &mut report).await?;
+        let total_bytes = manifest.totals.logical_bytes;
+        progress(Progress {
+            bytes: total_bytes,
+            total_bytes,
+        });
+        Ok(report)
+    }
+
+    /// The same of one object, and of the index that leads to it: for whoever could not use it and wants to be sure.
+    ///
+    /// What is found is damage of the backup; that nothing is found says only that this object is right now.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub async fn verify_object(&self, manifest: &Manifest, key: &str) -> Result<VerifyReport> {
+        let mut report = VerifyReport::default();
+        self.verify_files(manifest, Some(key), &mut report, &|_| {})
+            .await?;
+        Ok(report)
+    }
+
+    /// Index and packs; with `only`, of the packs the one of that key.
+    async fn verify_files(
+        &self,
+        manifest: &Manifest,
+        only: Option<&str>,
+        report: &mut VerifyReport,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<()> {
         let mut bytes = 0;
         let total_bytes = manifest.totals.logical_bytes;
         let mut parts = PartReader::new(self, manifest);
@@ -100,7 +132,8 @@ impl BranchReader {
                     break;
                 }
             };
-            let checks = by_pack(&entries, |pack| parts.pack_key(pack));
+            let mut checks = by_pack(&entries, |pack| parts.pack_key(pack));
+            checks.retain(|check| only.is_none_or(|key| check.key == key));
             let checks = checks
                 .into_iter()
                 .map(|check| self.check_pack(manifest, check));
@@ -115,12 +148,7 @@ impl BranchReader {
                 progress(Progress { bytes, total_bytes });
             }
         }
-        self.verify_wal(manifest, &mut report).await?;
-        progress(Progress {
-            bytes: total_bytes,
-            total_bytes,
-        });
-        Ok(report)
+        Ok(())
     }
 
     async fn check_pack(&self, manifest: &Manifest, check: PackCheck) -> Result<Checked> {

@@ -1,6 +1,7 @@
 //! One attempt at a restore: from the request to an open branch, or to nothing.
 
 mod build;
+mod instead;
 pub(crate) mod registration;
 
 use std::time::Duration;
@@ -17,8 +18,6 @@ use crate::plan::Refusal;
 use crate::restorer::Restorer;
 use crate::site::Site;
 use crate::voice::{self, Listener as _, Voice};
-
-use self::build::Build;
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +93,9 @@ impl Restorer {
         }
         self.not_registered_elsewhere(request).await?;
         let (id, source) = (request.restore_id, &request.source_branch);
-        let prepared = self.prepare(id, &site, source, &request.target).await?;
+        let prepared = self
+            .prepare(id, &site, source, &request.target, &[])
+            .await?;
         let voice = said.insert(
             Voice::begin(
                 &self.bus,
@@ -111,31 +112,15 @@ impl Restorer {
         let _lock = self.compute.lock(&site).await?;
         let finished = match self.finished(request, &site)? {
             Some(finished) => finished,
-            None => {
-                tracing::info!(
-                    instance = %request.instance,
-                    branch = %request.branch,
-                    restore = %request.restore_id,
-                    backup = %prepared.plan.backup.backup_id,
-                    end = %prepared.plan.end_lsn,
-                    "restoring"
-                );
-                let build = Build {
-                    restorer: self,
-                    request,
-                    site: &site,
-                    prepared: &prepared,
-                };
-                match Box::pin(build.run(voice)).await {
-                    Ok(finished) => finished,
-                    Err(error) => {
-                        // Before the lock is given back, so that nothing of it meets the next attempt.
-                        let again = matches!(error.reaction(), Reaction::Retry(_));
-                        self.clean(&site, again).await;
-                        return Err(error);
-                    }
+            None => match Box::pin(self.built(request, &site, prepared, voice)).await {
+                Ok(finished) => finished,
+                Err(error) => {
+                    // Before the lock is given back, so that nothing of it meets the next attempt.
+                    let again = matches!(error.reaction(), Reaction::Retry(_));
+                    self.clean(&site, again).await;
+                    return Err(error);
                 }
-            }
+            },
         };
         let finished = self.join(&site, finished, || voice.alive()).await?;
         voice.completed(finished.summary).await?;

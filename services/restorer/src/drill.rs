@@ -243,6 +243,7 @@ impl Drills {
         last_attempt: bool,
         now: Timestamp,
     ) -> Result<Event, Box<(RestoreError, Reaction)>> {
+        let damaged = matches!(&error, DrillError::Restore(error) if error.is_damage());
         let (cause, message, hint) = match error {
             DrillError::Refused(refusal) => return Ok(refused(request, refusal)),
             DrillError::Restore(RestoreError::Refused(refusal)) => (
@@ -289,6 +290,7 @@ impl Drills {
             backup_id: seen.plan.as_ref().map(|plan| plan.backup.backup_id),
             step,
             cause,
+            damaged,
             message,
             hint,
             checks: seen.checks.clone(),

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bus::{BusError, FenceError};
+use events::BackupId;
 use events::event::FailureCause;
 use pg_replication::{DsnError, PgError};
 use repository::{ErrorClass, RepositoryError};
@@ -28,6 +29,19 @@ pub enum RestoreError {
     /// The repository failed.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+    /// Something of the base backup is missing or not what was stored, at a second look too.
+    #[error("backup {backup_id} is damaged")]
+    Damaged {
+        /// The backup.
+        backup_id: BackupId,
+        /// Whether that is known from now on, as a half-sentence.
+        told: &'static str,
+        /// What can be done.
+        advice: &'static str,
+        /// What was found.
+        #[source]
+        source: RepositoryError,
+    },
     /// Compute failed.
     #[error(transparent)]
     Compute(#[from] ComputeError),
@@ -124,10 +138,29 @@ impl RestoreError {
         }
     }
 
+    /// Whether something that was stored is missing or not what was stored: whoever restores is in doubt about the data,
+    /// and no machine or network is to blame.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let lost = |error: &RepositoryError| {
+            matches!(error.class(), ErrorClass::Corrupt | ErrorClass::Absent)
+        };
+        match self {
+            RestoreError::Damaged { .. } => true,
+            RestoreError::Fetch(FetchError::Archive { source, .. }) => lost(source),
+            RestoreError::Fetch(FetchError::Short { .. } | FetchError::Invalid { .. }) => true,
+            _ => false,
+        }
+    }
+
     /// What is said when it is given up.
     #[must_use]
     pub fn failure(&self) -> Reaction {
         let (cause, hint) = match self {
+            RestoreError::Damaged { told, advice, .. } => {
+                let (cause, hint) = (FailureCause::Storage, format!("{told}; {advice}").into());
+                return Reaction::Fail { cause, hint };
+            }
             RestoreError::ClaimLost { hint, .. } => {
                 let (cause, hint) = (FailureCause::Compute, hint.clone().into());
                 return Reaction::Fail { cause, hint };

@@ -11,6 +11,7 @@ pub mod collations;
 pub mod compute;
 pub mod config;
 pub mod control;
+pub mod damage;
 pub mod drill;
 pub mod error;
 pub mod extensions;

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use events::event::{ExtensionCheck, RestorePhase};
 use events::plan::PlanCheck;
-use events::{BranchName, ClusterSize, InstanceName, Timestamp};
+use events::{BranchName, ClusterSize, CommandId, InstanceName, Timestamp};
 use pg_format::ControlFile;
-use repository::{Manifest, Target};
+use repository::{Manifest, RepositoryError, Target};
 use tokio::time::Instant;
 
 use crate::collations;
@@ -65,6 +65,8 @@ pub(crate) enum Purpose<'a> {
 /// One server being raised, in a site that is empty.
 pub(crate) struct Raise<'a> {
     pub(crate) restorer: &'a Restorer,
+    /// The restore or drill.
+    pub(crate) by: CommandId,
     pub(crate) instance: &'a InstanceName,
     pub(crate) source: &'a BranchName,
     pub(crate) site: &'a Site,
@@ -179,8 +181,27 @@ impl Raise<'_> {
                 )
                 .await?;
             tokio::select! {
-                written = &mut work => return written,
+                written = &mut work => match written {
+                    Ok(()) => return Ok(()),
+                    Err(error) => return Err(self.judged(&manifest, error, listener).await),
+                },
                 () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Whether files could not be written because the backup is damaged; if so, it is known from now on.
+    async fn judged(
+        &self,
+        manifest: &Manifest,
+        error: RepositoryError,
+        listener: &dyn Listener,
+    ) -> RestoreError {
+        let mut judged = Box::pin(self.restorer.judged(self.by, manifest, error));
+        loop {
+            tokio::select! {
+                error = &mut judged => return error,
+                () = tokio::time::sleep(LOOK) => listener.alive(),
             }
         }
     }
@@ -190,7 +211,7 @@ impl Raise<'_> {
         reader: &repository::BranchReader,
         manifest: &Manifest,
         done: &AtomicU64,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<(), RepositoryError> {
         let target = Target {
             data_directory: self.site.data(),
             tablespaces: BTreeMap::new(),

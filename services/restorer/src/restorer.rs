@@ -6,7 +6,7 @@ use bus::Bus;
 use events::document::{Branch, Sweep};
 use events::event::RefusalCode;
 use events::plan::{RestoreAnswer, RestorePreview, RestoreQuestion, RestoreRefusal};
-use events::{BranchName, InstanceName, RestoreId, RestoreTarget};
+use events::{BackupId, BranchName, InstanceName, RestoreId, RestoreTarget};
 use pg_replication::ConnectionSettings;
 use repository::archive::{self, Archive};
 use repository::{Repository, RepositoryError};
@@ -19,7 +19,7 @@ use crate::error::RestoreError;
 use crate::freshness;
 use crate::index::IndexCache;
 use crate::outcome;
-use crate::plan::{self, Plan, Policy, Refusal};
+use crate::plan::{self, Plan, Policy, Refusal, StoredPlan};
 use crate::preflight::{self, SourceServers};
 use crate::server_sql::Names;
 use crate::site::Site;
@@ -68,8 +68,8 @@ pub struct Prepared {
 }
 
 impl Restorer {
-    /// The plan of a restore: the one that an earlier attempt followed here, or a new one. Everything that
-    /// can be refused is refused here.
+    /// The plan of a restore: the one that an earlier attempt followed here, or a new one; never with a backup of
+    /// `passed_over` for its base. Everything that can be refused is refused here.
     ///
     /// # Errors
     /// [`RestoreError::Refused`], or the repository or the bus failed.
@@ -79,8 +79,12 @@ impl Restorer {
         site: &Site,
         source: &BranchName,
         target: &RestoreTarget,
+        passed_over: &[BackupId],
     ) -> Result<Prepared, RestoreError> {
-        let stored = outcome::stored_plan(site)?.filter(|stored| stored.restore_id == restore_id);
+        let usable = |stored: &StoredPlan| {
+            stored.restore_id == restore_id && !passed_over.contains(&stored.backup_id())
+        };
+        let stored = outcome::stored_plan(site)?.filter(usable);
         let plan = match stored {
             Some(stored) => stored.plan().map_err(|source| RestoreError::Stored {
                 what: site.plan_file().display().to_string(),
@@ -88,7 +92,9 @@ impl Restorer {
             })?,
             None => {
                 self.check_name(&site.instance, &site.branch).await?;
-                let archive = self.archive(&site.instance, source, target).await?;
+                let mut archive = self.archive(&site.instance, source, target).await?;
+                let backups = &mut archive.backups;
+                backups.retain(|backup| !passed_over.contains(&backup.backup_id));
                 let reader = self.repository.reader(&site.instance, source);
                 self.decide(&reader, &archive, target).await?
             }
@@ -144,7 +150,7 @@ impl Restorer {
 
     /// What is being deleted of a branch. To be read after the restore's claim and before the repository: while the
     /// claim stands no other sweep begins, and one that has ended by now is not in the listing any more.
-    async fn sweep_of(
+    pub(crate) async fn sweep_of(
         &self,
         instance: &InstanceName,
         branch: &BranchName,

@@ -7,7 +7,7 @@ use bus::{Bus, Fence, FenceError, Outgoing, Progress, Sequence};
 use events::event::{
     Event, RestoreFailed, RestorePhase, RestoreProgressed, RestoreRequested, RestoreStarted,
 };
-use events::{MessageId, RestoreSummary, Timestamp, subject};
+use events::{BackupId, MessageId, RestoreSummary, Timestamp, subject};
 use service::Clock;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -60,14 +60,7 @@ impl<'a> Voice<'a> {
         heartbeat: Progress,
     ) -> Result<Self, FenceError> {
         let started_at = clock.now();
-        let event = Event::RestoreStarted(RestoreStarted {
-            restore_id: request.restore_id,
-            instance: request.instance.clone(),
-            branch: request.branch.clone(),
-            restorer: restorer.to_owned(),
-            plan: plan.summary(),
-            started_at,
-        });
+        let event = started(request, plan, &[], restorer, started_at);
         let event = outgoing(request, event, started_at);
         let fence = Fence::take(bus, fence_of(request), last, event).await?;
         let done = (RestorePhase::Materialise, 0);
@@ -79,6 +72,22 @@ impl<'a> Voice<'a> {
             said: None,
             done,
         })
+    }
+
+    /// Says that the attempt begins anew with another plan, without the backups that it has found damaged.
+    ///
+    /// # Errors
+    /// The attempt was taken over, or the bus failed.
+    pub async fn started_anew(
+        &mut self,
+        plan: &Plan,
+        passed_over: &[BackupId],
+        restorer: &str,
+    ) -> Result<(), FenceError> {
+        let now = self.clock.now();
+        self.said = None;
+        self.say(started(self.request, plan, passed_over, restorer, now))
+            .await
     }
 
     /// Says that the branch is open.
@@ -147,6 +156,24 @@ impl Listener for Voice<'_> {
     fn alive(&self) {
         self.heartbeat.advance();
     }
+}
+
+fn started(
+    request: &RestoreRequested,
+    plan: &Plan,
+    passed_over: &[BackupId],
+    restorer: &str,
+    started_at: Timestamp,
+) -> Event {
+    Event::RestoreStarted(RestoreStarted {
+        restore_id: request.restore_id,
+        instance: request.instance.clone(),
+        branch: request.branch.clone(),
+        restorer: restorer.to_owned(),
+        plan: plan.summary(),
+        passed_over: passed_over.to_vec(),
+        started_at,
+    })
 }
 
 /// The fence of a restore.

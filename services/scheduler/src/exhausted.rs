@@ -157,6 +157,7 @@ impl GivenUp {
             hint: "Check that the restorer stays up and see its log; then run the drill again."
                 .to_owned(),
             checks: Vec::new(),
+            damaged: false,
             failed_at: self.world.clock.now(),
         })
     }

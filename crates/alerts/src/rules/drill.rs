@@ -54,24 +54,26 @@ fn untrue(failed: &FailedDrill) -> String {
 
 /// Where the data itself is in doubt it is urgent; a machine that was too small is not.
 fn broken(failed: &FailedDrill) -> (AlertSeverity, String, String) {
-    let of_the_data = matches!(
+    let came_out_wrong = matches!(
         failed.step,
         DrillStep::Recover | DrillStep::Amcheck | DrillStep::Checks
     ) && !matches!(
         failed.cause,
         FailureCause::Compute | FailureCause::Connection | FailureCause::Storage
     );
+    let of_the_data = failed.damaged || came_out_wrong;
     let severity = if of_the_data {
         AlertSeverity::Critical
     } else {
         AlertSeverity::Warning
     };
     let (cause, message) = (because(failed.cause), inside(&failed.message));
-    let message = match failed.step {
-        DrillStep::Amcheck if of_the_data => {
-            format!("a rehearsed restore has relations that are damaged inside: {message}")
-        }
-        _ => format!("a rehearsed restore failed, probably because of {cause}: {message}"),
+    let message = if failed.damaged {
+        format!("a rehearsed restore came upon stored data that is damaged: {message}")
+    } else if of_the_data && failed.step == DrillStep::Amcheck {
+        format!("a rehearsed restore has relations that are damaged inside: {message}")
+    } else {
+        format!("a rehearsed restore failed, probably because of {cause}: {message}")
     };
     (severity, message, hint_for(failed.cause, &failed.hint))
 }

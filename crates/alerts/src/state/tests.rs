@@ -81,6 +81,7 @@ pub(super) fn drill(number: u128, step: Option<DrillStep>) -> Fact {
         failed: step.map(|step| FailedDrill {
             step,
             cause: FailureCause::Source,
+            damaged: false,
             message: "the last commit is not the one foretold".to_owned(),
             hint: "Look.".to_owned(),
             false_checks: Vec::new(),
@@ -312,11 +313,48 @@ fn the_last_drill_counts() {
 }
 
 #[test]
+fn a_drill_that_came_upon_damage_is_critical_and_one_that_could_not_ask_the_store_is_not() {
+    let drill = |damaged| FailedDrill {
+        step: DrillStep::Materialise,
+        cause: FailureCause::Storage,
+        damaged,
+        message: "backup 1 is damaged in the repository: pack 3 has another digest".to_owned(),
+        hint: "Take a new backup.".to_owned(),
+        false_checks: Vec::new(),
+    };
+    let ended = |number, failed| {
+        let drill_id = DrillId(backup(number).0);
+        Some(Fact::DrillEnded { drill_id, failed })
+    };
+    let marked = Fact::BackupVerified {
+        backup_id: backup(1),
+        problem: Some("pack 3 has another digest".to_owned()),
+    };
+    check(
+        vec![
+            (1, ended(1, Some(drill(false)))),
+            (2, Some(marked)),
+            (3, ended(2, Some(drill(true)))),
+            // A luckier one drew another backup; the damaged one is there as before.
+            (4, ended(3, None)),
+        ],
+        &[
+            "1 +drill_failed warning",
+            "2 +backup_damaged critical",
+            "3 -drill_failed",
+            "3 +drill_failed critical",
+            "4 -drill_failed",
+        ],
+    );
+}
+
+#[test]
 fn a_check_of_the_user_that_is_false_is_no_broken_restore() {
     let drill = |false_checks: &[&str], step, cause| {
         let failed = FailedDrill {
             step,
             cause,
+            damaged: false,
             message: "check \"never\" (of 4) failed: false".to_owned(),
             hint: "Ask the same of the source.".to_owned(),
             false_checks: false_checks.iter().map(|name| (*name).to_owned()).collect(),

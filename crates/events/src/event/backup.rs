@@ -92,7 +92,8 @@ pub struct BackupUpdated {
     pub updated_at: Timestamp,
 }
 
-/// A stored backup was read whole, and every byte compared with its digests.
+/// A stored backup was read whole, and every byte compared with its digests; or a restore or drill has come upon
+/// something of it that is missing or damaged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BackupVerified {
     /// The backup.
@@ -101,13 +102,13 @@ pub struct BackupVerified {
     pub instance: InstanceName,
     /// The branch.
     pub branch: BranchName,
-    /// The command that asked for it.
+    /// The command that asked for it; of a restore or drill its own.
     pub command_id: CommandId,
     /// Whether it can be restored, with the WAL that makes it consistent.
     pub sound: bool,
     /// What is wrong, one sentence each; the first hundred.
     pub problems: Vec<String>,
-    /// Files read.
+    /// Files read; none if it was not read whole.
     pub files: u64,
     /// Bytes of files read.
     pub bytes: u64,

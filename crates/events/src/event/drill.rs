@@ -138,6 +138,9 @@ pub struct DrillFailed {
     pub step: DrillStep,
     /// The likely cause.
     pub cause: FailureCause,
+    /// Whether something that was stored is missing or not what was stored, as far as the drill came to it.
+    #[serde(default)]
+    pub damaged: bool,
     /// One sentence.
     pub message: String,
     /// What can be done.

@@ -80,6 +80,9 @@ pub struct RestoreStarted {
     pub restorer: String,
     /// What it will do.
     pub plan: RestorePlan,
+    /// Backups that this restore has found damaged when it read them; the plan is made without them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<BackupId>,
     /// When it began.
     pub started_at: Timestamp,
 }

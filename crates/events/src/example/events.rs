@@ -156,6 +156,7 @@ fn drill_events() -> Vec<Event> {
             step: DrillStep::Checks,
             cause: FailureCause::Source,
             message: "the check \"orders are there\" does not hold".to_owned(),
+            damaged: false,
             hint: "Restore to the same moment and look.".to_owned(),
             checks: Vec::new(),
             failed_at: at(600),
@@ -305,6 +306,7 @@ fn restore_events() -> Vec<Event> {
             plan: plan(),
             started_at: at(251),
         }),
+            passed_over: Vec::new(),
         Event::RestoreProgressed(RestoreProgressed {
             restore_id,
             instance: instance.clone(),

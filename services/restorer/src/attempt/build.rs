@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use events::RestoreSummary;
 use events::command::{BranchOrigin, BranchRegister};
 use events::event::RestoreRequested;
+use events::plan::PlanCheck;
+use events::{BackupId, CommandId, RestoreSummary};
 use repository::{BranchRecord, ParentBranch};
 use service::seal::dsn_context;
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ use super::registration::may_give_back;
 use crate::error::RestoreError;
 use crate::opening::{Fork, OldPasswords};
 use crate::outcome::{self, FinishedBranch};
-use crate::plan::StoredPlan;
+use crate::plan::{self, StoredPlan};
 use crate::raise::{Purpose, Raise, Raised, forget, millis};
 use crate::restorer::{Prepared, Restorer};
 use crate::site::Site;
@@ -28,6 +29,8 @@ pub(super) struct Build<'a> {
     pub(super) request: &'a RestoreRequested,
     pub(super) site: &'a Site,
     pub(super) prepared: &'a Prepared,
+    /// Backups that turned out to be damaged before.
+    pub(super) passed_over: &'a [BackupId],
 }
 
 impl Build<'_> {
@@ -55,6 +58,7 @@ impl Build<'_> {
         let slot = events::document::slot_name(&request.instance, &request.branch);
         let raise = Raise {
             restorer: self.restorer,
+            by: CommandId(request.restore_id.0),
             instance: &request.instance,
             source: &request.source_branch,
             site: self.site,
@@ -87,7 +91,7 @@ impl Build<'_> {
             duration_ms: millis(begin),
             phases,
             extensions: raised.extensions.clone(),
-            checks: raised.checks.clone(),
+            checks: self.checks(&raised),
             completed_at: self.restorer.clock.now(),
         };
         let finished = self.finish(summary, &raised);
@@ -98,6 +102,19 @@ impl Build<'_> {
             tracing::warn!(error = text, "the branch's name is not given back");
         }
         finished
+    }
+
+    /// What was looked at and found, and that this is not the backup that was to be restored.
+    fn checks(&self, raised: &Raised) -> Vec<PlanCheck> {
+        let instead = self.prepared.plan.backup.backup_id;
+        let told = self.passed_over.iter().map(|damaged| {
+            let detail = format!(
+                "backup {damaged} was found damaged while its files were written; the branch is made from backup \
+                 {instead}, which leads to the same moment; take a new backup"
+            );
+            plan::warning("damaged_backup", detail)
+        });
+        raised.checks.iter().cloned().chain(told).collect()
     }
 
     /// It will be built anew, or not at all; the record is to bind nobody then. The name may be another restore's by now,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bus::{Progress, Sequence};
 use events::document::DrillCheck;
 use events::event::{DrillCheckResult, DrillRequested, DrillStep, DrillSummary, RefusalCode};
-use events::{ClusterSize, RestoreTarget, Timestamp};
+use events::{ClusterSize, CommandId, RestoreTarget, Timestamp};
 use repository::archive::Archive;
 use tokio::time::Instant;
 use wal_index::IndexSettings;
@@ -127,6 +127,7 @@ impl<'a> Rehearsal<'a> {
         compute.create(&site).await.map_err(RestoreError::from)?;
         let raise = Raise {
             restorer,
+            by: CommandId(request.drill_id.0),
             instance: &request.instance,
             source: &request.branch,
             site: &site,

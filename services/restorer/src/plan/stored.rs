@@ -3,9 +3,9 @@
 //! With the same plan the branch leaves the source's history at the same place, and the claim that the first
 //! attempt may have written for the branch still fits.
 
-use events::RestoreId;
 use events::event::BackupSummary;
 use events::plan::PlanCheck;
+use events::{BackupId, RestoreId};
 use pg_format::{HistoryError, Lsn, TimelineHistory, TimelineId};
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,12 @@ impl StoredPlan {
             half_dropped: plan.half_dropped.clone(),
             notes: plan.notes.clone(),
         }
+    }
+
+    /// The plan's base.
+    #[must_use]
+    pub fn backup_id(&self) -> BackupId {
+        self.backup.backup_id
     }
 
     /// The plan.

@@ -4,6 +4,7 @@ mod sandbox;
 mod subscriber;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -13,7 +14,6 @@ use events::event::{
     DrillCheckResult, DrillFailed, DrillRequested, DrillStep, DrillSummary, Event, FailureCause,
 };
 use events::{BranchName, DrillId, MessageId, RestoreTarget, Trigger};
-use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use restorer::attempt::Ending;
 use restorer::compute::{Compute as _, ServerState};
 use restorer::drill::{DrillRules, Drills, fence_of};
@@ -22,6 +22,7 @@ use testkit::postgres::PgVersion;
 use testkit::wait_until;
 use uuid::Uuid;
 
+use crate::damage;
 use crate::full::Full;
 use crate::scheduler;
 use crate::world::{PATIENCE, World, alive, instance};
@@ -272,26 +273,30 @@ async fn a_damaged_pack_is_found() -> Result<()> {
     let world = World::without_tablespace(PgVersion::V15).await?;
     let backup = world.back_up().await?;
     let _ = world.archive().await?;
-    let store = &world.stored;
-    let prefix = format!("v1/orders/main/packs/{}", backup.backup_id);
-    let prefix = object_store::path::Path::from(prefix);
-    let packs: Vec<_> = futures::TryStreamExt::try_collect(store.list(Some(&prefix))).await?;
-    let packs: Vec<_> = packs.into_iter().map(|pack| pack.location).collect();
-    let pack = packs
-        .iter()
-        .find(|pack| !pack.as_ref().contains("index"))
-        .context("no pack")?;
-    let mut bytes = store.get(pack).await?.bytes().await?.to_vec();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0xff;
-    let _ = store.put(pack, bytes.into()).await?;
+    // A store that cannot be asked proves nothing.
+    world.faults.packs.store(true, Ordering::Relaxed);
+    let unasked = failed(&world, Vec::new()).await?;
+    let (step, cause) = (DrillStep::Materialise, FailureCause::Storage);
+    assert_eq!(
+        (unasked.step, unasked.cause, unasked.damaged),
+        (step, cause, false),
+        "{unasked:?}"
+    );
+    assert_eq!(damage::verdict(&world, &backup).await?, None);
+    world.faults.packs.store(false, Ordering::Relaxed);
+
+    let _ = damage::flip(&world, &backup).await?;
     let failed = failed(&world, Vec::new()).await?;
     assert_eq!(
-        (failed.step, failed.cause),
-        (DrillStep::Materialise, FailureCause::Storage),
+        (failed.step, failed.cause, failed.damaged),
+        (step, cause, true),
         "{failed:?}"
     );
     assert_eq!(failed.backup_id, Some(backup.backup_id));
+    assert!(failed.hint.contains("marked as damaged"), "{failed:?}");
+    let found = damage::verdict(&world, &backup).await?;
+    let found = found.context("no verdict")?;
+    assert!(!found.sound && found.command_id.0 == failed.drill_id.0);
     Ok(())
 }
 

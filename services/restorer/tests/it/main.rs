@@ -1,6 +1,7 @@
 //! Restores of real PostgreSQL servers: a source, a repository, a compute directory, and the bus in memory.
 
 mod copy;
+mod damage;
 mod damaged;
 mod drills;
 mod extensions;

@@ -39,6 +39,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Faults {
     /// Reads of whole segments fail after the first that recovery is given.
     pub(crate) wal: AtomicBool,
+    /// Packs cannot be read.
+    pub(crate) packs: AtomicBool,
     /// There once a restore to the branch `b` has begun; what the planner reads before never fails.
     begun: OnceLock<PathBuf>,
     segment_reads: AtomicU64,
@@ -347,6 +349,10 @@ impl World {
 
 impl Faults {
     fn decide(&self, operation: Operation, path: &str) -> Fault {
+        if path.contains("/packs/") && self.packs.load(Ordering::Relaxed) {
+            let _ = self.failed.fetch_add(1, Ordering::Relaxed);
+            return Fault::Fail;
+        }
         let segment =
             path.contains("/wal/") && path.rsplit('/').next().is_some_and(|n| n.len() == 24);
         if operation != Operation::Get || !segment || !self.wal.load(Ordering::Relaxed) {

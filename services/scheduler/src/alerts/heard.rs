@@ -99,6 +99,7 @@ pub(crate) fn of(envelope: &Envelope<Event>) -> Option<Heard> {
                 false_checks: false_checks.map(|check| check.name.clone()).collect(),
                 step: e.step,
                 cause: e.cause,
+                damaged: e.damaged,
                 message: e.message.clone(),
                 hint: e.hint.clone(),
             };

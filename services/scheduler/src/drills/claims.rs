@@ -170,6 +170,7 @@ impl World {
             backup_id,
             step: DrillStep::Unknown,
             cause: FailureCause::Internal,
+            damaged: false,
             message,
             hint: hint.to_owned(),
             checks: Vec::new(),

@@ -148,6 +148,7 @@ impl Place {
             step: events::event::DrillStep::Recover,
             cause: FailureCause::Wal,
             message: "a test".to_owned(),
+            damaged: false,
             hint: String::new(),
             checks: Vec::new(),
             failed_at: self.world.clock.now(),
