@@ -153,11 +153,11 @@ impl GivenUp {
             target: None,
             backup_id: None,
             step: DrillStep::Unknown,
+            damaged: false,
             message: given_up_after(deliveries),
             hint: "Check that the restorer stays up and see its log; then run the drill again."
                 .to_owned(),
             checks: Vec::new(),
-            damaged: false,
             failed_at: self.world.clock.now(),
         })
     }
