@@ -250,8 +250,8 @@ pub(crate) enum BranchCommand {
     List(OfInstance),
     /// Show one branch
     Show(NamedBranch),
-    /// Print how to connect to a branch, with its password
-    Credentials(NamedBranch),
+    /// Print how to connect to a branch, with its password; of main, which is not zektor's, without
+    Credentials(BranchCredentials),
     /// Stop a restored branch's server; its files stay
     Stop(NamedBranch),
     /// Start it again
@@ -264,7 +264,17 @@ pub(crate) enum BranchCommand {
 pub(crate) struct BranchDelete {
     #[command(flatten)]
     pub(crate) of: NamedBranch,
-    /// Delete its backups and its WAL too, at once and for good: nothing of it can be restored then
+    /// Delete its backups and its WAL too, at once and for good: nothing of it can be restored then. Of a branch that was
+    /// deleted before, delete what is stored of it, and free its name
+#[derive(Debug, Args)]
+pub(crate) struct BranchCredentials {
+    #[command(flatten)]
+    pub(crate) of: NamedBranch,
+    /// The password of main's backup user, too
+    #[arg(long)]
+    pub(crate) show_password: bool,
+}
+
     #[arg(long)]
     pub(crate) purge: bool,
     /// Purge without asking

@@ -24,6 +24,8 @@ pub(crate) use show::show;
 pub(crate) use verify::verify;
 
 /// A backup that was asked for.
+#[cfg(test)]
+pub(crate) use show::tests::completed as completed_backup;
 struct Asked {
     request: BackupRequested,
     /// The one that is being taken before it.

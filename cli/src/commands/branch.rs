@@ -5,13 +5,14 @@ mod delete;
 use events::document::Branch;
 use events::query::{self, BranchState, BranchView, WindowShape};
 use events::{BranchName, Command, Event, InstanceName, command};
+use pg_replication::ConnectionSettings;
 use serde_json::json;
 
 use super::instance::version;
-use crate::arguments::{NamedBranch, OfInstance};
+use crate::arguments::{BranchCredentials, NamedBranch, OfInstance};
 use crate::failure::Failure;
 use crate::outcome::{DONE_WITHIN, unless_interrupted};
-use crate::output::{Reply, exact, moment, or_dash, pairs, table};
+use crate::output::{Reply, exact, moment, note, or_dash, pairs, table};
 use crate::progress::Progress;
 use crate::session::Session;
 
@@ -125,8 +126,13 @@ fn window_text(window: &WindowShape) -> String {
     format!("from {} on, {without}", exact(earliest))
 }
 
-/// Prints how to connect to a branch, unsealed with the master key.
-pub(crate) async fn credentials(session: &Session, of: NamedBranch) -> Result<Reply, Failure> {
+/// Prints how to connect to a branch, unsealed with the master key. What was given to us of somebody's own server is
+/// told without its password, unless that is asked for.
+pub(crate) async fn credentials(
+    session: &Session,
+    given: BranchCredentials,
+) -> Result<Reply, Failure> {
+    let BranchCredentials { of, show_password } = given;
     let NamedBranch { instance, branch } = of;
     let found = session.bus.instances().get(&instance).await?;
     let Some((document, _revision)) = found else {
@@ -148,9 +154,23 @@ pub(crate) async fn credentials(session: &Session, of: NamedBranch) -> Result<Re
             return Err(Failure::not_found(message, hint));
         }
     };
-    let uri = session.open_dsn(&instance, &branch, &active.dsn)?;
+    let mut uri = session.open_dsn(&instance, &branch, &active.dsn)?;
+    if branch == BranchName::main() && !show_password {
+        uri = masked(&uri)?;
+        note(
+            "main is the protected server itself, and this the user that zektor backs it up with; --show-password shows \
+             the password, too",
+        );
+    }
     let document = json!({ "instance": instance, "branch": branch, "connection_uri": uri });
     Reply::new(&document, uri)
+}
+
+fn masked(uri: &str) -> Result<String, Failure> {
+    let settings = ConnectionSettings::parse(uri);
+    let settings =
+        settings.map_err(|error| Failure::local("the stored uri cannot be read", &error))?;
+    Ok(settings.redacted())
 }
 
 /// Stops a branch's server.
@@ -222,4 +242,18 @@ async fn change(
         &document,
         format!("Branch {branch} of {instance} is {state}."),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::masked;
+
+    #[test]
+    fn what_was_given_to_us_is_told_without_its_password() {
+        let told = masked("postgres://backup:secret@127.0.0.1:26555/shop").unwrap();
+        assert!(
+            !told.contains("secret") && told.contains("127.0.0.1:26555"),
+            "{told}"
+        );
+    }
 }

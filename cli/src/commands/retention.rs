@@ -62,50 +62,79 @@ fn text(answer: &RetentionAnswer, ahead: bool) -> String {
 fn branch(branch: &BranchRetention, instance: &events::InstanceName) -> String {
     let mut text = format!("{instance}/{}", branch.branch);
     if !branch.live {
-        text.push_str(" (no longer there; its backups go when their own retention is over)");
+        text.push_str(" (no longer there)");
     }
     text.push_str("\n\n");
-    match branch.earliest {
-        Some(earliest) => drop(writeln!(
-            text,
-            "Every moment since {} can be restored from what stays.",
-            minute(earliest)
-        )),
-        None => text.push_str("No stretch of moments can be restored from what stays.\n"),
-    }
+    text.push_str(&restorable(branch));
     let _ = writeln!(
         text,
         "{} stay, {} go now or soon.",
         size(branch.kept_bytes),
         size(branch.going_bytes)
     );
+    if !branch.live {
+        text.push_str(&name_is_free(branch, instance));
+    }
     if let Some(postponed) = &branch.postponed {
         let _ = writeln!(text, "At the moment: {postponed}.");
     }
-    text.push('\n');
-    let rows = branch.backups.iter().map(backup).collect();
+    let mut part = |header: &[&str], rows: Vec<Vec<String>>| {
+        if !rows.is_empty() {
+            text.push('\n');
+            text.push_str(&table(header, rows));
+        }
+    };
     let header = [
         "BACKUP", "NAME", "TAKEN", "CLASS", "FATE", "UNTIL", "SIZE", "OWN WAL", "WHY",
     ];
-    text.push_str(&table(&header, rows));
-    text.push('\n');
-    let rows = branch.wal.iter().map(wal).collect();
+    part(&header, branch.backups.iter().map(backup).collect());
     let header = ["WAL FROM", "TO", "SEGMENTS", "FATE", "UNTIL", "SIZE", "WHY"];
-    text.push_str(&table(&header, rows));
-    if !branch.leftovers.is_empty() {
-        text.push('\n');
-        let rows = branch.leftovers.iter().map(left_over).collect();
-        let header = [
-            "WITHOUT A MANIFEST",
-            "WRITTEN",
-            "FATE",
-            "GOES",
-            "SIZE",
-            "WHY",
-        ];
-        text.push_str(&table(&header, rows));
-    }
+    part(&header, branch.wal.iter().map(wal).collect());
+    let header = [
+        "WITHOUT A MANIFEST",
+        "WRITTEN",
+        "FATE",
+        "GOES",
+        "SIZE",
+        "WHY",
+    ];
+    part(&header, branch.leftovers.iter().map(left_over).collect());
     text
+}
+
+fn restorable(branch: &BranchRetention) -> String {
+    match (branch.earliest, branch.backups.is_empty()) {
+        (Some(earliest), _) => format!(
+            "Every moment since {} can be restored from what stays.\n",
+            minute(earliest)
+        ),
+        (None, false) => "No stretch of moments can be restored from what stays.\n".to_owned(),
+        (None, true) => "It has no backup; nothing of it can be restored.\n".to_owned(),
+    }
+}
+
+/// Of a branch that is gone: when another one can have its name.
+fn name_is_free(branch: &BranchRetention, instance: &events::InstanceName) -> String {
+    let name = &branch.branch;
+    let stays = |fate: Fate| matches!(fate, Fate::Keep | Fate::Postponed);
+    let ends = branch.backups.iter().map(|one| (one.fate, one.until));
+    let ends = ends.chain(branch.leftovers.iter().map(|one| (one.fate, one.until)));
+    // Of a backup that stays the time of grace comes on top.
+    let known = ends
+        .clone()
+        .all(|(fate, until)| until.is_some() || !stays(fate));
+    let last = ends.clone().filter_map(|(_, until)| until).max();
+    let grace = ends.clone().any(|(fate, _)| stays(fate));
+    let when = match (last.filter(|_| known), grace) {
+        (Some(last), true) => format!("a time of grace after {}", minute(last)),
+        (Some(last), false) => format!("soon after {}", minute(last)),
+        (None, _) if known => "soon, within two days".to_owned(),
+        (None, _) => "when somebody lets go of what has no end".to_owned(),
+    };
+    format!(
+        "All of it is gone, and the name {name} is free, {when}; at once with `zektor branch delete {instance} {name} \
+         --purge`.\n"
+    )
 }
 
 fn left_over(one: &LeftoverRetention) -> Vec<String> {
@@ -126,7 +155,10 @@ fn left_over(one: &LeftoverRetention) -> Vec<String> {
 fn backup(backup: &BackupRetention) -> Vec<String> {
     let class = match (backup.class, backup.wal_until) {
         (RetentionClass::Pitr, None) => "every moment after it".to_owned(),
-        (RetentionClass::Pitr, Some(until)) => format!("every moment, until {}", minute(until)),
+        // `backup show` tells the promise, which ends a time of grace before.
+        (RetentionClass::Pitr, Some(until)) => {
+            format!("every moment, until {} with grace", minute(until))
+        }
         (RetentionClass::Standalone, _) => "it alone".to_owned(),
     };
     vec![
@@ -231,6 +263,7 @@ mod tests {
         for part in [
             "if no backup is added",
             "no longer there",
+            "is free, soon after 1970-01-01 00:00",
             "it alone",
             "marked",
             "a restore reads it.",
@@ -240,5 +273,40 @@ mod tests {
         ] {
             assert!(told.contains(part), "{part}: {told}");
         }
+        assert!(!told.contains("WAL FROM"), "an empty table: {told}");
+    }
+
+    #[test]
+    fn a_branch_that_is_gone_and_has_only_left_something_over_does_not_contradict_itself() {
+        let at = chrono::DateTime::UNIX_EPOCH;
+        let gone = BranchRetention {
+            branch: BranchName::new("fin").unwrap(),
+            live: false,
+            earliest: None,
+            backups: Vec::new(),
+            wal: Vec::new(),
+            leftovers: vec![LeftoverRetention {
+                id: BackupId(uuid::Uuid::nil()),
+                bytes: 7 << 20,
+                last_written: at,
+                fate: Fate::Grace,
+                reason: "left over from a backup that failed or was let go".to_owned(),
+                until: Some(at + chrono::TimeDelta::days(2)),
+            }],
+            kept_bytes: 0,
+            going_bytes: 7 << 20,
+            postponed: None,
+        };
+        let told = super::branch(&gone, &InstanceName::new("orders").unwrap());
+        insta::assert_snapshot!(told, @r"
+        orders/fin (no longer there)
+
+        It has no backup; nothing of it can be restored.
+        0 B stay, 7.0 MiB go now or soon.
+        All of it is gone, and the name fin is free, soon after 1970-01-03 00:00; at once with `zektor branch delete orders fin --purge`.
+
+        WITHOUT A MANIFEST                    WRITTEN           FATE       GOES              SIZE     WHY
+        00000000-0000-0000-0000-000000000000  1970-01-01 00:00  goes soon  1970-01-03 00:00  7.0 MiB  left over from a backup that failed or was let go
+        ");
     }
 }

@@ -242,11 +242,10 @@ impl Attempt<'_> {
     async fn source(&self) -> Result<(ActiveBranch, ConnectionSettings), AttemptError> {
         let (instance, branch) = (&self.request.instance, &self.request.branch);
         let document = self.world.bus.instances().get(instance).await?;
-        let active = document
-            .as_ref()
-            .and_then(|(document, _)| document.branches.get(branch))
-            .and_then(Branch::active)
-            .ok_or(AttemptError::NotRegistered)?;
+        let registered = document.filter(|(document, _)| !document.removing);
+        let (document, _) = registered.ok_or(AttemptError::NotRegistered)?;
+        let active = document.branches.get(branch).and_then(Branch::active);
+        let active = active.ok_or_else(|| AttemptError::BranchGone(branch.clone()))?;
         let dsn = self
             .world
             .master_key

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bus::{BusError, FenceError};
-use events::SweepId;
 use events::event::FailureCause;
+use events::{BranchName, SweepId};
 use pg_format::{Lsn, SegmentName, TimelineId};
 use pg_replication::{DsnError, PgError};
 use repository::{ErrorClass, RepositoryError};
@@ -29,8 +29,10 @@ pub(crate) enum AttemptError {
     Credentials(#[from] SealError),
     #[error("the stored connection uri cannot be used")]
     Dsn(#[from] DsnError),
-    #[error("instance or branch is no longer registered")]
+    #[error("the instance is no longer registered")]
     NotRegistered,
+    #[error("branch {0} is deleted, or being removed")]
+    BranchGone(BranchName),
     #[error(
         "the server is another cluster than the one registered: system identifier {found}, not {expected}"
     )]
@@ -105,6 +107,7 @@ impl AttemptError {
             | AttemptError::Credentials(_)
             | AttemptError::Dsn(_)
             | AttemptError::NotRegistered
+            | AttemptError::BranchGone(_)
             | AttemptError::ForeignCluster { .. }
             | AttemptError::UnknownArchive(_)
             | AttemptError::ManifestTooLarge { .. }
@@ -131,11 +134,11 @@ impl AttemptError {
         match self {
             AttemptError::Source(error) if error.is_transient() => (
                 FailureCause::Connection,
-                "Check that the server runs and can be reached; then run the backup again.",
+                "Check that the server runs and can be reached.",
             ),
             AttemptError::Source(_) | AttemptError::ForeignCluster { .. } => (
                 FailureCause::Source,
-                "The server refuses the base backup; see its message, then run the backup again.",
+                "The server refuses the base backup; do what its message says.",
             ),
             AttemptError::Stalled { .. } => (
                 FailureCause::Connection,
@@ -161,6 +164,10 @@ impl AttemptError {
             AttemptError::NotRegistered => (
                 FailureCause::Source,
                 "Register the instance again to back it up.",
+            ),
+            AttemptError::BranchGone(_) => (
+                FailureCause::Source,
+                "There is nothing left to back up; what the backup has stored goes by itself.",
             ),
             AttemptError::Swept { .. } => (
                 FailureCause::Wal,
