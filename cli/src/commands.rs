@@ -11,6 +11,7 @@ mod extensions;
 mod instance;
 mod moments;
 mod named;
+mod pool;
 mod restore;
 mod retention;
 mod schedule;

@@ -77,11 +77,19 @@ impl Progress {
 
 /// What an attempt is said to do; every one but the first says that it is another one.
 pub(crate) fn attempt(number: u32, what: &str) -> String {
-    match number {
-        0 | 1 => what.to_owned(),
-        _ => format!(
+    attempt_after(number, None, what)
+}
+
+/// The same, where it may be known why the one before came to nothing.
+pub(crate) fn attempt_after(number: u32, problem: Option<&str>, what: &str) -> String {
+    match (number, problem) {
+        (0 | 1, _) => what.to_owned(),
+        (_, None) => format!(
             "attempt {number}, since the one before did not come to its end (the log of its service says why): {what}"
         ),
+        (_, Some(problem)) => {
+            format!("attempt {number}, since the one before came to nothing ({problem}): {what}")
+        }
     }
 }
 
@@ -121,7 +129,7 @@ fn style(with_length: bool) -> ProgressStyle {
 
 #[cfg(test)]
 mod tests {
-    use super::{attempt, line, style};
+    use super::{attempt, attempt_after, line, style};
 
     #[test]
     fn another_attempt_is_said_to_be_one() {
@@ -131,6 +139,8 @@ mod tests {
             second.starts_with("attempt 2") && second.ends_with("taken by w"),
             "{second}"
         );
+        let third = attempt_after(3, Some("connection refused"), "taken by w");
+        assert!(third.contains("connection refused"), "{third}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) enum BackupCommand {
     Hold(BackupHold),
     /// Keep it no longer than its retention says
     Release(OfBackup),
-    /// Delete a backup; for the time of grace it can be had back
+    /// Delete a backup; for the time of grace it can be had back. One that waits or is being taken is cancelled
     Delete(OfBackup),
     /// Keep a backup that was to be deleted
     Undelete(BackupUndelete),

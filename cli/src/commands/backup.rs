@@ -10,11 +10,14 @@ use events::event::{BackupCompleted, BackupPhase, BackupProgressed, BackupReques
 use events::query::{BackupStatus, BackupView};
 use events::{BackupId, Command, Event, InstanceName, command};
 
+use std::time::Duration;
+
+use super::pool::{self, Waits};
 use crate::arguments::{BackupCreate, OfBackup};
 use crate::failure::Failure;
 use crate::outcome::{ACCEPTED_WITHIN, Sent, unless_interrupted};
-use crate::output::Reply;
-use crate::progress::{Progress, attempt};
+use crate::output::{Reply, note};
+use crate::progress::{Progress, attempt_after};
 use crate::session::Session;
 
 pub(crate) use found::find;
@@ -22,6 +25,9 @@ pub(crate) use list::{PAGE, all, list};
 pub(crate) use marks::{delete, hold, keep, release, rename, undelete};
 pub(crate) use show::show;
 pub(crate) use verify::verify;
+
+/// How often it is looked what a backup still waits for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A backup that was asked for.
 #[cfg(test)]
@@ -80,12 +86,18 @@ async fn ask(
         });
         let asked = asked.await?;
         match session.setting.wait {
-            true => Ok((Some(completed(&mut sent, asked.behind).await?), asked)),
+            true => Ok((
+                Some(until_completed(session, &mut sent, &asked).await?),
+                asked,
+            )),
             false => Ok((None, asked)),
         }
     };
     let (completed, asked) = unless_interrupted(taken, "the backup", &how).await?;
     session.projected(sent.seen).await;
+    if completed.is_none() {
+        warn_if_unserved(session, &asked).await;
+    }
     let view = view_of(&asked.request, completed.as_ref());
     let text = match (completed, asked.behind) {
         (Some(_), _) => format!(
@@ -100,22 +112,72 @@ async fn ask(
     Reply::new(&view, text)
 }
 
-async fn completed(sent: &mut Sent, behind: Option<BackupId>) -> Result<BackupCompleted, Failure> {
-    let first = match behind {
+/// What the backup waits for, as long as no worker has begun it.
+async fn waits(session: &Session, asked: &Asked) -> Option<Waits> {
+    let request = &asked.request;
+    let of = (&request.instance, &request.branch);
+    pool::waits(session, of, request.backup_id).await
+}
+
+async fn warn_if_unserved(session: &Session, asked: &Asked) {
+    let waits = waits(session, asked).await;
+    if let Some(pool) = waits.as_ref().and_then(Waits::for_nobody) {
+        note(&format!("warning: {}", pool::unserved(pool)));
+    }
+}
+
+async fn until_completed(
+    session: &Session,
+    sent: &mut Sent,
+    asked: &Asked,
+) -> Result<BackupCompleted, Failure> {
+    let first = match asked.behind {
         None => "waiting for a worker".to_owned(),
         Some(behind) => format!("waiting for the end of backup {behind}"),
     };
-    let mut progress = Progress::start(&first);
-    let mut attempts = 0;
+    let mut said = waits(session, asked)
+        .await
+        .map_or(first, |waits| waits.text());
+    let mut progress = Progress::start(&said);
+    let (mut attempts, mut problem) = (0, None);
     loop {
-        match sent.next().await? {
-            Event::BackupRequested(_) => progress.enter("waiting for a worker"),
+        // The wait for the next event goes on while it is looked what the backup waits for.
+        let mut next = Box::pin(sent.next());
+        let event = loop {
+            tokio::select! {
+                event = &mut next => break event?,
+                () = tokio::time::sleep(LOOK_INTERVAL), if attempts == 0 => {
+                    let Some(waits) = waits(session, asked).await else { continue };
+                    if waits.text() != said {
+                        said = waits.text();
+                        progress.enter(&said);
+                    }
+                }
+            }
+        };
+        drop(next);
+        match event {
+            Event::BackupRequested(_) => {
+                if let Some(waits) = waits(session, asked).await {
+                    said = waits.text();
+                    progress.enter(&said);
+                }
+            }
             Event::BackupStarted(started) => {
                 attempts += 1;
                 let by = format!("taken by {}", started.worker);
-                progress.enter(&attempt(attempts, &by));
+                progress.enter(&attempt_after(attempts, problem.as_deref(), &by));
+                problem = None;
             }
-            Event::BackupProgressed(progressed) => show_progress(&mut progress, &progressed),
+            Event::BackupProgressed(progressed) => match progressed.problem {
+                Some(why) => {
+                    progress.enter(&format!(
+                        "this attempt came to nothing; another one follows: {why}"
+                    ));
+                    problem = Some(why);
+                }
+                None => show_progress(&mut progress, &progressed),
+            },
             Event::BackupCompleted(completed) => return Ok(completed),
             _ => {}
         }

@@ -4,6 +4,7 @@
 //! waited for longer than a few seconds: what hangs is a finding.
 
 mod instances;
+mod pools;
 mod storage;
 
 use std::time::Duration;
@@ -103,12 +104,14 @@ pub(crate) async fn doctor(setting: &Setting) -> Result<Reply, Failure> {
         Ok(Ok(session)) => {
             checks.push(Check::ok("bus", "connected; its version is 2.12 or newer"));
             checks.push(master_key(&session));
-            let (storage, catalog, instances) = tokio::join!(
+            let (storage, catalog, pools, instances) = tokio::join!(
                 in_time("repository", storage::check(&session)),
                 in_time("catalog", catalog(&session)),
+                pools::check(&session),
                 instances::check(&session),
             );
             checks.extend([storage, catalog]);
+            checks.extend(pools);
             checks.extend(instances);
         }
     }

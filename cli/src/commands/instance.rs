@@ -4,13 +4,14 @@ use std::io::Read as _;
 
 use events::event::InstanceRegistered;
 use events::query::{self, BranchView, InstanceDetail, InstanceView, ScheduleView};
-use events::{ArchiveMode, BranchName, Command, Event, InstanceName, PoolName, command};
+use events::{ArchiveMode, BranchName, Command, Event, InstanceName, command};
 use pg_format::ServerVersion;
 use pg_replication::ConnectionSettings;
 use serde_json::json;
 use service::seal::dsn_context;
 
 use super::backup::PAGE;
+use super::pool::{self, Served};
 use super::{branch, schedule};
 use crate::arguments::{ArchiveBy, InstanceAdd, InstanceUpdate, OfInstance};
 use crate::failure::{Failure, word};
@@ -216,7 +217,10 @@ fn show_text(detail: &InstanceDetail) -> String {
             "last backup",
             Some(or_dash(instance.last_backup_at.map(moment))),
         ),
-        ("pool", Some(pool_of(instance.pool.as_ref()).to_owned())),
+        (
+            "pool",
+            Some(pool::called(instance.pool.as_ref()).to_owned()),
+        ),
         ("proven", Some(proven(instance))),
         (
             "alerts",
@@ -303,17 +307,26 @@ pub(crate) async fn update(session: &Session, update: InstanceUpdate) -> Result<
     let how = format!("zektor instance show {instance}");
     let updated = unless_interrupted(updated, "the command", &how).await?;
     session.projected(sent.seen).await;
-    let served = pool_of(updated.pool.as_ref());
+    let served = pool::served(session, updated.pool.as_ref()).await;
+    let nobody = served == Some(Served::Nobody);
+    if nobody {
+        let unserved = pool::unserved(updated.pool.as_ref());
+        note(&format!(
+            "warning: {unserved}; until then no backup of {instance} is taken"
+        ));
+    }
     let text = format!(
-        "The backups of {instance} are taken by the workers of the pool {served} from now on. One must run that serves it \
-         (ZEKTOR_WORKER_POOLS)."
+        "The backups of {instance} are taken by the workers of the pool {} from now on; one that waits for a worker goes \
+         with it.",
+        pool::called(updated.pool.as_ref())
     );
-    let document = json!({ "name": instance, "pool": updated.pool, "drills": updated.drills });
+    let document = json!({
+        "name": instance,
+        "pool": updated.pool,
+        "pool_served": served.map(|_| !nobody),
+        "drills": updated.drills,
+    });
     Reply::new(&document, text)
-}
-
-fn pool_of(pool: Option<&PoolName>) -> &str {
-    pool.map_or(PoolName::DEFAULT, PoolName::as_str)
 }
 
 /// Ends the protection; what is stored stays.

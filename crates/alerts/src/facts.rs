@@ -196,6 +196,11 @@ impl Facts {
             Fact::ServerStopped => newest(&mut self.running, At { at, what: false }),
             Fact::ServerStarted => newest(&mut self.running, At { at, what: true }),
             _ if stale => {}
+            // Nothing is wrong; that a backup is missing because of it is told when it is.
+            Fact::BackupFailed {
+                cause: FailureCause::Cancelled,
+                ..
+            } => {}
             Fact::BackupFailed {
                 backup_id,
                 cause,

@@ -54,11 +54,13 @@ pub struct StreamState {
     pub messages: u64,
 }
 
-/// Whether the workers of a consumer could take more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether the workers of a consumer could take more. A consumer that was never made has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     /// Pulls that wait for a delivery: workers that have a place free.
     pub free: usize,
+    /// Deliveries that nobody has ended: of a worker that has them, or had them when it died.
+    pub in_hand: usize,
     /// Whether the consumer's limit of unacknowledged deliveries holds up what is new, free places or not. What is
     /// delivered again is not held up.
     pub at_limit: bool,

@@ -200,9 +200,10 @@ impl Transport for MemoryTransport {
 
     async fn places(&self, spec: &ConsumerSpec) -> Result<Places, BusError> {
         let free = self.server.pulls().get(&*spec.name).copied();
-        let at_limit = self.server.world().is_at_limit(spec)?;
+        let (in_hand, at_limit) = self.server.world().in_hand(spec)?;
         Ok(Places {
             free: free.unwrap_or_default(),
+            in_hand,
             at_limit,
         })
     }

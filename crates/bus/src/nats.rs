@@ -265,10 +265,14 @@ impl Transport for NatsTransport {
 
     /// The server counts pulls that the limit holds up as waiting, too.
     async fn places(&self, spec: &ConsumerSpec) -> Result<Places, BusError> {
-        let info = self.consumer_info(spec.stream, &spec.name).await?;
+        let info = match self.consumer_info(spec.stream, &spec.name).await {
+            Err(BusError::NotFound { .. }) => return Ok(Places::default()),
+            info => info?,
+        };
         let limit = usize::try_from(info.config.max_ack_pending).ok();
         Ok(Places {
             free: info.num_waiting,
+            in_hand: info.num_ack_pending,
             at_limit: limit.is_some_and(|limit| info.num_ack_pending >= limit),
         })
     }

@@ -107,6 +107,20 @@ impl Family for Command {
     }
 }
 
+impl Envelope<Event> {
+    /// Which request counts, by the last event of a backup that waits for a worker or is being taken: the id of that
+    /// message. Any other request of the backup was replaced, and is not to be followed. Unknown when absent.
+    #[must_use]
+    pub fn backup_request(&self) -> Option<&str> {
+        match &self.message {
+            Event::BackupRequested(_) => Some(self.id.as_str()),
+            // A worker says everything because of the request that it follows.
+            Event::BackupStarted(_) | Event::BackupProgressed(_) => self.causation.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 /// A message with everything that travels beside it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Envelope<M> {

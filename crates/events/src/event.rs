@@ -194,6 +194,8 @@ pub enum FailureCause {
     Source,
     /// The compute that a branch runs on.
     Compute,
+    /// Nothing: somebody did not want it any more.
+    Cancelled,
     /// A defect of Zektor.
     #[serde(other)]
     Internal,

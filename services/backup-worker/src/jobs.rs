@@ -66,6 +66,11 @@ impl Jobs {
     ) -> Result<Outcome, AttemptError> {
         let fence = subject::backup_fence(&request.instance, &request.branch, request.backup_id);
         let last = self.world.bus.last_on(&fence).await?;
+        if let Some(last) = &last
+            && takeover::is_replaced(&delivery.envelope.id, &last.envelope)
+        {
+            return Ok(Outcome::Done);
+        }
         let last = last
             .as_ref()
             .map(|stored| (stored.sequence, &stored.envelope.message));
@@ -163,7 +168,10 @@ impl Jobs {
         let result = match result {
             Err(error) => match error.verdict() {
                 Verdict::Superseded => return Ok(superseded()),
-                Verdict::TryAgain if !delivery.last_attempt => return Err(error),
+                Verdict::TryAgain if !delivery.last_attempt => {
+                    attempt.voice.tell_problem(error.sentence()).await;
+                    return Err(error);
+                }
                 Verdict::TryAgain | Verdict::GiveUp => match self.standing(request).await {
                     Ok(standing) => standing.ok_or(error),
                     Err(unknown) if unknown.class() == ErrorClass::Transient => {

@@ -1,7 +1,7 @@
 //! What a delivered request calls for, from what has happened to the backup so far. Pure.
 
 use bus::Sequence;
-use events::{BackupId, Event};
+use events::{BackupId, Envelope, Event, MessageId};
 
 /// What to do with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,13 @@ pub(crate) fn decide(last: Option<(Sequence, &Event)>) -> Takeover {
         // It has ended, or was even held, marked or deleted since.
         Some(_) => Takeover::Ended,
     }
+}
+
+/// Whether the backup was asked for anew, for the workers of another pool, so that the request with this id is nobody's
+/// any more: by the last event on the fence.
+pub(crate) fn is_replaced(request: &MessageId, last: &Envelope<Event>) -> bool {
+    let counts = last.backup_request();
+    counts.is_some_and(|counts| counts != request.as_str())
 }
 
 /// The name of an attempt: its own prefix in the repository, never used by another.

@@ -165,7 +165,26 @@ impl<'a> Voice<'a> {
             done_bytes,
             total_bytes: total_bytes.max(done_bytes),
             start: self.start,
+            problem: None,
         })
+    }
+
+    /// The attempt came to nothing, and another one follows: whoever waits for the backup is told why. If nobody hears
+    /// it, the log has it.
+    pub(crate) async fn tell_problem(&mut self, problem: String) {
+        let event = match self.progressed(self.phase, self.done_bytes, self.total_bytes) {
+            Event::BackupProgressed(progressed) => Event::BackupProgressed(BackupProgressed {
+                problem: Some(problem),
+                ..progressed
+            }),
+            other => other,
+        };
+        if let Err(error) = self.say(event).await {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "why the attempt failed was not heard"
+            );
+        }
     }
 
     /// Publishes an event of the attempt.

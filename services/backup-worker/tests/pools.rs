@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bus::{Bus, BusConfig, Decision, Outgoing};
 use events::document::{ActiveBranch, Branch};
-use events::event::BackupRequested;
+use events::event::{BackupFailed, BackupRequested, FailureCause};
 use events::{
     BackupId, BranchName, CommandId, Event, InstanceDocument, InstanceName, MessageId, PoolName,
     example, subject, topology,
@@ -95,6 +95,23 @@ impl Place {
             .await
             .unwrap();
         request
+    }
+
+    /// As the scheduler does when the instance is given another pool: published after the request that it replaces.
+    async fn move_to(&self, request: &BackupRequested, pool: &str) -> BackupRequested {
+        let pool = PoolName::new(pool).unwrap();
+        let moved = BackupRequested {
+            pool: Some(pool).filter(|pool| pool.as_str() != PoolName::DEFAULT),
+            ..request.clone()
+        };
+        let fence = subject::backup_fence(&moved.instance, &moved.branch, moved.backup_id);
+        let last = self.bus.last_on(&fence).await.unwrap().unwrap();
+        let id = MessageId::new(format!("{}:{}", moved.backup_id, last.sequence));
+        let event = Event::BackupRequested(moved.clone());
+        let outgoing = Outgoing::new(event, id, example::at(0));
+        let said = self.bus.publish_expecting(outgoing, &fence, last.sequence);
+        let _sequence = said.await.unwrap();
+        moved
     }
 
     /// The last that was said of a backup.
@@ -256,4 +273,60 @@ async fn each_pool_of_a_worker_has_places_of_its_own() {
     let last = place.ask_for_long_ones(20..21, "default", port).await;
     place.until_begun(&last, 1).await;
     assert_eq!((place.begun(&eu).await, place.begun(&us).await), (2, 2));
+}
+
+/// The requests stand in the old pool's consumer for as long as nobody serves it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_moved_or_cancelled_is_begun_by_no_worker_of_its_old_pool() {
+    let place = Place::new().await;
+    place.make_pool("eu").await;
+    let port = silent_server().await;
+    let requests = place.ask_for_long_ones(0..4, "eu", port).await;
+    let mut moved = Vec::new();
+    for request in &requests[..3] {
+        moved.push(place.move_to(request, "default").await);
+    }
+    // One of them goes back: it was asked of the workers of `eu` twice.
+    let back = place.move_to(&moved[2], "eu").await;
+    let cancelled = Event::BackupFailed(BackupFailed {
+        backup_id: requests[3].backup_id,
+        instance: requests[3].instance.clone(),
+        branch: requests[3].branch.clone(),
+        cause: FailureCause::Cancelled,
+        transient: Some(false),
+        message: "cancelled before a worker had begun it".to_owned(),
+        hint: String::new(),
+        failed_at: example::at(0),
+    });
+    let id = MessageId::new("cancelled");
+    let outgoing = Outgoing::new(cancelled, id, example::at(0));
+    let _sequence = place.bus.publish(outgoing).await.unwrap();
+
+    // One of the two that are left is begun before the old pool has a worker, and one after.
+    let _of_default = place.worker("default-1", "default", &[]).await;
+    place.until_begun(&moved[..1], 1).await;
+    let two_places = [("ZEKTOR_BACKUP_CONCURRENCY", "2")];
+    let _of_eu = place.worker("eu-1", "eu", &two_places).await;
+    place.until_begun(std::slice::from_ref(&back), 1).await;
+    let eu = topology::backup_jobs_of(&PoolName::new("eu").unwrap());
+    wait_until(
+        "all of the pool's requests were looked at",
+        DEADLINE,
+        async || {
+            let places = place.bus.places(&eu).await.unwrap();
+            (places.free, places.in_hand) == (1, 1)
+        },
+    )
+    .await
+    .unwrap();
+    assert_eq!(place.workers_of(&moved[0]).await, ["default-1"]);
+    assert!(
+        place.is_untouched(&moved[1]).await,
+        "its pool has one place"
+    );
+    assert_eq!(place.workers_of(&back).await, ["eu-1"]);
+    assert!(matches!(
+        place.last(&requests[3]).await,
+        Event::BackupFailed(_)
+    ));
 }

@@ -88,6 +88,7 @@ impl Traffic {
                 done_bytes: step << 30,
                 total_bytes: 4 << 30,
                 start: None,
+                problem: None,
             }),
             _ => {
                 let Event::BackupCompleted(mut event) = self.completed.clone() else {

@@ -120,6 +120,7 @@ pub(crate) fn backup_life(name: &str, id: BackupId, succeeds: bool) -> Vec<Event
         done_bytes: 1,
         total_bytes: 2,
         start: None,
+        problem: None,
     });
     let mut life = vec![
         Event::BackupRequested(requested),

@@ -6,6 +6,7 @@
 mod backup_names;
 mod backups;
 mod branches;
+mod cancellation;
 mod drills;
 mod instances;
 pub(crate) mod manual;
@@ -106,7 +107,7 @@ impl Commands {
             Command::BackupUpdate(update) => world.update_backup(given, update).await,
             Command::BackupHold(hold) => world.hold_backup(given, hold).await,
             Command::BackupRelease(release) => world.release_backup(given, release).await,
-            Command::BackupDelete(delete) => world.delete_backup(given, delete).await,
+            Command::BackupDelete(delete) => world.cancel_or_delete_backup(given, delete).await,
             Command::BackupUndelete(undelete) => world.undelete_backup(given, undelete).await,
             Command::BackupRetry(retry) => world.retry_backup(given, retry).await,
             Command::DrillRun(run) => world.run_drill(given, run).await,

@@ -87,7 +87,11 @@ impl GivenUp {
                 .as_ref()
                 .is_some_and(|last| is_ending(&last.envelope.message)),
         };
-        if ended {
+        // One that was asked for anew, of other workers, is theirs now.
+        let counts = last
+            .as_ref()
+            .and_then(|last| last.envelope.backup_request());
+        if ended || counts.is_some_and(|counts| counts != job.envelope.id.as_str()) {
             return Ok(());
         }
         let last = last.map_or(Sequence::NONE, |last| last.sequence);

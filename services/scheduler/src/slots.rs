@@ -15,6 +15,7 @@
 
 mod claim;
 mod kept;
+mod moved;
 mod pools;
 mod queue;
 mod recover;
@@ -165,8 +166,20 @@ impl World {
         let (instance, branch) = (&request.instance, &request.branch);
         let asked = self.asked_for(instance, branch, running).await?;
         if asked.is_some_and(|asked| Kept::of(&asked).covers(Kept::of(request))) {
+            let fence = subject::backup_fence(instance, branch, running);
+            let last = self.bus.last_on(&fence).await?;
+            let so_far = match last.as_ref().map(|last| &last.envelope.message) {
+                Some(Event::BackupRequested(asked)) => {
+                    let pool = asked
+                        .pool
+                        .as_ref()
+                        .map_or(PoolName::DEFAULT, PoolName::as_str);
+                    format!("was still waiting for a worker of pool {pool}")
+                }
+                _ => "was still being taken".to_owned(),
+            };
             return Ok(Some(format!(
-                "backup {running} of this branch, which is kept at least as long, was still being taken"
+                "backup {running} of this branch, which is kept at least as long, {so_far}"
             )));
         }
         let waits = self.waiting_of_schedule(request).await?;
@@ -188,20 +201,30 @@ impl World {
         if let Some(Event::BackupRequested(asked)) = last.map(|last| last.envelope.message) {
             return Ok(Some(asked));
         }
-        // By whatever pool: the request is the first that was said, or the wish that waited.
+        self.asked_last(instance, branch, id).await
+    }
+
+    /// The same, as it was asked last: of whichever workers.
+    pub(crate) async fn asked_last(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        id: BackupId,
+    ) -> Result<Option<BackupRequested>, Unfinished> {
         let fence = subject::backup_fence(instance, branch, id);
         let said = self
             .bus
             .history(vec![fence], Sequence::NONE, topology::EVENTS);
-        let mut said = said.await?;
+        let (mut said, mut last) = (said.await?, None);
         while let Some(stored) = said.next().await {
             match stored?.envelope.message {
-                Event::BackupRequested(asked) => return Ok(Some(asked)),
-                Event::BackupQueued(queued) => return Ok(Some(queued.request)),
-                _ => {}
+                Event::BackupRequested(asked) => last = Some(asked),
+                Event::BackupQueued(queued) => last = Some(queued.request),
+                // What has begun is asked of nobody else.
+                _ => break,
             }
         }
-        Ok(None)
+        Ok(last)
     }
 
     /// Says that a fire has no backup. If its fence says something already, that stands.

@@ -63,6 +63,8 @@ struct Look {
     branch: BranchName,
     slot: BackupSlot,
     last: Option<Stored<Event>>,
+    /// The request that counts.
+    request: Option<String>,
     pool: Pool,
 }
 
@@ -75,6 +77,8 @@ struct Seen {
     last: Sequence,
     changed: Instant,
     first: Instant,
+    /// The request that counted then, and which workers it was for.
+    request: Option<String>,
     pool: Pool,
 }
 
@@ -160,12 +164,18 @@ impl Watchdog {
     ) -> Result<Look, Unfinished> {
         let fence = subject::backup_fence(&instance, &branch, slot.backup_id);
         let last = world.bus.last_on(&fence).await?;
+        let request = last
+            .as_ref()
+            .and_then(|last| last.envelope.backup_request());
+        let request = request.map(str::to_owned);
+        // What is known of another request says nothing of this one.
         let known = self.seen.get(&slot.backup_id);
+        let known = known.filter(|seen| request.is_none() || seen.request == request);
         let known = known.and_then(|seen| seen.pool.clone());
         let pool = match last.as_ref().map(|last| &last.envelope.message) {
             Some(Event::BackupRequested(requested)) => Some(requested.pool.clone()),
             Some(said) if known.is_none() && is_said_by_worker(said) => {
-                let asked = world.asked_for(&instance, &branch, slot.backup_id).await?;
+                let asked = world.asked_last(&instance, &branch, slot.backup_id).await?;
                 asked.map(|asked| asked.pool)
             }
             _ => known,
@@ -175,6 +185,7 @@ impl Watchdog {
             branch,
             slot,
             last,
+            request,
             pool,
         })
     }
@@ -213,6 +224,7 @@ impl Watchdog {
             last: sequence,
             changed: now,
             first: before.map_or(now, |before| before.first),
+            request: look.request.clone(),
             pool: look.pool.clone(),
         };
         let _before = self.seen.insert(look.slot.backup_id, seen);
@@ -233,6 +245,8 @@ impl Watchdog {
             }
             Life::Unborn | Life::Queued => return Ok(()),
             Life::Running if message.is_some_and(is_said_by_worker) => Stage::Working,
+            // It was being asked for while its instance was given another pool.
+            Life::Running if world.move_request(instance, branch, id).await? => return Ok(()),
             Life::Running => Stage::Waiting,
         };
         let spoke = seen.pool.as_ref().and_then(|pool| self.spoke.get(pool));

@@ -1,12 +1,13 @@
 //! `zektor backup rename|keep|hold|release|delete|undelete`: what is wanted of a stored backup.
 
+use events::event::FailureCause;
 use events::mark::BackupMark;
 use events::query::{self, BackupStatus, BackupView, BranchState};
 use events::{Command, Event, command};
 
 use super::found::find;
 use crate::arguments::{BackupHold, BackupKeep, BackupRename, BackupUndelete, OfBackup};
-use crate::failure::Failure;
+use crate::failure::{Failure, word};
 use crate::outcome::{ACCEPTED_WITHIN, unless_interrupted};
 use crate::output::{Reply, moment};
 use crate::session::Session;
@@ -97,7 +98,12 @@ pub(crate) async fn delete(session: &Session, of: OfBackup) -> Result<Reply, Fai
         branch: backup.branch.clone(),
         backup_id: backup.id,
     });
-    let view = changed(session, command, backup).await?;
+    let view = match changed(session, command, backup.clone()).await {
+        Err(failure) if failure.code == word(FailureCause::Cancelled) => {
+            return cancelled(backup, failure);
+        }
+        view => view?,
+    };
     let goes = view.deletion.map(|deletion| moment(deletion.delete_after));
     let mut text = format!(
         "Backup {} is to be deleted: it goes after {}. Until then: zektor backup undelete {} {}",
@@ -113,6 +119,20 @@ pub(crate) async fn delete(session: &Session, of: OfBackup) -> Result<Reply, Fai
             view.branch
         ));
     }
+    Reply::new(&view, text)
+}
+
+/// It was not completed yet, and will not be.
+fn cancelled(backup: BackupView, failure: Failure) -> Result<Reply, Failure> {
+    let text = format!(
+        "Backup {} was {}. What may be stored of it goes by itself.",
+        backup.id, failure.message
+    );
+    let view = BackupView {
+        status: BackupStatus::Failed,
+        error: Some(failure.message),
+        ..backup
+    };
     Reply::new(&view, text)
 }
 

@@ -1,14 +1,15 @@
 //! `zektor backup show`.
 
 use events::mark::{DeletedBy, Deletion};
-use events::query::{BackupStatus, BackupView};
-use events::{Event, Timestamp, subject};
+use events::query::{self, BackupStatus, BackupView};
+use events::{BackupId, Event, PoolName, Timestamp, subject};
 use serde::Serialize;
 
 use super::found::find;
 use crate::arguments::OfBackup;
 use crate::commands::instance;
-use crate::failure::{Failure, once_more, word};
+use crate::commands::pool::{self, Served, Waits};
+use crate::failure::{Ending, Failure, once_more, word};
 use crate::output::{Reply, moment, pairs, size, span};
 use crate::session::Session;
 
@@ -22,6 +23,51 @@ struct Last {
     failed_at: Option<Timestamp>,
     /// What was wrong when it was last read whole.
     problems: Vec<String>,
+    /// It failed, and its branch was deleted: nothing is to be done again.
+    #[serde(skip)]
+    branch_is_gone: bool,
+    /// What it waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<Waiting>,
+    /// Why an attempt came to nothing that is followed by another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+/// What a backup waits for that no worker has begun.
+#[derive(Debug, Default, Serialize)]
+struct Waiting {
+    /// The pool whose workers were asked, for this backup or for the one before it.
+    pool: Option<String>,
+    /// Whether any worker serves it now, as far as that is known.
+    served: Option<bool>,
+    /// The backup that is to end first.
+    behind: Option<BackupId>,
+    /// The same, for people.
+    #[serde(skip)]
+    text: String,
+}
+
+impl From<Waits> for Waiting {
+    fn from(waits: Waits) -> Self {
+        let text = waits.text();
+        let known = |served: Option<Served>| served.map(|served| served != Served::Nobody);
+        let called = |pool: &Option<PoolName>| Some(pool::called(pool.as_ref()).to_owned());
+        match waits {
+            Waits::Worker { pool, served } => Waiting {
+                pool: called(&pool),
+                served: known(served),
+                behind: None,
+                text,
+            },
+            Waits::End { of, unbegun } => Waiting {
+                pool: unbegun.as_ref().and_then(|(pool, _)| called(pool)),
+                served: unbegun.and_then(|(_, served)| known(served)),
+                behind: Some(of),
+                text,
+            },
+        }
+    }
 }
 
 /// A backup in the fields of the contract and some more.
@@ -46,24 +92,41 @@ pub(crate) async fn show(session: &Session, of: OfBackup) -> Result<Reply, Failu
 }
 
 async fn last(session: &Session, backup: &BackupView) -> Last {
+    let mut last = Last {
+        branch_is_gone: backup.status == BackupStatus::Failed && is_gone(session, backup).await,
+        ..Last::default()
+    };
     let word = match (backup.status, backup.sound) {
         (BackupStatus::Failed, _) => "failed",
+        (BackupStatus::InProgress, _) => "progressed",
+        (BackupStatus::Requested, _) => {
+            let of = (&backup.instance, &backup.branch);
+            let waits = pool::waits(session, of, backup.id).await;
+            last.waiting = waits.map(Waiting::from);
+            return last;
+        }
         (_, Some(false)) => "verified",
-        _ => return Last::default(),
+        _ => return last,
     };
     let fence = subject::backup_fence(&backup.instance, &backup.branch, backup.id);
     let told = session.bus.last_on(&fence.replacen('*', word, 1)).await;
     match told.ok().flatten().map(|told| told.envelope.message) {
-        Some(Event::BackupFailed(failed)) => Last {
-            failed_at: Some(failed.failed_at),
-            problems: Vec::new(),
-        },
-        Some(Event::BackupVerified(verified)) => Last {
-            failed_at: None,
-            problems: verified.problems,
-        },
-        _ => Last::default(),
+        Some(Event::BackupFailed(failed)) => last.failed_at = Some(failed.failed_at),
+        Some(Event::BackupVerified(verified)) => last.problems = verified.problems,
+        Some(Event::BackupProgressed(progressed)) => last.problem = progressed.problem,
+        _ => {}
     }
+    last
+}
+
+/// Whether its branch was deleted. What cannot be found out is not said.
+async fn is_gone(session: &Session, backup: &BackupView) -> bool {
+    let question = query::BranchShow {
+        instance: backup.instance.clone(),
+        branch: backup.branch.clone(),
+    };
+    let shown = session.ask(&question).await;
+    shown.is_err_and(|failure| failure.ending == Ending::NotFound)
 }
 
 /// The status, and what should not be overlooked beside it.
@@ -87,8 +150,15 @@ pub(super) fn why_damaged(backup: &BackupView) -> Option<String> {
     }
 }
 
-fn hint(backup: &BackupView) -> Option<String> {
+fn hint(backup: &BackupView, last: &Last) -> Option<String> {
+    let BackupView {
+        instance, branch, ..
+    } = backup;
     match backup.status {
+        BackupStatus::Failed if last.branch_is_gone => Some(format!(
+            "branch {branch} is deleted, and there is nothing to take once more; what the backup stored goes by itself, or \
+             at once with `zektor branch delete {instance} {branch} --purge`"
+        )),
         BackupStatus::Failed => {
             let hint = backup.hint.as_deref().unwrap_or_default();
             Some(once_more(hint, &backup.instance, backup.id))
@@ -139,7 +209,7 @@ fn text_of(backup: &BackupView, last: &Last, now: Timestamp) -> String {
         ("type", Some(word(backup.backup_type))),
         ("status", Some(state(backup))),
         ("error", backup.error.clone()),
-        ("hint", hint(backup)),
+        ("hint", hint(backup, last)),
         ("worker", backup.worker.clone()),
         (
             "copied",
@@ -149,6 +219,11 @@ fn text_of(backup: &BackupView, last: &Last, now: Timestamp) -> String {
             if skipped { "due" } else { "requested" },
             backup.requested_at.filter(|_| !ended).map(moment),
         ),
+        (
+            "waiting",
+            last.waiting.as_ref().map(|waiting| waits(waiting, backup)),
+        ),
+        ("last attempt", last.problem.clone()),
         ("failed", last.failed_at.map(moment)),
         ("backed up", backup.backed_up_at.map(moment)),
         (
@@ -174,6 +249,19 @@ fn text_of(backup: &BackupView, last: &Last, now: Timestamp) -> String {
         ("damaged", problems(backup, last)),
         ("what to do", next_step(backup)),
     ])
+}
+
+fn waits(waiting: &Waiting, backup: &BackupView) -> String {
+    let (instance, id) = (&backup.instance, waiting.behind.unwrap_or(backup.id));
+    let cancel = match waiting.served {
+        Some(false) => format!("; or cancel it: zektor backup delete {instance} {id}"),
+        _ => String::new(),
+    };
+    let text = waiting
+        .text
+        .strip_prefix("waiting ")
+        .unwrap_or(&waiting.text);
+    format!("{text}{cancel}")
 }
 
 fn problems(backup: &BackupView, last: &Last) -> Option<String> {

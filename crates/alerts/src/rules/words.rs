@@ -11,6 +11,7 @@ pub(super) fn because(cause: FailureCause) -> &'static str {
         FailureCause::Wal => "WAL that is missing or archived too late",
         FailureCause::Source => "PostgreSQL itself",
         FailureCause::Compute => "the compute it runs on",
+        FailureCause::Cancelled => "somebody who did not want it any more",
         FailureCause::Internal => "a defect of Zektor, or a worker that went away",
     }
 }
@@ -28,6 +29,7 @@ pub(super) fn hint_for(cause: FailureCause, hint: &str) -> String {
         FailureCause::Wal => "Check the archive with `zektor wal status`.",
         FailureCause::Source => "Look into the log of PostgreSQL.",
         FailureCause::Compute => "Check disk and memory of the machine.",
+        FailureCause::Cancelled => "Ask for it again if it is wanted after all.",
         FailureCause::Internal => "Look into the logs of the services.",
     }
     .to_owned()

@@ -448,15 +448,18 @@ async fn places_of_workers_are_counted_while_they_are_free(bus: Bus) {
         consumers: vec![spec.clone()],
         buckets: Vec::new(),
     };
+    let none = Places::default();
+    assert_eq!(bus.places(&spec).await.unwrap(), none, "no consumer");
     bus.transport.apply(&jobs).await.unwrap();
-    let none = Places {
-        free: 0,
-        at_limit: false,
-    };
     assert_eq!(bus.places(&spec).await.unwrap(), none, "no worker");
-    let until = async |free: usize, at_limit: bool| {
+    let until = async |free: usize, in_hand: usize, at_limit: bool| {
+        let wanted = Places {
+            free,
+            in_hand,
+            at_limit,
+        };
         let looks = async {
-            while bus.places(&spec).await.unwrap() != (Places { free, at_limit }) {
+            while bus.places(&spec).await.unwrap() != wanted {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -471,14 +474,14 @@ async fn places_of_workers_are_counted_while_they_are_free(bus: Bus) {
             Outcome::Done
         }
     });
-    until(1, false).await;
+    until(1, 0, false).await;
     for _ in 0..2 {
         let _ = bus.publish(Backup::new().says("backup.requested")).await;
     }
     // The second one waits, though a place is free.
-    until(1, true).await;
+    until(1, 1, true).await;
     end.notify_one();
-    until(1, true).await;
+    until(1, 1, true).await;
     end.notify_one();
-    until(1, false).await;
+    until(1, 0, false).await;
 }

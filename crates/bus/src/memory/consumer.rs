@@ -58,6 +58,11 @@ impl Consumer {
         Some((stored.clone(), 1))
     }
 
+    /// Deliveries that nobody has ended.
+    pub(super) fn in_hand(&self) -> usize {
+        self.in_hand.len()
+    }
+
     /// Whether nothing new is delivered until something in hand has ended.
     pub(super) fn is_at_limit(&self) -> bool {
         let limit = usize::try_from(self.spec.max_ack_pending).unwrap_or(usize::MAX);

@@ -49,9 +49,12 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn is_at_limit(&self, spec: &ConsumerSpec) -> Result<bool, BusError> {
+    /// How many deliveries nobody has ended, and whether that is all that may be.
+    pub(super) fn in_hand(&self, spec: &ConsumerSpec) -> Result<(usize, bool), BusError> {
         let consumer = self.stream(spec.stream)?.consumers.get(&*spec.name);
-        Ok(consumer.is_some_and(Consumer::is_at_limit))
+        Ok(consumer.map_or((0, false), |consumer| {
+            (consumer.in_hand(), consumer.is_at_limit())
+        }))
     }
 
     fn make(&mut self, name: &str, subjects: &[String], now: Timestamp) -> &mut Stream {

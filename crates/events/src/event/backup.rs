@@ -11,7 +11,8 @@ use crate::{
     Timestamp, Trigger, WalKeep,
 };
 
-/// A backup is wanted; a worker is to take it.
+/// A backup is wanted; a worker is to take it. Said again of the same backup, for the workers of another pool, it takes
+/// the place of what was said before ([`crate::Envelope::backup_request`]).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BackupRequested {
     /// The backup.
@@ -168,6 +169,9 @@ pub struct BackupProgressed {
     /// Where its WAL begins, once the server has said so: nothing from there on is pruned meanwhile.
     #[serde(default)]
     pub start: Option<WalPoint>,
+    /// Why this attempt came to nothing, one sentence; another one follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// A place in the WAL.

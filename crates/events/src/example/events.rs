@@ -238,6 +238,7 @@ fn backup_events() -> Vec<Event> {
                 timeline: TimelineId(1),
                 lsn: Lsn(0x0200_0028),
             }),
+            problem: None,
         }),
         Event::BackupCompleted(BackupCompleted {
             backup_id,

@@ -33,6 +33,8 @@ impl World {
             .update_document(instance, |document| changed(document, update, now))
             .await?;
         self.mirror(instance).await?;
+        // Before it is told: a command that is broken off here is delivered again.
+        self.move_requests(instance).await?;
         let event = Event::InstanceUpdated(InstanceUpdated {
             instance: instance.clone(),
             branch: main,

@@ -253,7 +253,7 @@ async fn a_fire_that_is_kept_longer_than_what_runs_waits_and_one_that_is_not_is_
         "backup {queued} of this schedule was still waiting for backup {behind} of this branch"
     );
     let of_hourly = format!(
-        "backup {behind} of this branch, which is kept at least as long, was still being taken"
+        "backup {behind} of this branch, which is kept at least as long, was still waiting for a worker of pool default"
     );
     let reasons: Vec<_> = reasons.collect();
     assert_eq!(reasons, [(true, of_monthly), (false, of_hourly)]);

@@ -454,7 +454,7 @@ async fn what_is_stored_but_not_announced_is_marked_when_it_is() {
 async fn what_is_not_stored_is_refused_with_what_can_be_done() {
     let place = Place::with_backup().await;
     place.say(requested(id(1))).await;
-    let refused = place.not_done(10, delete(id(1))).await;
+    let refused = place.not_done(10, hold(id(1), None)).await;
     assert!(refused.message.contains("not completed yet"), "{refused:?}");
     let _failed = place.give_up(id(1)).await;
     let refused = place.not_done(11, delete(id(1))).await;

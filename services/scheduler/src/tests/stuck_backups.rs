@@ -16,6 +16,7 @@ use crate::slots::fence_of;
 use crate::watchdog::Watchdog;
 
 mod places;
+mod unbegun;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

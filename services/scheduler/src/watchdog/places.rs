@@ -38,13 +38,9 @@ impl Places {
         for pool in pools {
             let jobs = pool.as_ref();
             let jobs = jobs.map_or_else(topology::backup_jobs, topology::backup_jobs_of);
-            let (free, open) = match world.bus.places(&jobs).await {
-                Err(BusError::NotFound { .. }) => (false, false),
-                looked => {
-                    let places = looked?;
-                    (places.free > 0, places.free > 0 && !places.at_limit)
-                }
-            };
+            let places = world.bus.places(&jobs).await?;
+            let free = places.free > 0;
+            let open = free && !places.at_limit;
             note(&mut self.free_since, &pool, free);
             note(&mut self.open_since, &pool, open);
         }

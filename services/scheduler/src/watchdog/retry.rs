@@ -148,7 +148,10 @@ impl World {
 fn may_pass(failed: &BackupFailed) -> bool {
     failed.transient.unwrap_or(match failed.cause {
         FailureCause::Storage | FailureCause::Connection | FailureCause::Internal => true,
-        FailureCause::Wal | FailureCause::Source | FailureCause::Compute => false,
+        FailureCause::Wal
+        | FailureCause::Source
+        | FailureCause::Compute
+        | FailureCause::Cancelled => false,
     })
 }
 

@@ -9,6 +9,7 @@ mod loss;
 mod memory;
 mod moments;
 mod month;
+mod pools;
 mod promotion;
 mod pushed;
 mod random_targets;

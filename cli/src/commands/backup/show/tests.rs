@@ -1,7 +1,8 @@
-use events::Timestamp;
 use events::query::{BackupStatus, BackupView};
+use events::{PoolName, Timestamp};
 
 use super::{BackupDocument, Last, text, text_of};
+use crate::commands::pool::{Served, Waits};
 
 fn now() -> Timestamp {
     "2026-03-02T12:00:00Z".parse().unwrap()
@@ -127,7 +128,7 @@ fn one_that_failed() {
     };
     let last = Last {
         failed_at: "2026-03-01T10:01:00Z".parse().ok(),
-        problems: Vec::new(),
+        ..Last::default()
     };
     let text = text_of(&failed, &last, now());
     let line = |name: &str| {
@@ -156,8 +157,8 @@ fn what_is_damaged_is_named_with_the_next_step() {
     };
     let problems = (1..=7).map(|number| format!("pack {number} is missing"));
     let last = Last {
-        failed_at: None,
         problems: problems.collect(),
+        ..Last::default()
     };
     let text = text_of(&damaged, &last, now());
     for part in [
@@ -206,4 +207,40 @@ fn the_fields_of_the_contract() {
     ] {
         assert!(document.get(field).is_some(), "{field}");
     }
+}
+
+#[test]
+fn what_no_worker_has_begun_says_what_it_waits_for() {
+    let requested = BackupView {
+        status: BackupStatus::Requested,
+        backed_up_at: None,
+        damaged_pages: Vec::new(),
+        ..completed()
+    };
+    let waits = Waits::Worker {
+        pool: PoolName::new("eu").ok(),
+        served: Some(Served::Nobody),
+    };
+    let last = Last {
+        waiting: Some(waits.into()),
+        ..Last::default()
+    };
+    let text = text_of(&requested, &last, now());
+    let line = text.lines().find(|line| line.starts_with("waiting"));
+    assert_eq!(
+        line,
+        Some(
+            "waiting     for a worker of the pool eu; none serves it now: start one with ZEKTOR_WORKER_POOLS=eu \
+             (docs/workers.md); or cancel it: zektor backup delete orders 0190a5d0-0000-7000-8000-000000000001"
+        )
+    );
+    let document = BackupDocument {
+        backup: &requested,
+        last: &last,
+    };
+    let document = serde_json::to_value(&document).unwrap();
+    assert_eq!(
+        document["waiting"],
+        serde_json::json!({ "pool": "eu", "served": false, "behind": null })
+    );
 }
