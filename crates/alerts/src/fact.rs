@@ -29,6 +29,13 @@ pub enum Fact {
         /// What is wrong; sound when absent.
         problem: Option<String>,
     },
+    /// What is wanted of a stored backup was changed.
+    BackupMarked {
+        /// The backup.
+        backup_id: BackupId,
+        /// Whether it is to go when the time of grace is over.
+        to_go: bool,
+    },
     /// Retention lets go, or has let go, of backups and WAL.
     LetGo {
         /// The backups; none when only WAL goes.

@@ -16,6 +16,7 @@ const GAPS: usize = 64;
 const LET_GO: usize = 64;
 const VERDICTS: usize = 64;
 /// Days of WAL: one that is judged, the one before it, and a week to compare them with.
+const MARKED: usize = 64;
 const WAL_DAYS: usize = 9;
 /// A rule about the archive's lag wants to see it twice.
 const LOOKS: usize = 2;
@@ -36,6 +37,9 @@ pub struct Facts {
     pub(crate) let_go: Vec<At<Option<BackupId>>>,
     #[serde(default)]
     pub(crate) window: Option<At<Reach>>,
+    /// The last that was wanted of a backup: whether it is to go.
+    #[serde(default)]
+    pub(crate) marked: Vec<At<Marked>>,
     #[serde(default)]
     pub(crate) shrunk: Option<Shrunk>,
     #[serde(default)]
@@ -92,6 +96,13 @@ pub(crate) struct Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reach {
     pub(crate) earliest: Option<Timestamp>,
+/// Whether a stored backup is to go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Marked {
+    pub(crate) backup_id: BackupId,
+    pub(crate) to_go: bool,
+}
+
     pub(crate) backup: Option<BackupId>,
 }
 
@@ -137,6 +148,12 @@ impl Dated for At<Option<BackupId>> {
     fn place(&self) -> (Timestamp, String) {
         (
             self.at,
+impl Dated for At<Marked> {
+    fn place(&self) -> (Timestamp, String) {
+        (self.at, self.what.backup_id.to_string())
+    }
+}
+
             self.what.map(|id| id.to_string()).unwrap_or_default(),
         )
     }
@@ -174,6 +191,7 @@ impl Facts {
             window: None,
             shrunk: None,
             gaps: Vec::new(),
+            marked: Vec::new(),
             slot: None,
             drill: None,
             lag: Vec::new(),
@@ -202,6 +220,10 @@ impl Facts {
                 ..
             } => {}
             Fact::BackupFailed {
+            Fact::BackupMarked { backup_id, to_go } => {
+                let what = Marked { backup_id, to_go };
+                self.take_mark(At { at, what });
+            }
                 backup_id,
                 cause,
                 message,
@@ -363,6 +385,23 @@ impl Facts {
             .filter(|shrunk| !self.is_over(shrunk, now.at));
         self.shrunk = match (standing, before.map(|before| before.what)) {
             (Some(standing), _) => Some(standing),
+    fn take_mark(&mut self, mark: At<Marked>) {
+        let same = |other: &At<Marked>| other.what.backup_id == mark.what.backup_id;
+        if let Some(index) = self.marked.iter().position(same) {
+            if self.marked[index].at >= mark.at {
+                return;
+            }
+            drop(self.marked.remove(index));
+        }
+        let _ = insert(&mut self.marked, mark, MARKED);
+    }
+
+    /// Whether somebody, or retention, wants a backup to go: it is there still, and nobody relies on it.
+    pub(crate) fn is_to_go(&self, backup: BackupId) -> bool {
+        let mut marked = self.marked.iter();
+        marked.any(|one| one.what.backup_id == backup && one.what.to_go)
+    }
+
             (
                 None,
                 Some(Reach {

@@ -302,6 +302,7 @@ pub fn alert_events() -> ConsumerSpec {
         "backup.completed",
         "backup.failed",
         "backup.skipped",
+        "backup.updated",
         "backup.verified",
         "backup.expired",
         "branch.started",

@@ -51,7 +51,10 @@ pub(super) fn failing(facts: &Facts, now: Timestamp, settings: &Settings) -> Jud
 
 pub(super) fn damaged(facts: &Facts) -> Judgement {
     let verdicts = facts.verdicts.iter();
-    let unsound: Vec<_> = verdicts.filter(|v| v.what.problem.is_some()).collect();
+    let unsound = verdicts.filter(|v| v.what.problem.is_some());
+    let unsound: Vec<_> = unsound
+        .filter(|v| !facts.is_to_go(v.what.backup_id))
+        .collect();
     if let Some(At { at, what }) = unsound.iter().max_by_key(|verdict| verdict.at) {
         let problem = inside(what.problem.as_deref().unwrap_or_default());
         let others = match unsound.len() {

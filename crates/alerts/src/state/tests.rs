@@ -441,6 +441,34 @@ fn a_damaged_backup_is_told_until_it_is_gone_or_sound() {
 fn what_was_wrong_long_before_is_no_news() {
     let week = 7 * 1440;
     check(
+#[test]
+fn a_damaged_backup_that_is_to_go_is_no_longer_told_unless_it_is_kept_after_all() {
+    let unsound = Fact::BackupVerified {
+        backup_id: backup(1),
+        problem: Some("pack 3 is missing".to_owned()),
+    };
+    let marked = |to_go| Fact::BackupMarked {
+        backup_id: backup(1),
+        to_go,
+    };
+    check(
+        vec![
+            (1, Some(unsound.clone())),
+            (3, Some(marked(true))),
+            // Told late, and again.
+            (2, Some(marked(false))),
+            (3, Some(marked(true))),
+            (4, Some(unsound)),
+            (5, Some(marked(false))),
+        ],
+        &[
+            "1 +backup_damaged critical",
+            "3 -backup_damaged",
+            "5 +backup_damaged critical",
+        ],
+    );
+}
+
         vec![
             (-week, Some(failed(1, FailureCause::Wal))),
             (-week + 1, Some(failed(2, FailureCause::Wal))),

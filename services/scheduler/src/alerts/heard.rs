@@ -48,6 +48,11 @@ pub(crate) fn of(envelope: &Envelope<Event>) -> Option<Heard> {
                 Fact::BackupVerified { backup_id, problem },
             )
         }
+        Event::BackupUpdated(e) => {
+            let (backup_id, to_go) = (e.backup_id, e.mark.deletion.is_some());
+            let fact = Fact::BackupMarked { backup_id, to_go };
+            (&e.instance, &e.branch, said, fact)
+        }
         Event::BackupExpired(e) => {
             let backups = vec![e.backup_id];
             (&e.instance, &e.branch, said, Fact::LetGo { backups })

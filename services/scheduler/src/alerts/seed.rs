@@ -47,9 +47,10 @@ impl Watch {
         for (at, completed) in backups {
             state.note(at, Fact::BackupCompleted(completed));
         }
-        // What was found damaged is so still, however long ago it was read.
+        // What was found damaged is so still, however long ago it was read; what is to go is not relied on.
         for (backup_id, mark) in reader.marks().await?.known {
-            if mark.is_damaged() && ids.contains(&backup_id) {
+            let told = mark.is_damaged() && mark.deletion.is_none();
+            if told && ids.contains(&backup_id) {
                 let problem = Some("a verification found it damaged".to_owned());
                 state.note(now, Fact::BackupVerified { backup_id, problem });
             }
