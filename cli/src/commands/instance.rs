@@ -296,6 +296,7 @@ pub(crate) async fn update(session: &Session, update: InstanceUpdate) -> Result<
     let command = Command::InstanceUpdate(command::InstanceUpdate {
         instance: instance.clone(),
         pool: update.pool,
+        dsn: None,
         drills: None,
         no_drills: false,
     });

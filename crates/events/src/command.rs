@@ -111,6 +111,9 @@ pub struct InstanceUpdate {
     /// The workers that take its backups; [`PoolName::DEFAULT`] for those that serve everyone.
     #[serde(default)]
     pub pool: Option<PoolName>,
+    /// Where its server is now, sealed for (instance, main). It must be the same cluster.
+    #[serde(default)]
+    pub dsn: Option<SealedSecret>,
     /// When and how restores are rehearsed.
     #[serde(default)]
     pub drills: Option<DrillSettings>,

@@ -11,11 +11,13 @@ mod drills;
 mod instances;
 pub(crate) mod manual;
 mod marks;
+mod moved;
 mod names;
 mod restores;
 mod schedules;
 mod settings;
 
+mod trial;
 pub(crate) use backups::default_wal_keep;
 
 use std::sync::Arc;

@@ -83,6 +83,12 @@ pub(crate) async fn inspect(settings: &ConnectionSettings) -> Result<Source, Ref
 }
 
 impl Source {
+    /// Whether the server has a slot of this name.
+    pub(crate) async fn has_slot(&mut self, slot: &str) -> Result<bool, Refusal> {
+        let read = self.connection.read_slot(slot).await;
+        Ok(read.map_err(|error| unreachable(&error))?.is_some())
+    }
+
     /// Makes the slot, so that WAL is kept from this moment on, whenever the archiver comes.
     pub(crate) async fn reserve_wal(&mut self, slot: &str) -> Result<SlotCreation, Refusal> {
         self.connection.create_physical_slot(slot, ReserveWal::Now).await.map_err(|error| {

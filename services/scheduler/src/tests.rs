@@ -7,6 +7,7 @@ mod gaps;
 mod limits;
 mod manual_backups;
 mod marks;
+mod moved_sources;
 mod retention;
 mod scale;
 mod schedules;

@@ -25,6 +25,7 @@ pub(crate) async fn schedule(session: &Session, given: DrillSchedule) -> Result<
     let command = Command::InstanceUpdate(command::InstanceUpdate {
         instance: instance.clone(),
         pool: None,
+        dsn: None,
         drills: settings,
         no_drills: given.off,
     });

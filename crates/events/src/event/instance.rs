@@ -54,6 +54,9 @@ pub struct InstanceUpdated {
     pub pool: Option<PoolName>,
     /// When and how restores are rehearsed.
     pub drills: Option<DrillSettings>,
+    /// What could not be looked at when it was changed, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// An instance is protected from now on, by these schedules.

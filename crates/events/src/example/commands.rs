@@ -24,6 +24,7 @@ pub fn commands() -> Vec<Command> {
         Command::InstanceUpdate(command::InstanceUpdate {
             instance: instance(),
             pool: PoolName::new("eu").ok(),
+            dsn: None,
             drills: Some(drills()),
             no_drills: false,
         }),

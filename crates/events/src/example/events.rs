@@ -39,6 +39,7 @@ fn instance_events() -> Vec<Event> {
             branch: BranchName::main(),
             pool: PoolName::new("eu").ok(),
             drills: Some(drills()),
+            warnings: Vec::new(),
         }),
         Event::InstanceRefused(refused()),
         Event::BranchRegistered(BranchRegistered {

@@ -220,6 +220,7 @@ impl World {
             let id = MessageId::new(format!("drills.forgotten:{instance}:{branch}:{since}"));
             let without = Event::InstanceUpdated(InstanceUpdated {
                 instance: instance.clone(),
+                warnings: Vec::new(),
                 branch: BranchName::main(),
                 pool: document.pool.clone(),
                 drills: None,

@@ -279,7 +279,7 @@ impl World {
         }
     }
 
-    fn open_dsn(
+    pub(super) fn open_dsn(
         &self,
         instance: &InstanceName,
         branch: &BranchName,

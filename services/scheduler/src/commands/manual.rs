@@ -64,8 +64,8 @@ impl World {
         self.mirror(instance).await
     }
 
-    /// A manual backup counts no longer: it failed, was refused, is gone, or is to be deleted. Any other has no place
-    /// to lose.
+    /// A manual backup counts no longer: it failed, was refused, is gone, is to be deleted, or is damaged. Any other has
+    /// no place to lose.
     pub(crate) async fn give_manual_place_back(
         &self,
         instance: &InstanceName,
@@ -182,10 +182,12 @@ impl Looks {
     }
 }
 
-/// Whether a completed backup is an active manual one, with its mark taken into account.
+/// Whether a completed backup is an active manual one, with its mark taken into account. One that is damaged protects
+/// nothing, and must not stand in the way of the one that is to be taken instead.
 pub(crate) fn counts(backup: &BackupSummary, mark: &BackupMark, now: Timestamp) -> bool {
     backup.trigger == Trigger::Manual
         && mark.deletion.is_none()
+        && !mark.is_damaged()
         && backup.expires_at.is_none_or(|end| end > now)
 }
 

@@ -19,7 +19,6 @@ use bus::FenceError;
 use bus::Sequence;
 use chrono::{SubsecRound as _, TimeDelta};
 use events::command::{BackupDelete, BackupHold, BackupRelease, BackupUndelete, BackupUpdate};
-use events::document::ManualBackup;
 use events::event::{BackupUpdated, BackupVerified, RefusalCode};
 use events::mark::{BackupMark, DeletedBy, Deletion, Expiry, Hold, Verification};
 use events::{
@@ -172,7 +171,7 @@ impl World {
             .await?;
         if summary.trigger == Trigger::Manual {
             self.give_manual_place_back(of.instance, of.id).await?;
-            self.keep_place_of_undeleted(of, &summary).await?;
+            self.keep_place_of(of, &summary).await?;
         }
         self.tell_mark(given, of).await
     }
@@ -204,7 +203,7 @@ impl World {
             )
             .into());
         }
-        let manual = summary.trigger == Trigger::Manual;
+        let manual = summary.trigger == Trigger::Manual && !mark.is_damaged();
         if manual {
             self.take_manual_place(of.instance, of.id, of.branch)
                 .await?;
@@ -370,7 +369,8 @@ impl World {
                 ..mark.clone()
             })
         });
-        changed.await.map(drop)
+        let _before = changed.await?;
+        self.place_as_found(of).await
     }
 
     /// A backup that a sweep has is lost, whatever its mark says: what was changed is taken back.
@@ -404,28 +404,6 @@ impl World {
             ),
         )
         .into())
-    }
-
-    /// One that was undeleted while it was being deleted counts.
-    async fn keep_place_of_undeleted(
-        &self,
-        of: Of<'_>,
-        summary: &BackupSummary,
-    ) -> Result<(), Unfinished> {
-        if self.read_mark(of).await?.deletion.is_some() {
-            return Ok(());
-        }
-        let place = ManualBackup {
-            branch: of.branch.clone(),
-            requested_at: summary.requested_at,
-        };
-        let _document = self
-            .update_document(of.instance, |mut document| {
-                let _none = document.manual_backups.insert(of.id, place.clone());
-                Ok(document)
-            })
-            .await?;
-        self.mirror(of.instance).await
     }
 
     /// Publishes the mark as it is.

@@ -1,4 +1,4 @@
-//! What is wanted of an instance beyond its schedules: the workers that serve it, and its drills.
+//! What is wanted of an instance beyond its schedules: the workers that serve it, where its server is, and its drills.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use events::event::{InstanceUpdated, RefusalCode};
 use events::{BranchName, Event, InstanceDocument, MessageId, PoolName, Timestamp, subject};
 
 use super::schedules::read_calendar;
-use super::{Given, World, names};
+use super::{Given, World, moved, names};
 use crate::refusal::{Refusal, Unfinished};
 
 /// Checks of one instance's drills.
@@ -29,6 +29,13 @@ impl World {
             return Ok(());
         }
         let now = self.clock.now();
+        // What is refused anyway is asked of no server.
+        let _wanted = changed(self.document(instance).await?, update, now)?;
+        self.look_at_moved(update).await?;
+        let warnings = match &update.drills {
+            Some(wanted) => self.try_checks(instance, wanted).await?,
+            None => Vec::new(),
+        };
         let document = self
             .update_document(instance, |document| changed(document, update, now))
             .await?;
@@ -40,6 +47,7 @@ impl World {
             branch: main,
             pool: document.pool,
             drills: document.drills,
+            warnings,
         });
         let id = MessageId::new(format!("instance.updated:{}", given.id));
         Ok(self.announce(given, id, None, event).await?)
@@ -57,6 +65,7 @@ fn changed(
     if let Some(pool) = &update.pool {
         document.pool = Some(pool.clone()).filter(|pool| pool.as_str() != PoolName::DEFAULT);
     }
+    moved::move_main(&mut document, update)?;
     match (&update.drills, update.no_drills) {
         (Some(_), true) => {
             return Err(invalid(

@@ -16,23 +16,27 @@ use testkit::postgres::{PgVersion, Postgres};
 use super::{Place, command_id, instance};
 
 impl Place {
-    fn add(&self, dsn: &str) -> Command {
+    pub(super) fn sealed(&self, dsn: &str) -> events::SealedSecret {
+        let context = dsn_context(&instance(), &BranchName::main()).map(str::to_owned);
+        let context: Vec<&str> = context.iter().map(String::as_str).collect();
+        self.world.master_key.seal(dsn, &context).unwrap()
+    }
+
+    pub(super) fn add(&self, dsn: &str) -> Command {
         self.add_archived_by(dsn, ArchiveMode::Stream)
     }
 
     fn add_archived_by(&self, dsn: &str, archive_mode: ArchiveMode) -> Command {
-        let context = dsn_context(&instance(), &BranchName::main()).map(str::to_owned);
-        let context: Vec<&str> = context.iter().map(String::as_str).collect();
         Command::InstanceAdd(InstanceAdd {
             instance: instance(),
-            dsn: self.world.master_key.seal(dsn, &context).unwrap(),
+            dsn: self.sealed(dsn),
             default_schedule: true,
             archive_mode,
             disk_risk: events::DiskRiskPolicy::Keep,
         })
     }
 
-    async fn last_refusal(&self) -> Refused {
+    pub(super) async fn last_refusal(&self) -> Refused {
         match self.events().await.pop() {
             Some(
                 Event::InstanceRefused(refused)
@@ -67,7 +71,7 @@ fn restore(branch: &str) -> Command {
     })
 }
 
-async fn slots(postgres: &Postgres) -> String {
+pub(super) async fn slots(postgres: &Postgres) -> String {
     postgres
         .psql("SELECT string_agg(slot_name, ',') FROM pg_replication_slots")
         .await

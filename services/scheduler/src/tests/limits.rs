@@ -9,7 +9,7 @@ use chrono::TimeDelta;
 use events::command::{
     BackupCreate, BackupDelete, BackupHold, BackupRelease, BackupUpdate, ScheduleCreate,
 };
-use events::event::RefusalCode;
+use events::event::{BackupVerified, RefusalCode};
 use events::{
     BackupId, BackupType, BranchName, Command, Event, InstanceDocument, MessageId, Trigger,
     topology,
@@ -118,6 +118,52 @@ async fn a_manual_backup_that_had_ended_is_kept_on_only_where_there_is_a_place()
     assert_eq!(given(&place, 29, keep(None)).await, None);
     assert_eq!(wanted(&place).await.manual_backups.len(), 10);
     assert_eq!(given(&place, 30, create()).await, limit);
+}
+
+#[tokio::test]
+async fn a_damaged_backup_does_not_stand_in_the_way_of_the_next_one() {
+    let place = Place::new(START);
+    registered(&place, &document(START.parse().unwrap())).await;
+    for number in 1..=10 {
+        assert_eq!(given(&place, number, create()).await, None);
+    }
+    let limit = Some(RefusalCode::Limit);
+    let summary = place.complete(id(1), Trigger::Manual).await;
+    assert_eq!(given(&place, 11, create()).await, limit);
+    let verified = |sound: bool, minute: i64| BackupVerified {
+        backup_id: id(1),
+        instance: instance(),
+        branch: BranchName::main(),
+        command_id: command_id(1),
+        sound,
+        files: summary.files,
+        bytes: summary.logical_bytes,
+        problems: Vec::new(),
+        verified_at: place.world.clock.now() + TimeDelta::minutes(minute),
+        duration_ms: 1,
+    };
+    let is_counted = async || wanted(&place).await.manual_backups.contains_key(&id(1));
+    place
+        .world
+        .keep_verification(&verified(false, 1))
+        .await
+        .unwrap();
+    assert!(!is_counted().await, "it protects nothing");
+    // A round finds it no other way.
+    let world = &place.world;
+    world.reconcile_manual_backups(&instance()).await.unwrap();
+    assert!(!is_counted().await);
+    assert_eq!(given(&place, 12, create()).await, None);
+    assert_eq!(given(&place, 13, create()).await, limit);
+    // It was mended in the store: what is stored counts, and nothing is taken away for it.
+    place
+        .world
+        .keep_verification(&verified(true, 2))
+        .await
+        .unwrap();
+    assert!(is_counted().await);
+    assert_eq!(wanted(&place).await.manual_backups.len(), 11);
+    assert_eq!(given(&place, 14, create()).await, limit);
 }
 
 /// Fifty who want a schedule at once, of three replicas: five get one, each with a name of its own.

@@ -14,6 +14,7 @@ fn update() -> InstanceUpdate {
     InstanceUpdate {
         instance: instance(),
         pool: None,
+        dsn: None,
         drills: None,
         no_drills: false,
     }
