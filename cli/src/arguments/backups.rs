@@ -92,7 +92,7 @@ pub(crate) struct BackupList {
     /// Only of this branch
     #[arg(long)]
     pub(crate) branch: Option<BranchName>,
-    /// Only in this state: requested, in_progress, completed, failed, expired, skipped; or those that are damaged
+    /// Only in this state: requested, in_progress, completed, failed, expired (marked to go, or gone), skipped; or those that are damaged
     #[arg(long)]
     pub(crate) status: Option<Listed>,
     /// Only of this schedule, by its name or id

@@ -131,7 +131,12 @@ async fn is_gone(session: &Session, backup: &BackupView) -> bool {
 
 /// The status, and what should not be overlooked beside it.
 pub(super) fn state(backup: &BackupView) -> String {
-    let status = word(backup.status);
+    // What can be kept after all is not over yet, though the status has one word for both.
+    let status = match (backup.status, backup.deleted_at) {
+        (BackupStatus::Expired, None) => "marked".to_owned(),
+        (BackupStatus::Expired, Some(_)) => "gone".to_owned(),
+        (status, _) => word(status),
+    };
     match (backup.sound, backup.damaged_pages.is_empty()) {
         (Some(false), _) => format!("{status}, damaged"),
         (_, false) => format!("{status}, bad pages"),
@@ -175,7 +180,7 @@ fn next_step(backup: &BackupView) -> Option<String> {
     let anew = format!("`zektor backup create {instance} --branch {branch} --wait`");
     match (backup.sound, backup.damaged_pages.is_empty()) {
         (Some(false), _) => Some(format!(
-            "take a new one, {anew}; until then restore from another one, by its id with --backup"
+            "take a new one, {anew}; restores with --time or --latest go round this one by themselves"
         )),
         (_, false) => Some(format!(
             "repair the relation on the server, then take a new one, {anew}"
@@ -341,7 +346,10 @@ fn every_moment(backup: &BackupView) -> Option<String> {
         (Some(until), Some(end)) if until <= end => {
             "only the backup itself; no WAL is kept because of it".to_owned()
         }
-        (Some(until), _) => format!("every moment from it on until {}", moment(until)),
+        (Some(until), _) => format!(
+            "every moment from it on until {}; its WAL goes a time of grace later",
+            moment(until)
+        ),
     })
 }
 

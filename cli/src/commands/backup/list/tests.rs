@@ -61,7 +61,7 @@ fn the_list_fits_a_terminal() {
     0190a5d0-0001  daily 2026-03-02…  main    in_progress  -                    -        -
     0190a5d0-0000  manual 2026-03-01  main    completed    2026-03-01 10:00:12  5.0 MiB  2026-03-08 10:00
     0190a5d0-0002  manual 2026-03-01  main    completed    2026-03-01 10:00:12  5.0 MiB  held
-    0190a5d0-0003  manual 2026-03-01  main    expired      2026-03-01 10:00:12  5.0 MiB  goes 03-03 00:00
+    0190a5d0-0003  manual 2026-03-01  main    marked       2026-03-01 10:00:12  5.0 MiB  goes 03-03 00:00
     "#);
     assert!(all.lines().all(|line| line.chars().count() <= 101));
 

@@ -86,7 +86,7 @@ fn what_is_wanted_of_it() {
     });
     insta::assert_snapshot!(kept(held), @r"
     kept        held since 2026-03-02 00:00:00 UTC: audit
-    pitr        every moment from it on until 2026-03-05 00:00:00 UTC
+    pitr        every moment from it on until 2026-03-05 00:00:00 UTC; its WAL goes a time of grace later
     verified    2026-03-02 00:00:00 UTC: it is sound
     ");
     let deleted = serde_json::json!({
@@ -145,6 +145,17 @@ fn one_that_failed() {
     for name in ["kept", "pitr", "what to do"] {
         assert_eq!(line(name), "");
     }
+    // Of a branch that was deleted nothing is to be taken again.
+    let gone = Last {
+        branch_is_gone: true,
+        ..last
+    };
+    let text = text_of(&failed, &gone, now());
+    assert!(!text.contains("backup retry"), "{text}");
+    assert!(
+        text.contains("zektor branch delete orders main --purge"),
+        "{text}"
+    );
 }
 
 #[test]
