@@ -1,5 +1,6 @@
 //! What is known of a branch: everything that the rules look at, and nothing that they do not.
 
+use chrono::TimeDelta;
 use events::event::{FailureCause, SlotRiskLevel};
 use events::{BackupId, BackupType, ScheduleId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::fact::{Completed, Fact, FailedDrill, Gap};
 use crate::kept::Kept;
 use crate::promises::Promises;
-use crate::recent::{Dated, insert};
+use crate::recent::{Dated, insert, is_ahead, past};
 
 /// Completed backups that are remembered: enough for a median of each kind.
 const COMPLETED: usize = 24;
@@ -15,9 +16,12 @@ const FAILED: usize = 8;
 const GAPS: usize = 64;
 const LET_GO: usize = 64;
 const VERDICTS: usize = 64;
-/// Days of WAL: one that is judged, the one before it, and a week to compare them with.
 const MARKED: usize = 64;
+/// Days of WAL: one that is judged, the one before it, and a week to compare them with.
 const WAL_DAYS: usize = 9;
+/// What was wrong longer ago than this, when a branch is first heard of, is not news: a new installation of the rules
+/// reads a year of events.
+const NEWS: TimeDelta = TimeDelta::days(1);
 /// A rule about the archive's lag wants to see it twice.
 const LOOKS: usize = 2;
 
@@ -33,13 +37,13 @@ pub struct Facts {
     pub(crate) failed: Vec<At<Failure>>,
     #[serde(default)]
     pub(crate) verdicts: Vec<At<Verdict>>,
+    /// The last that was wanted of a backup: whether it is to go.
+    #[serde(default)]
+    pub(crate) marked: Vec<At<Marked>>,
     #[serde(default)]
     pub(crate) let_go: Vec<At<Option<BackupId>>>,
     #[serde(default)]
     pub(crate) window: Option<At<Reach>>,
-    /// The last that was wanted of a backup: whether it is to go.
-    #[serde(default)]
-    pub(crate) marked: Vec<At<Marked>>,
     #[serde(default)]
     pub(crate) shrunk: Option<Shrunk>,
     #[serde(default)]
@@ -92,10 +96,6 @@ pub(crate) struct Verdict {
     pub(crate) problem: Option<String>,
 }
 
-/// How far back a window reaches.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Reach {
-    pub(crate) earliest: Option<Timestamp>,
 /// Whether a stored backup is to go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Marked {
@@ -103,6 +103,10 @@ pub(crate) struct Marked {
     pub(crate) to_go: bool,
 }
 
+/// How far back a window reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reach {
+    pub(crate) earliest: Option<Timestamp>,
     pub(crate) backup: Option<BackupId>,
 }
 
@@ -144,16 +148,16 @@ impl Dated for At<Verdict> {
     }
 }
 
-impl Dated for At<Option<BackupId>> {
-    fn place(&self) -> (Timestamp, String) {
-        (
-            self.at,
 impl Dated for At<Marked> {
     fn place(&self) -> (Timestamp, String) {
         (self.at, self.what.backup_id.to_string())
     }
 }
 
+impl Dated for At<Option<BackupId>> {
+    fn place(&self) -> (Timestamp, String) {
+        (
+            self.at,
             self.what.map(|id| id.to_string()).unwrap_or_default(),
         )
     }
@@ -181,17 +185,17 @@ impl Dated for At<Lag> {
 }
 
 impl Facts {
-    pub(crate) fn new(floor: Timestamp) -> Self {
+    pub(crate) fn new(now: Timestamp) -> Self {
         Facts {
-            floor,
+            floor: now - NEWS,
             completed: Vec::new(),
             failed: Vec::new(),
             verdicts: Vec::new(),
+            marked: Vec::new(),
             let_go: Vec::new(),
             window: None,
             shrunk: None,
             gaps: Vec::new(),
-            marked: Vec::new(),
             slot: None,
             drill: None,
             lag: Vec::new(),
@@ -203,16 +207,23 @@ impl Facts {
         }
     }
 
-    /// Takes a fact that became true at `at`. What is known already, or older than what would replace it, changes nothing.
-    pub(crate) fn take(&mut self, at: Timestamp, fact: Fact) {
+    /// Takes a fact that became true at `at`, and is known `now`. What is known already, or older than what would replace
+    /// it, changes nothing.
+    pub(crate) fn take(&mut self, at: Timestamp, fact: Fact, now: Timestamp) {
+        // Whoever's clock was ahead: what it said may not outlast what is heard from now on.
+        let at = past(at, now);
         // What was good long ago is worth knowing; what was bad then has been seen by somebody, or is over.
-        let stale = at < self.floor;
+        let stale = at < self.floor.min(now - NEWS);
         match fact {
             Fact::BackupCompleted(completed) => self.take_completed(at, completed),
             Fact::Promised(promised) => self.promises.take(at, promised),
-            Fact::WalStored(days) => self.take_wal_days(&days),
+            Fact::WalStored(days) => self.take_wal_days(&days, now),
             Fact::ServerStopped => newest(&mut self.running, At { at, what: false }),
             Fact::ServerStarted => newest(&mut self.running, At { at, what: true }),
+            Fact::BackupMarked { backup_id, to_go } => {
+                let what = Marked { backup_id, to_go };
+                self.take_mark(At { at, what });
+            }
             _ if stale => {}
             // Nothing is wrong; that a backup is missing because of it is told when it is.
             Fact::BackupFailed {
@@ -220,10 +231,6 @@ impl Facts {
                 ..
             } => {}
             Fact::BackupFailed {
-            Fact::BackupMarked { backup_id, to_go } => {
-                let what = Marked { backup_id, to_go };
-                self.take_mark(At { at, what });
-            }
                 backup_id,
                 cause,
                 message,
@@ -254,7 +261,10 @@ impl Facts {
                 // One that is older than all backups that are remembered was judged when they were completed.
                 let old = self.completed.len() == COMPLETED
                     && Some(at) < self.completed.first().map(|c| c.at);
-                if !old && !self.is_closed(&gap) {
+                let known = |other: &At<Gap>| {
+                    (other.what.timeline, other.what.from_lsn) == (gap.timeline, gap.from_lsn)
+                };
+                if !old && !self.gaps.iter().any(known) && !self.is_closed(&gap) {
                     let _ = insert(&mut self.gaps, At { at, what: gap }, GAPS);
                 }
             }
@@ -286,8 +296,31 @@ impl Facts {
         }
     }
 
-    fn take_wal_days(&mut self, days: &[(Timestamp, u64)]) {
-        for (day, bytes) in days {
+    /// Takes back what clocks that were ahead have said: of this state's keeper, or of whom it believed. Without that, one
+    /// completed backup of next year would hide every failure until then.
+    pub(crate) fn settle(&mut self, now: Timestamp) {
+        settle_all(&mut self.completed, now);
+        settle_all(&mut self.failed, now);
+        settle_all(&mut self.verdicts, now);
+        settle_all(&mut self.marked, now);
+        settle_all(&mut self.let_go, now);
+        settle_all(&mut self.gaps, now);
+        settle_all(&mut self.lag, now);
+        self.wal_days.retain(|day| !is_ahead(day.at, now));
+        settle_one(&mut self.window, now);
+        settle_one(&mut self.slot, now);
+        settle_one(&mut self.drill, now);
+        settle_one(&mut self.skipped, now);
+        settle_one(&mut self.running, now);
+        if let Some(shrunk) = &mut self.shrunk {
+            shrunk.seen_at = past(shrunk.seen_at, now);
+        }
+        self.kept.settle(now);
+        self.promises.settle(now);
+    }
+
+    fn take_wal_days(&mut self, days: &[(Timestamp, u64)], now: Timestamp) {
+        for (day, bytes) in days.iter().filter(|(day, _)| !is_ahead(*day, now)) {
             match self.wal_days.iter_mut().find(|known| known.at == *day) {
                 // What was pruned since was stored all the same.
                 Some(known) => known.what = known.what.max(*bytes),
@@ -326,7 +359,8 @@ impl Facts {
     }
 
     fn take_failure(&mut self, failure: At<Failure>) {
-        if Some(failure.at) > self.last_completed_at() {
+        let known = |other: &At<Failure>| other.what.backup_id == failure.what.backup_id;
+        if Some(failure.at) > self.last_completed_at() && !self.failed.iter().any(known) {
             let _ = insert(&mut self.failed, failure, FAILED);
         }
     }
@@ -349,6 +383,23 @@ impl Facts {
                 let _ = insert(&mut self.verdicts, verdict, VERDICTS);
             }
         }
+    }
+
+    fn take_mark(&mut self, mark: At<Marked>) {
+        let same = |other: &At<Marked>| other.what.backup_id == mark.what.backup_id;
+        if let Some(index) = self.marked.iter().position(same) {
+            if self.marked[index].at >= mark.at {
+                return;
+            }
+            drop(self.marked.remove(index));
+        }
+        let _ = insert(&mut self.marked, mark, MARKED);
+    }
+
+    /// Whether somebody, or retention, wants a backup to go: it is there still, and nobody relies on it.
+    pub(crate) fn is_to_go(&self, backup: BackupId) -> bool {
+        let mut marked = self.marked.iter();
+        marked.any(|one| one.what.backup_id == backup && one.what.to_go)
     }
 
     fn take_let_go(&mut self, at: Timestamp, backups: &[BackupId]) {
@@ -385,23 +436,6 @@ impl Facts {
             .filter(|shrunk| !self.is_over(shrunk, now.at));
         self.shrunk = match (standing, before.map(|before| before.what)) {
             (Some(standing), _) => Some(standing),
-    fn take_mark(&mut self, mark: At<Marked>) {
-        let same = |other: &At<Marked>| other.what.backup_id == mark.what.backup_id;
-        if let Some(index) = self.marked.iter().position(same) {
-            if self.marked[index].at >= mark.at {
-                return;
-            }
-            drop(self.marked.remove(index));
-        }
-        let _ = insert(&mut self.marked, mark, MARKED);
-    }
-
-    /// Whether somebody, or retention, wants a backup to go: it is there still, and nobody relies on it.
-    pub(crate) fn is_to_go(&self, backup: BackupId) -> bool {
-        let mut marked = self.marked.iter();
-        marked.any(|one| one.what.backup_id == backup && one.what.to_go)
-    }
-
             (
                 None,
                 Some(Reach {
@@ -472,6 +506,26 @@ impl Facts {
             newest,
             same.take(7).map(|other| other.what.stored_bytes).collect(),
         ))
+    }
+}
+
+fn settle_one<T>(place: &mut Option<At<T>>, now: Timestamp) {
+    if let Some(known) = place {
+        known.at = past(known.at, now);
+    }
+}
+
+fn settle_all<T>(list: &mut Vec<At<T>>, now: Timestamp)
+where
+    At<T>: Dated,
+{
+    // The newest is the last one.
+    if list.last().is_some_and(|last| is_ahead(last.at, now)) {
+        for known in list.iter_mut() {
+            known.at = past(known.at, now);
+        }
+        list.sort_by_key(Dated::place);
+        list.dedup_by_key(|known| known.place());
     }
 }
 

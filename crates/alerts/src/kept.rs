@@ -3,6 +3,8 @@
 use events::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::recent::{is_ahead, past};
+
 /// More lengths than schedules have.
 const LENGTHS: usize = 16;
 
@@ -25,6 +27,15 @@ impl Kept {
         self.0.insert(place, (at, secs));
         if self.0.len() > LENGTHS {
             let _ = self.0.remove(0);
+        }
+    }
+
+    /// Takes back what a clock that was ahead has said.
+    pub(crate) fn settle(&mut self, now: Timestamp) {
+        if self.0.iter().any(|(at, _)| is_ahead(*at, now)) {
+            for (at, secs) in std::mem::take(&mut self.0) {
+                self.take(past(at, now), Some(secs));
+            }
         }
     }
 

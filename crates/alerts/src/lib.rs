@@ -6,6 +6,7 @@
 //!
 //! - Of one rule, raised and resolved alternate, whatever is heard, in whatever order, and however often.
 //! - A fact that is heard again changes nothing; neither does one that is older than what it would replace.
+//! - What is dated into the future was said by a clock that was ahead, and hides nothing that is heard after it.
 //! - Nothing that was raised is said again while it stands, unless it has become worse, or another backup was found
 //!   damaged: then it is resolved and raised anew; or it was last said so long ago that people are reminded.
 //! - No message holds an address, a user or a secret ([`scrub`]): it goes to places that Zektor does not know.

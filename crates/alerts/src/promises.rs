@@ -4,6 +4,7 @@ use events::{ScheduleId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::fact::Promised;
+use crate::recent::{is_ahead, past};
 
 /// More than an instance may have.
 const PROMISES: usize = 64;
@@ -39,11 +40,13 @@ impl Promises {
         let kept = |one: Promised| {
             let (secs, kept_secs) = (one.every.num_seconds(), one.kept.num_seconds());
             let known = before.iter().find(|known| known.schedule == one.schedule);
-            let since = known.map_or(one.since, |known| {
+            // A clock that was ahead made it: it is in force, and has been since it was first seen at the latest.
+            let made = (!is_ahead(one.since, at)).then_some(one.since);
+            let since = known.map_or(made.unwrap_or(at), |known| {
                 // Backups that were fit for the old promise must not be overdue by the new one at once.
                 let is_more = secs < known.secs || kept_secs > known.kept_secs;
                 let changed = if is_more { at } else { known.since };
-                known.since.max(one.since).max(changed)
+                known.since.max(made.unwrap_or(known.since)).max(changed)
             });
             Promise {
                 schedule: one.schedule,
@@ -54,6 +57,13 @@ impl Promises {
             }
         };
         self.0 = promised.into_iter().map(kept).collect();
+    }
+
+    /// Takes back what a clock that was ahead has said.
+    pub(crate) fn settle(&mut self, now: Timestamp) {
+        for promise in &mut self.0 {
+            promise.since = past(promise.since, now);
+        }
     }
 
     /// Whether no schedule in force promises anything.

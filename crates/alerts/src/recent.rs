@@ -1,6 +1,24 @@
-//! The newest of a kind of fact, a bounded number of them.
+//! The newest of a kind of fact, a bounded number of them; and what a clock that was ahead has said.
 
+use chrono::TimeDelta;
 use events::Timestamp;
+
+/// Clocks differ by so much, and nobody needs to mind.
+const SKEW: TimeDelta = TimeDelta::minutes(5);
+
+/// Whether only a clock that was ahead can have said so.
+pub(crate) fn is_ahead(at: Timestamp, now: Timestamp) -> bool {
+    at > now + SKEW
+}
+
+/// When it was, at the latest: what is known now has happened, whatever its clock said.
+pub(crate) fn past(at: Timestamp, now: Timestamp) -> Timestamp {
+    if is_ahead(at, now) {
+        now - TimeDelta::milliseconds(1)
+    } else {
+        at
+    }
+}
 
 /// Something that happened, with what tells it from another of the same moment.
 pub(crate) trait Dated {

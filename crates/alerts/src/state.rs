@@ -1,5 +1,6 @@
 //! The state of a branch's alerts: what stands, and what is still to be announced.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
@@ -8,13 +9,10 @@ use events::{BranchName, Event, InstanceName, MessageId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::facts::Facts;
+use crate::recent::{is_ahead, past};
 use crate::rules::{self, Finding, Judgement};
 use crate::scrub::scrub;
 use crate::{Fact, Settings};
-
-/// What was wrong longer ago than this, when a branch is first heard of, is not news: a new installation of the rules
-/// reads a year of events.
-const NEWS: TimeDelta = TimeDelta::days(1);
 
 /// Everything that is kept of a branch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,7 +99,7 @@ impl BranchState {
         BranchState {
             born: now,
             serial: 0,
-            facts: Facts::new(now - NEWS),
+            facts: Facts::new(now),
             standing: BTreeMap::new(),
             outbox: Vec::new(),
             closed: false,
@@ -116,13 +114,14 @@ impl BranchState {
         now: Timestamp,
         settings: &Settings,
     ) -> Vec<Announcement> {
-        self.facts.take(at, fact);
+        self.facts.settle(now);
+        self.facts.take(at, fact, now);
         self.look(now, settings)
     }
 
     /// Takes a fact without looking: for what was true before the state was made.
-    pub fn note(&mut self, at: Timestamp, fact: Fact) {
-        self.facts.take(at, fact);
+    pub fn note(&mut self, at: Timestamp, fact: Fact, now: Timestamp) {
+        self.facts.take(at, fact, now);
     }
 
     /// Whether nothing is known of the archive but that it kept up with its server.
@@ -145,6 +144,7 @@ impl BranchState {
     pub fn look(&mut self, now: Timestamp, settings: &Settings) -> Vec<Announcement> {
         let before = self.outbox.len();
         if !self.closed {
+            self.facts.settle(now);
             for rule in rules::RULES {
                 match rules::judge(rule, &self.facts, now, settings) {
                     Judgement::Bad(finding) => self.bad(rule, finding, now, settings),
@@ -244,7 +244,7 @@ impl BranchState {
             return;
         };
         // One of an older version was said nobody knows when; from now on it is counted.
-        let said_at = *standing.said_at.get_or_insert(now);
+        let said_at = past(*standing.said_at.get_or_insert(now), now);
         if now - said_at < pause {
             return;
         }
@@ -292,19 +292,23 @@ impl BranchState {
         MessageId::new(format!("alert:{instance}/{branch}/{rule}:{born}:{serial}"))
     }
 
-    /// Whether `published`, the id of the last message about the same rule, is this announcement or came after it.
+    /// Whether `published`, the id of the last message about the same rule, is this announcement or came after it. A state
+    /// that was born later has the last word, unless by a clock that was ahead: that one was there before.
     #[must_use]
-    pub fn is_said(&self, said: &Announcement, published: &MessageId) -> bool {
+    pub fn is_said(&self, said: &Announcement, published: &MessageId, now: Timestamp) -> bool {
         let mut parts = published.as_str().rsplit(':');
         let mut number = || parts.next()?.parse::<i64>().ok();
         let (Some(serial), Some(born)) = (number(), number()) else {
             return false;
         };
-        let own = (
-            self.born.timestamp_micros(),
-            i64::try_from(said.serial).unwrap_or(i64::MAX),
-        );
-        (born, serial) >= own
+        let own = i64::try_from(said.serial).unwrap_or(i64::MAX);
+        match born.cmp(&self.born.timestamp_micros()) {
+            Ordering::Less => false,
+            Ordering::Equal => serial >= own,
+            Ordering::Greater => {
+                Timestamp::from_timestamp_micros(born).is_some_and(|born| !is_ahead(born, now))
+            }
+        }
     }
 }
 

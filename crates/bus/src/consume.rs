@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use events::Envelope;
 use events::envelope::Family;
 use events::topology::ConsumerSpec;
+use events::{Envelope, Timestamp};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -42,6 +42,8 @@ pub struct Delivery<M> {
     pub envelope: Envelope<M>,
     /// Its place in its stream.
     pub sequence: Sequence,
+    /// When the server stored it: the same clock for all publishers, and for every delivery.
+    pub stored_at: Timestamp,
     /// The number of this delivery of the message, from 1. A shutdown that gave it back counts too.
     pub attempt: u64,
     /// Whether the server will not deliver it again: a retry now ends in the dead letters.

@@ -113,7 +113,7 @@ impl Watch {
         match &delivery.envelope.message {
             Event::InstanceRemoved(removed) => self.close_gone(&removed.instance).await,
             Event::BranchDeleted(deleted) => self.close_gone(&deleted.instance).await,
-            _ => match heard::of(&delivery.envelope) {
+            _ => match heard::of(delivery) {
                 Some(heard) => self.take(heard).await,
                 None => Ok(()),
             },

@@ -111,6 +111,7 @@ impl Place {
             sequence: Sequence(1),
             attempt: 1,
             last_attempt: false,
+            stored_at: self.world.clock.now(),
             progress: Progress::default(),
         }
     }
@@ -153,6 +154,7 @@ fn delivered<M>(message: M) -> Delivery<M> {
         sequence: Sequence(1),
         attempt: 1,
         last_attempt: false,
+        stored_at: events::example::at(0),
         progress: Progress::default(),
     }
 }

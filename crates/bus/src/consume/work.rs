@@ -63,6 +63,7 @@ impl<M: Send + Sync + 'static> Work<M> {
                 let delivery = Delivery {
                     envelope,
                     sequence: raw.stored.sequence,
+                    stored_at: raw.stored.time,
                     attempt: raw.attempt,
                     last_attempt: u64::try_from(self.spec.max_deliver)
                         .is_ok_and(|limit| raw.attempt >= limit),

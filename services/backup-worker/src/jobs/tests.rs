@@ -58,6 +58,7 @@ impl Place {
                 message: Event::BackupRequested(self.request.clone()),
             },
             sequence: Sequence(1),
+            stored_at: example::at(0),
             attempt: if last_attempt { 5 } else { 1 },
             last_attempt,
             progress: Progress::default(),

@@ -197,6 +197,7 @@ impl Place {
         }
     }
 
+            stored_at: example::at(0),
     async fn said(&self) -> Vec<Event> {
         let mut said = Vec::new();
         for stream in [topology::EVENTS, topology::WAL] {

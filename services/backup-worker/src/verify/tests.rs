@@ -104,6 +104,7 @@ impl Stored {
                 message: Command::BackupVerify(self.wanted(backup_id)),
             },
             sequence: Sequence(1),
+            stored_at: example::at(0),
             attempt,
             last_attempt: false,
             progress: Progress::default(),

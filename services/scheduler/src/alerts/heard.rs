@@ -1,10 +1,12 @@
 //! What an event means to the rules.
 
 use ::alerts::{Completed, Fact, FailedDrill, Gap};
+use bus::Delivery;
 use events::event::DrillCheckResult;
-use events::{BackupSummary, BranchName, Envelope, Event, InstanceName, Timestamp};
+use events::{BackupSummary, BranchName, Event, InstanceName, Timestamp};
 
-/// A fact, of whom, and when it became true. The same event, delivered again, gives the same.
+/// A fact, of whom, and when it became true: when the server stored that it is so, because the clocks of those who say it
+/// differ. The same event, delivered again, gives the same.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Heard {
     pub(crate) instance: InstanceName,
@@ -14,12 +16,11 @@ pub(crate) struct Heard {
 }
 
 /// The fact in an event, if there is one.
-pub(crate) fn of(envelope: &Envelope<Event>) -> Option<Heard> {
-    let said = envelope.time;
-    let (instance, branch, at, fact) = match &envelope.message {
+pub(crate) fn of(delivery: &Delivery<Event>) -> Option<Heard> {
+    let (instance, branch, fact) = match &delivery.envelope.message {
         Event::BackupCompleted(e) => {
             let fact = Fact::BackupCompleted(completed(&e.summary));
-            (&e.instance, &e.branch, said, fact)
+            (&e.instance, &e.branch, fact)
         }
         Event::BackupFailed(e) => {
             let fact = Fact::BackupFailed {
@@ -28,15 +29,15 @@ pub(crate) fn of(envelope: &Envelope<Event>) -> Option<Heard> {
                 message: e.message.clone(),
                 hint: e.hint.clone(),
             };
-            (&e.instance, &e.branch, said, fact)
+            (&e.instance, &e.branch, fact)
         }
         Event::BackupSkipped(e) => {
             let (schedule, reason) = (e.schedule_id, e.reason.clone());
             let fact = Fact::FireSkipped { schedule, reason };
-            (&e.instance, &e.branch, said, fact)
+            (&e.instance, &e.branch, fact)
         }
-        Event::BranchStopped(e) => (&e.instance, &e.branch, said, Fact::ServerStopped),
-        Event::BranchStarted(e) => (&e.instance, &e.branch, said, Fact::ServerStarted),
+        Event::BranchStopped(e) => (&e.instance, &e.branch, Fact::ServerStopped),
+        Event::BranchStarted(e) => (&e.instance, &e.branch, Fact::ServerStarted),
         Event::BackupVerified(e) => {
             let unknown = || "it is not said what is wrong".to_owned();
             let problem = (!e.sound).then(|| e.problems.first().cloned().unwrap_or_else(unknown));
@@ -44,33 +45,32 @@ pub(crate) fn of(envelope: &Envelope<Event>) -> Option<Heard> {
             (
                 &e.instance,
                 &e.branch,
-                said,
                 Fact::BackupVerified { backup_id, problem },
             )
         }
         Event::BackupUpdated(e) => {
             let (backup_id, to_go) = (e.backup_id, e.mark.deletion.is_some());
             let fact = Fact::BackupMarked { backup_id, to_go };
-            (&e.instance, &e.branch, said, fact)
+            (&e.instance, &e.branch, fact)
         }
         Event::BackupExpired(e) => {
             let backups = vec![e.backup_id];
-            (&e.instance, &e.branch, said, Fact::LetGo { backups })
+            (&e.instance, &e.branch, Fact::LetGo { backups })
         }
         Event::BranchSweepRequested(e) => {
             let backups = e.sweep.backups.clone();
-            (&e.instance, &e.branch, said, Fact::LetGo { backups })
+            (&e.instance, &e.branch, Fact::LetGo { backups })
         }
         Event::BranchSwept(e) => {
             let backups = Vec::new();
-            (&e.instance, &e.branch, said, Fact::LetGo { backups })
+            (&e.instance, &e.branch, Fact::LetGo { backups })
         }
         Event::BranchWindowChanged(e) => {
             let fact = Fact::WindowChanged {
                 earliest: e.window.earliest,
                 backup: e.window.earliest_backup_id,
             };
-            (&e.instance, &e.branch, e.changed_at, fact)
+            (&e.instance, &e.branch, fact)
         }
         Event::WalGapDetected(e) => {
             let fact = Fact::GapDetected(Gap {
@@ -79,23 +79,18 @@ pub(crate) fn of(envelope: &Envelope<Event>) -> Option<Heard> {
                 to_lsn: e.to_lsn,
                 cause: e.cause,
             });
-            (&e.instance, &e.branch, e.detected_at, fact)
+            (&e.instance, &e.branch, fact)
         }
         Event::SlotRiskChanged(e) => {
             let (level, message) = (e.level, e.message.clone());
-            (
-                &e.instance,
-                &e.branch,
-                e.changed_at,
-                Fact::SlotRisk { level, message },
-            )
+            (&e.instance, &e.branch, Fact::SlotRisk { level, message })
         }
         Event::DrillCompleted(e) => {
             let fact = Fact::DrillEnded {
                 drill_id: e.drill_id,
                 failed: None,
             };
-            (&e.instance, &e.branch, said, fact)
+            (&e.instance, &e.branch, fact)
         }
         Event::DrillFailed(e) => {
             let is_false = |check: &&DrillCheckResult| !check.passed && !check.skipped;
@@ -112,7 +107,7 @@ pub(crate) fn of(envelope: &Envelope<Event>) -> Option<Heard> {
                 drill_id: e.drill_id,
                 failed: Some(failed),
             };
-            (&e.instance, &e.branch, said, fact)
+            (&e.instance, &e.branch, fact)
         }
         _ => return None,
     };
@@ -120,7 +115,7 @@ pub(crate) fn of(envelope: &Envelope<Event>) -> Option<Heard> {
     Some(Heard {
         instance,
         branch,
-        at,
+        at: delivery.stored_at,
         fact,
     })
 }

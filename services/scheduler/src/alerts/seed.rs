@@ -41,21 +41,22 @@ impl Watch {
             .await?;
         let mut backups: Vec<_> = summaries
             .iter()
-            .map(|s| (s.backed_up_at, heard::completed(s)))
+            // By the source's clock, which may be behind: it was not before it was asked for.
+            .map(|s| (s.backed_up_at.max(s.requested_at), heard::completed(s)))
             .collect();
         backups.sort_by_key(|(at, _)| *at);
         for (at, completed) in backups {
-            state.note(at, Fact::BackupCompleted(completed));
+            state.note(at, Fact::BackupCompleted(completed), now);
         }
         // What was found damaged is so still, however long ago it was read; what is to go is not relied on.
         for (backup_id, mark) in reader.marks().await?.known {
             let told = mark.is_damaged() && mark.deletion.is_none();
             if told && ids.contains(&backup_id) {
                 let problem = Some("a verification found it damaged".to_owned());
-                state.note(now, Fact::BackupVerified { backup_id, problem });
+                state.note(now, Fact::BackupVerified { backup_id, problem }, now);
             }
         }
-        state.note(now, self.promise(document, branch));
+        state.note(now, self.promise(document, branch), now);
         Ok(state)
     }
 
@@ -73,7 +74,7 @@ impl Watch {
         ] {
             let said = format!("{}.{what}.{instance}.{branch}", subject::ROOT);
             if let Some(said) = self.bus.last_on(&said).await? {
-                state.note(said.envelope.time, fact);
+                state.note(said.time, fact, self.clock.now());
             }
         }
         Ok(())

@@ -240,15 +240,16 @@ impl Watch {
         let fence = alert_fence(instance, branch, said.rule);
         let id = state.message_id(instance, branch, said);
         for _ in 0..PUBLISH_LIMIT {
+            let now = self.clock.now();
             let head = self.bus.last_on(&fence).await?;
             if head
                 .as_ref()
-                .is_some_and(|head| state.is_said(said, &head.envelope.id))
+                .is_some_and(|head| state.is_said(said, &head.envelope.id, now))
             {
                 return Ok(());
             }
             let last = head.map_or(Sequence::NONE, |head| head.sequence);
-            let event = Outgoing::new(said.event(instance, branch), id.clone(), self.clock.now());
+            let event = Outgoing::new(said.event(instance, branch), id.clone(), now);
             match self.bus.publish_expecting(event, &fence, last).await {
                 Ok(_) => {
                     tracing::info!(%instance, %branch, rule = %said.rule, change = ?said.change, "alert");

@@ -109,10 +109,15 @@ impl Place {
     /// Three replicas hear the same delivery at the same time.
     async fn hear(&self, event: Event) {
         let delivery = Delivery {
+        self.hear_from(event, self.watch.clock.now()).await;
+    }
+
+    /// The same, of somebody whose clock shows `time`.
+    async fn hear_from(&self, event: Event, time: Timestamp) {
             envelope: Envelope {
                 id: MessageId::new("heard"),
                 source: "test".to_owned(),
-                time: self.watch.clock.now(),
+                time,
                 correlation: None,
                 causation: None,
                 traceparent: None,
@@ -121,6 +126,7 @@ impl Place {
             },
             sequence: Sequence(1),
             attempt: 1,
+            stored_at: self.watch.clock.now(),
             last_attempt: false,
             progress: Progress::default(),
         };

@@ -118,6 +118,7 @@ impl Place {
                 message,
             },
             sequence: Sequence(1),
+            stored_at: self.world.clock.now(),
             attempt: 1,
             last_attempt: false,
             progress: Progress::default(),

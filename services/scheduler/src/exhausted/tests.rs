@@ -187,6 +187,7 @@ async fn what_has_ended_is_left_as_it_is() {
             },
         },
         sequence,
+        stored_at: events::example::at(0),
         attempt: 1,
         last_attempt: false,
         progress: bus::Progress::default(),

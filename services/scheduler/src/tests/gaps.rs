@@ -59,6 +59,7 @@ fn delivery(gap: WalGapDetected, attempt: u64) -> Delivery<Event> {
             message: Event::WalGapDetected(gap),
         },
         sequence: Sequence(1),
+        stored_at: events::example::at(0),
         attempt,
         last_attempt: false,
         progress: Progress::default(),

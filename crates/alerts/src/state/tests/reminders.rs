@@ -72,8 +72,8 @@ fn a_reminder_carries_what_is_true_now_and_the_beginning_of_the_alert() {
     assert_eq!(first.since, second.since);
     assert_eq!(first.severity, second.severity);
     let id = |said| state.message_id(&instance, &branch, said);
-    assert!(!state.is_said(&reminded, &id(&raised)));
-    assert!(state.is_said(&reminded, &id(&reminded)));
+    assert!(!state.is_said(&reminded, &id(&raised), at(3)));
+    assert!(state.is_said(&reminded, &id(&reminded), at(3)));
 }
 
 #[test]

@@ -239,6 +239,7 @@ impl Place {
             sequence: Sequence(1),
             attempt: 1,
             last_attempt: false,
+            stored_at: self.world.clock.now(),
             progress: Progress::default(),
         };
         assert_eq!(outcomes.handle(&delivery).await, bus::Outcome::Done);
