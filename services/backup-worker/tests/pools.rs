@@ -1,4 +1,4 @@
-//! Workers of pools as real processes on a real NATS: who takes what, and how much of it at once.
+//! Workers of pools as real processes on a real NATS: who takes what, how much of it at once, and what they say of it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -329,4 +329,41 @@ async fn a_request_that_was_moved_or_cancelled_is_begun_by_no_worker_of_its_old_
         place.last(&requests[3]).await,
         Event::BackupFailed(_)
     ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_an_attempt_came_to_nothing_is_told_before_the_next_one_begins() {
+    use futures::StreamExt as _;
+    let place = Place::new().await;
+    // Nobody listens there.
+    let port = Port::reserve().unwrap();
+    let requests = place
+        .ask_for_long_ones(0..1, "default", port.number())
+        .await;
+    let _worker = place.worker("one", "default", &[]).await;
+    wait_until("it is tried again", DEADLINE, async || {
+        place.workers_of(&requests[0]).await.len() >= 2
+    })
+    .await
+    .unwrap();
+    let request = &requests[0];
+    let fence = subject::backup_fence(&request.instance, &request.branch, request.backup_id);
+    let said = place
+        .bus
+        .history(vec![fence], bus::Sequence::NONE, topology::EVENTS);
+    let said: Vec<_> = said.await.unwrap().collect().await;
+    let said = said
+        .into_iter()
+        .map(|stored| stored.unwrap().envelope.message);
+    let until_second = said
+        .skip(2)
+        .take_while(|event| !matches!(event, Event::BackupStarted(_)));
+    let problems: Vec<_> = until_second
+        .filter_map(|event| match event {
+            Event::BackupProgressed(progressed) => progressed.problem,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("cannot connect"), "{problems:?}");
 }
