@@ -96,8 +96,6 @@ where
         let shown = std::io::stdout().write_all(loaded.concealed().as_bytes());
         return ExitCode::from(u8::from(shown.is_err()));
     }
-    // Fails only when a provider is installed already, which is then as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -2,8 +2,8 @@
 //!
 //! Logs go to stderr: JSON with the ids of the current trace and span, or text on a terminal
 //! (`ZEKTOR_LOG_FORMAT=text|json` decides, `ZEKTOR_LOG` filters). Spans always have ids and are propagated
-//! as W3C trace context; they are exported by OTLP over gRPC only when a standard `OTEL_*` endpoint is set.
-//! Metrics are always there for `/metrics`, and exported under the same condition.
+//! as W3C trace context; they are exported by OTLP, over gRPC or HTTP (`telemetry/export.rs`), only when a standard
+//! `OTEL_*` endpoint is set. Metrics are always there for `/metrics`, and exported under the same condition.
 //!
 //! What must stay true: the layer that makes OpenTelemetry spans never sees the spans of its own exporter,
 //! or it would export them endlessly.
@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::{MetricExporter, SpanExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -29,6 +28,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::Environment;
 
+mod export;
 mod json;
 
 /// What is logged when `ZEKTOR_LOG` does not say.
@@ -61,6 +61,14 @@ pub enum TelemetryError {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
+    /// A protocol that is not spoken here.
+    #[error("{variable} is {value:?}, expected grpc or http/protobuf")]
+    Protocol {
+        /// Which variable.
+        variable: String,
+        /// What stood there.
+        value: String,
+    },
     /// An exporter cannot be made.
     #[error("the OpenTelemetry exporter cannot be made; check the OTEL_EXPORTER_OTLP_* variables")]
     Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
@@ -92,6 +100,9 @@ impl Telemetry {
         worker_name: &str,
         environment: &Environment,
     ) -> Result<Self, TelemetryError> {
+        // Exporters and other clients of TLS need one, and it must be the same everywhere. Fails only when a provider is
+        // installed already, which is then as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let resource = Resource::builder()
             .with_service_name(format!("zektor-{name}"))
             .with_attribute(KeyValue::new("service.version", version))
@@ -135,29 +146,15 @@ impl Telemetry {
     }
 }
 
-/// Whether the signal is to be exported, by the variables of the OpenTelemetry specification.
-fn is_exported(environment: &Environment, signal: &str) -> bool {
-    let named = |name: &str| environment.get(name).is_some();
-    let disabled = environment
-        .get("OTEL_SDK_DISABLED")
-        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    let none = environment.get(&format!("OTEL_{signal}_EXPORTER")) == Some("none");
-    let endpoint = named("OTEL_EXPORTER_OTLP_ENDPOINT")
-        || named(&format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"));
-    endpoint && !disabled && !none
-}
-
 fn tracers(
     resource: Resource,
     environment: &Environment,
 ) -> Result<SdkTracerProvider, TelemetryError> {
     let builder = SdkTracerProvider::builder().with_resource(resource);
-    if !is_exported(environment, "TRACES") {
-        return Ok(builder.build());
-    }
-    let exporter = SpanExporter::builder().with_tonic().build();
-    let exporter = exporter.map_err(TelemetryError::Exporter)?;
-    Ok(builder.with_batch_exporter(exporter).build())
+    Ok(match export::spans(environment)? {
+        Some(exporter) => builder.with_batch_exporter(exporter).build(),
+        None => builder.build(),
+    })
 }
 
 fn meters(
@@ -172,12 +169,10 @@ fn meters(
     let builder = SdkMeterProvider::builder()
         .with_resource(resource)
         .with_reader(reader);
-    if !is_exported(environment, "METRICS") {
-        return Ok(builder.build());
-    }
-    let exporter = MetricExporter::builder().with_tonic().build();
-    let exporter = exporter.map_err(TelemetryError::Exporter)?;
-    Ok(builder.with_periodic_exporter(exporter).build())
+    Ok(match export::metrics(environment)? {
+        Some(exporter) => builder.with_periodic_exporter(exporter).build(),
+        None => builder.build(),
+    })
 }
 
 /// Logs to `writer`, in the form and with the filter that the environment wants.

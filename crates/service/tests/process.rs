@@ -198,3 +198,47 @@ async fn spans_and_metrics_are_exported_and_nothing_of_the_exporter() {
         .unwrap();
     assert_eq!(metric.service, "zektor-shell");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_and_metrics_go_over_http_too() {
+    let (received, mut posts) = tokio::sync::mpsc::channel(100);
+    let post = async move |request: axum::extract::Request| {
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        let path = parts.uri.path().to_owned();
+        let kind = parts.headers["content-type"].clone();
+        received.send((path, kind, body)).await.unwrap();
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move {
+        let router = axum::Router::new().fallback(post);
+        axum::serve(listener, router).await.unwrap();
+    });
+    let mut process = Process::start(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+    ]);
+    let _ = process.await_line("alive");
+    process.signal("TERM");
+    assert_eq!(process.code(), 0);
+    serving.abort();
+    let mut came = Vec::new();
+    while let Ok((path, kind, body)) = posts.try_recv() {
+        assert_eq!(kind, "application/x-protobuf");
+        came.push((path, body));
+    }
+    for (wanted, name) in [
+        ("/v1/traces", "live"),
+        ("/v1/metrics", "zektor.shell.lives"),
+    ] {
+        let has = |body: &[u8], text: &str| {
+            body.windows(text.len())
+                .any(|window| window == text.as_bytes())
+        };
+        let whole = came
+            .iter()
+            .any(|(path, body)| path == wanted && has(body, "zektor-shell") && has(body, name));
+        assert!(whole, "{wanted}: {came:?}");
+    }
+}

@@ -16,6 +16,7 @@ use crate::projector::Projector;
 use crate::store::Store;
 
 mod answer;
+mod metrics;
 mod projection;
 mod projector;
 mod read_ahead;
@@ -50,6 +51,10 @@ async fn work(context: Context<NoSettings>) -> anyhow::Result<()> {
     if !apply_topology(&context, &bus).await? {
         return Ok(());
     }
+    let shown = metrics::show(store.clone(), Arc::clone(&context.clock));
+    drop(tokio::spawn(
+        context.shutdown.clone().run_until_cancelled_owned(shown),
+    ));
     let projector = Projector::new(store, bus, repository, Arc::clone(&context.clock));
     let answers = answer::serve(projector.clone(), context.shutdown.clone());
     let (answered, ()) = tokio::join!(answers, projector.run(context.shutdown.clone()));

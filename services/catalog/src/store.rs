@@ -18,12 +18,12 @@ use column::Column as _;
 
 mod cache;
 mod clean;
-mod column;
+pub(crate) mod column;
 mod read;
 pub(crate) mod rows;
 mod write;
 
-pub(crate) use read::{BackupFilter, MOST_POINTS, Page};
+pub(crate) use read::{Amount, BackupFilter, Gauges, LastBackup, MOST_POINTS, Page};
 pub(crate) use write::{Applied, Step, Writing};
 
 /// Connections that answer questions. SQLite has one writer beside them.

@@ -137,6 +137,24 @@ async fn killed_and_cut_off_it_comes_back_with_the_same_rows() {
             metrics.body
         );
     }
+    // Of branches too: read once at the start, so a start shows what is there by now.
+    let _ = catalog.terminate().await.unwrap();
+    catalog.start_again().await.unwrap();
+    wait_until("waiting backups are shown", DEADLINE, async || {
+        let answer = testkit::http::get(&address, "/metrics").await;
+        answer.is_ok_and(|answer| {
+            let shown = |line: &&str| {
+                line.starts_with("zektor_backup_count{") && line.contains("status=\"requested\"")
+            };
+            answer
+                .body
+                .lines()
+                .find(shown)
+                .is_some_and(|line| line.ends_with(" 1100"))
+        })
+    })
+    .await
+    .unwrap();
     let ended = catalog.terminate().await.unwrap();
     assert_eq!(ended.code(), Some(0));
 }

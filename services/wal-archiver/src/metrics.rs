@@ -26,7 +26,7 @@ pub(crate) fn observe(statuses: &Statuses, clock: &Arc<dyn Clock>) {
         }
     };
     let _ = meter
-        .u64_observable_counter("zektor.wal.archived_bytes")
+        .u64_observable_counter("zektor.wal.archived")
         .with_unit("By")
         .with_description("Stored size of the complete segments archived by this process.")
         .with_callback(each(|seen| Some(seen.stored_bytes)))
@@ -37,7 +37,7 @@ pub(crate) fn observe(statuses: &Statuses, clock: &Arc<dyn Clock>) {
         .with_callback(each(|seen| Some(seen.segments)))
         .build();
     let _ = meter
-        .u64_observable_gauge("zektor.wal.lag_bytes")
+        .u64_observable_gauge("zektor.wal.lag")
         .with_unit("By")
         .with_description("WAL of the server that is not durable in the repository.")
         .with_callback(each(|seen| {
@@ -55,14 +55,15 @@ pub(crate) fn observe(statuses: &Statuses, clock: &Arc<dyn Clock>) {
         .with_callback(each(|seen| Some(seen.proof_violations)))
         .build();
     let _ = meter
-        .u64_observable_gauge("zektor.wal.proof_margin_us")
-        .with_description("What proofs of the archive's completeness subtract, in microseconds.")
+        .u64_observable_gauge("zektor.wal.proof_margin")
+        .with_unit("us")
+        .with_description("What proofs of the archive's completeness subtract.")
         .with_callback(each(|seen| Some(seen.margin.at(Instant::now()).micros())))
         .build();
     observe_windows(&meter, statuses);
     let (statuses, clock) = (statuses.clone(), Arc::clone(clock));
     let _ = meter
-        .f64_observable_gauge("zektor.wal.seconds_since_archived")
+        .f64_observable_gauge("zektor.wal.since_archived")
         .with_unit("s")
         .with_description("Seconds since a complete segment was archived by this process.")
         .with_callback(move |seen| {

@@ -5,7 +5,7 @@ use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::SubscriberExt;
 
-use super::{is_exported, log_layer, span_layer};
+use super::{log_layer, span_layer};
 use crate::config::Environment;
 
 /// Keeps what was written or exported.
@@ -106,27 +106,4 @@ fn a_wrong_filter_is_named() {
         .err()
         .unwrap();
     assert!(error.to_string().contains("ZEKTOR_LOG"), "{error}");
-}
-
-#[test]
-fn export_follows_the_standard_variables() {
-    let exported = |variables: &[(&str, &str)], signal| {
-        is_exported(&Environment::of(variables.iter().copied()), signal)
-    };
-    let everywhere = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317");
-    let traces = (
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-        "http://127.0.0.1:4317",
-    );
-    assert!(!exported(&[], "TRACES"));
-    assert!(exported(&[everywhere], "TRACES") && exported(&[everywhere], "METRICS"));
-    assert!(exported(&[traces], "TRACES") && !exported(&[traces], "METRICS"));
-    assert!(!exported(
-        &[everywhere, ("OTEL_SDK_DISABLED", "true")],
-        "TRACES"
-    ));
-    assert!(!exported(
-        &[everywhere, ("OTEL_METRICS_EXPORTER", "none")],
-        "METRICS"
-    ));
 }

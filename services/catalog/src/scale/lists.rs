@@ -158,6 +158,13 @@ async fn instances(store: &Store, label: &str) {
         }
         let _p99 = told(label, &format!("instances, {size} a page"), times);
     }
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let begin = Instant::now();
+        let _gauges = store.gauges().await.unwrap();
+        times.push(begin.elapsed());
+    }
+    let _p99 = told(label, "what monitoring is shown", times);
 }
 
 async fn lists(store: &Store, label: &str) {

@@ -14,10 +14,12 @@ use super::{Result, Store, cannot};
 
 mod backups;
 mod control;
+mod gauges;
 mod instances;
 
 pub(crate) use backups::BackupFilter;
 pub(crate) use control::MOST_POINTS;
+pub(crate) use gauges::{Amount, Gauges, LastBackup};
 
 /// The most rows that one answer has.
 const LONGEST_PAGE: u32 = 1000;

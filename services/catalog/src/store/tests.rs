@@ -13,6 +13,7 @@ use crate::scenario::{
     adopt, all_rows, archived, backup_id, backup_life, event, registered, sqlite, steps,
 };
 
+mod gauges;
 mod histories;
 mod lists;
 
