@@ -1,5 +1,7 @@
 //! The instance documents, typed.
 
+use std::collections::BTreeSet;
+
 use events::{InstanceDocument, InstanceName, topology};
 use futures::{Stream, StreamExt as _};
 
@@ -13,6 +15,16 @@ const CONFLICT_LIMIT: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Instances {
     bucket: Bucket,
+}
+
+/// All documents, and those that are there but cannot be read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Listing {
+    /// By name of their instances.
+    pub documents: Vec<InstanceDocument>,
+    /// Instances whose document is there, and of another version, or damaged. They are not gone: nothing of them may be
+    /// let go, and what was known of them stays true.
+    pub unreadable: BTreeSet<InstanceName>,
 }
 
 /// What happened to an instance's document.
@@ -78,19 +90,62 @@ impl Instances {
         }
     }
 
-    /// Every document, by name of its instance.
+    /// One instance's document, if there is one, and the revision of the last change to it or of its removal; 0 if there
+    /// never was one.
     ///
     /// # Errors
-    /// [`BusError::Unreadable`] if this build cannot read one.
+    /// [`BusError::Unreadable`] if this build cannot read it.
+    pub async fn standing(
+        &self,
+        instance: &InstanceName,
+    ) -> Result<(Option<InstanceDocument>, Revision), BusError> {
+        let (bytes, revision) = self.bucket.standing(&instance.to_string()).await?;
+        let document = bytes.map(|bytes| read(instance, &bytes)).transpose()?;
+        Ok((document, revision))
+    }
+
+    /// Writes a document if nothing has happened to it since it [stood](Self::standing) at `revision`.
+    ///
+    /// # Errors
+    /// [`CasError::Conflict`] if something has.
+    pub async fn replace(
+        &self,
+        document: &InstanceDocument,
+        revision: Revision,
+    ) -> Result<Revision, CasError> {
+        let bytes = write(&document.instance, document)?;
+        let key = document.instance.to_string();
+        self.bucket.update(&key, bytes, revision).await
+    }
+
+    /// Every document that can be read, by name of its instance. For those who only look: who would take an instance that
+    /// is not in it for gone asks for [`Self::listing`].
+    ///
+    /// # Errors
+    /// The bus failed.
     pub async fn list(&self) -> Result<Vec<InstanceDocument>, BusError> {
-        let present = self.bucket.present().await?;
-        present
-            .into_iter()
-            .filter_map(|change| {
-                let name = InstanceName::new(change.key).ok()?;
-                Some(read(&name, &change.value?))
-            })
-            .collect()
+        Ok(self.listing().await?.documents)
+    }
+
+    /// Every document. One that this build cannot read is logged, and holds up none of the others.
+    ///
+    /// # Errors
+    /// The bus failed.
+    pub async fn listing(&self) -> Result<Listing, BusError> {
+        let mut listing = Listing::default();
+        for change in self.bucket.present().await? {
+            let (Ok(name), Some(bytes)) = (InstanceName::new(change.key), change.value) else {
+                continue;
+            };
+            match read(&name, &bytes) {
+                Ok(document) => listing.documents.push(document),
+                Err(error) => {
+                    left_out(&name, &error);
+                    let _new = listing.unreadable.insert(name);
+                }
+            }
+        }
+        Ok(listing)
     }
 
     /// All documents, then every change, for ever. One that this build cannot read is logged and left out:
@@ -157,14 +212,18 @@ fn typed(change: Change) -> Option<InstanceChange> {
             revision: change.revision,
         }),
         Err(error) => {
-            tracing::error!(
-                instance = change.key,
-                error = &error as &dyn std::error::Error,
-                "an instance document cannot be read by this version of zektor and is left out"
-            );
+            left_out(&instance, &error);
             None
         }
     }
+}
+
+fn left_out(instance: &InstanceName, error: &BusError) {
+    tracing::error!(
+        %instance,
+        error = error as &dyn std::error::Error,
+        "an instance document cannot be read by this version of zektor and is left out"
+    );
 }
 
 fn read(instance: &InstanceName, bytes: &[u8]) -> Result<InstanceDocument, BusError> {

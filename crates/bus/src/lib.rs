@@ -39,7 +39,7 @@ pub use error::{BusError, CasError, Class, FenceError, QueryError, RequestError}
 pub use exhausted::Exhausted;
 pub use fence::Fence;
 pub use follow::{From, Places, Stored, StreamState};
-pub use instances::{Decision, InstanceChange, Instances, UpdateError};
+pub use instances::{Decision, InstanceChange, Instances, Listing, UpdateError};
 pub use publish::Outgoing;
 
 /// A message's place in its stream, from 1; 0 stands for "nothing yet".

@@ -113,7 +113,8 @@ async fn list_repository(
     writing: &mut Writing,
 ) -> Result<(), RebuildError> {
     let documents = repository.instances().await?;
-    // The mirror of a removed instance stays, to tell a removal from a loss.
+    // The mirror of a removed instance stays, to tell a removal from a loss. One that cannot be read was left out and
+    // logged: of that instance there is what is stored, and what the streams say.
     for document in documents.into_iter().filter(|document| !document.removing) {
         writing.change_all(of_document(&document)).await?;
     }

@@ -43,8 +43,8 @@ pub(crate) async fn run(world: &World, shutdown: CancellationToken) -> Result<()
             () = shutdown.cancelled() => return Ok(()),
             Some(change) = changes.next() => firing.learn(change.instance, change.document),
             _ = ticks.tick() => firing.round(world).await,
-            _ = reloads.tick() => match world.bus.instances().list().await {
-                Ok(documents) => firing.relearn(documents),
+            _ = reloads.tick() => match world.bus.instances().listing().await {
+                Ok(listing) => firing.relearn(listing),
                 Err(error) => tracing::warn!(%error, "the instance documents cannot be read"),
             },
         }

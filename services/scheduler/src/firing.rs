@@ -17,7 +17,7 @@ use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::InstanceChange;
+use bus::{InstanceChange, Listing};
 use chrono::TimeDelta;
 use events::envelope::rfc3339;
 use events::event::BackupRequested;
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::World;
 use crate::firing::plan::{Fire, Plan};
 use crate::firing::told::Told;
+use crate::metrics;
 use crate::recall::{has_forgotten, recall_documents};
 use crate::refusal::Unfinished;
 use crate::slots::{Kept, Life, WhenBusy};
@@ -167,32 +168,38 @@ impl Firing {
     }
 
     /// Reads the documents. Where one is gone that was there, and at the start, the mirror is asked: NATS may
-    /// have been lost.
+    /// have been lost. What cannot be read now is not gone: what was known of it goes on.
     pub(crate) async fn reload(&mut self, world: &World) -> Result<(), Unfinished> {
-        let mut documents = world.bus.instances().list().await?;
-        let there: HashSet<_> = documents.iter().map(|d| &d.instance).collect();
+        let mut listing = world.bus.instances().listing().await?;
+        let there = names(&listing);
         let some_gone = self.known.keys().any(|known| !there.contains(known));
-        if some_gone || !self.recalled {
+        let recalled = if some_gone || !self.recalled {
             world.bus.apply_topology().await?;
-            recall_documents(world).await?;
-            documents = world.bus.instances().list().await?;
-        }
-        self.recalled = true;
+            let recalled = recall_documents(world).await;
+            listing = world.bus.instances().listing().await?;
+            recalled
+        } else {
+            Ok(())
+        };
+        self.recalled = recalled.is_ok();
         let now = world.clock.now();
-        let known = documents
-            .iter()
-            .map(|document| (document.instance.clone(), document.removing));
-        self.known = known.collect();
+        if recalled.is_ok() {
+            let there = names(&listing);
+            self.known.retain(|known, _| there.contains(known));
+            self.plan.retain(|instance| there.contains(instance));
+        }
+        let documents = &listing.documents;
         let pools: BTreeSet<_> = documents.iter().filter_map(|d| d.pool.as_ref()).collect();
         for pool in pools {
             world.make_pool(Some(pool)).await?;
         }
-        let known = &self.known;
-        self.plan.retain(|instance| known.contains_key(instance));
-        for document in &documents {
+        for document in documents {
+            let _before = self
+                .known
+                .insert(document.instance.clone(), document.removing);
             self.plan.put(document, now);
         }
-        Ok(())
+        recalled
     }
 
     /// Takes note of a change. One that vanished without having been removed may have been lost: all are read.
@@ -261,6 +268,12 @@ impl Firing {
     }
 }
 
+/// All instances that are there.
+fn names(listing: &Listing) -> HashSet<InstanceName> {
+    let read = listing.documents.iter().map(|document| &document.instance);
+    read.chain(&listing.unreadable).cloned().collect()
+}
+
 /// The fires of each branch, the one that is kept longest first: it is the backup of the others too.
 fn by_branch(due: Vec<Fire>) -> Vec<Vec<Fire>> {
     let mut branches: BTreeMap<_, Vec<Fire>> = BTreeMap::new();
@@ -303,6 +316,7 @@ async fn ask(world: &World, fire: &Fire, now: Timestamp) -> Result<(), Unfinishe
         return world.skip(request, fire.at, None, reason).await;
     }
     let busy = WhenBusy::Skip { due_at: fire.at };
-    let _asked = world.ask_for_backup(request, None, busy).await?;
+    let asked = world.ask_for_backup(request, None, busy).await?;
+    metrics::fired(asked, world.clock.now() - fire.at);
     Ok(())
 }

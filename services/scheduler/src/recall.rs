@@ -8,7 +8,7 @@
 //! What fires have led to is lost with the events. Those of the last day are asked for again (a backup that is there is
 //! only announced), older ones are let be ([`has_forgotten`]).
 
-use bus::{BusError, Decision};
+use bus::{BusError, Decision, UpdateError};
 use chrono::TimeDelta;
 use events::document::Branch;
 use events::topology::EVENTS;
@@ -33,12 +33,38 @@ pub(crate) async fn has_forgotten(world: &World, fire: Timestamp) -> Result<bool
     Ok(fire < born && born <= now)
 }
 
-/// Puts the mirrored documents back that the bus does not have.
+/// Puts the mirrored documents back that the bus does not have. What is wrong with one holds up none of the others: one
+/// that cannot be read, there or here, is left as it is.
+///
+/// # Errors
+/// The first that could not be looked at now, and may be later; the others were.
 pub(crate) async fn recall_documents(world: &World) -> Result<(), Unfinished> {
-    for mirrored in world.repository.instances().await? {
-        recall(world, mirrored).await?;
+    let mut later = None;
+    for instance in world.repository.instance_names().await? {
+        let Err(error) = recall_document(world, &instance).await else {
+            continue;
+        };
+        if is_unreadable(&error) {
+            tracing::error!(%instance, error = &error as &dyn std::error::Error, "the document of an instance cannot be read, and the instance cannot be recalled");
+        } else {
+            tracing::warn!(%instance, error = &error as &dyn std::error::Error, "an instance cannot be recalled now; trying again");
+            later = later.or(Some(error));
+        }
     }
-    Ok(())
+    later.map_or(Ok(()), Err)
+}
+
+/// Whether asking again cannot help.
+fn is_unreadable(error: &Unfinished) -> bool {
+    match error {
+        Unfinished::Repository(RepositoryError::Corrupt { .. } | RepositoryError::Newer { .. }) => {
+            true
+        }
+        Unfinished::Bus(error) | Unfinished::Contended(UpdateError::Bus(error)) => {
+            matches!(error, BusError::Unreadable { .. })
+        }
+        _ => false,
+    }
 }
 
 /// Puts one instance's document back, if the mirror has it and the bus does not.

@@ -16,6 +16,7 @@ mod simulation;
 mod slots_and_queues;
 mod stored;
 mod stuck_backups;
+mod unreadable;
 
 use std::sync::Arc;
 
@@ -109,9 +110,9 @@ impl Place {
                 message,
             },
             sequence: Sequence(1),
+            stored_at: self.world.clock.now(),
             attempt: 1,
             last_attempt: false,
-            stored_at: self.world.clock.now(),
             progress: Progress::default(),
         }
     }
@@ -152,9 +153,9 @@ fn delivered<M>(message: M) -> Delivery<M> {
             message,
         },
         sequence: Sequence(1),
+        stored_at: events::example::at(0),
         attempt: 1,
         last_attempt: false,
-        stored_at: events::example::at(0),
         progress: Progress::default(),
     }
 }

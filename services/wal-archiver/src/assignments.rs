@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, InstanceChange};
+use bus::{Bus, InstanceChange, Listing};
 use events::document::ActiveBranch;
 use events::position::PositionQuestion;
 use events::{InstanceDocument, InstanceName, subject};
@@ -95,7 +95,7 @@ impl Assignments {
                 _ = rescan.tick() => {
                     // What was removed while nobody looked is in no change.
                     if self.bus.is_connected()
-                        && let Ok(listed) = self.bus.instances().list().await
+                        && let Ok(listed) = self.bus.instances().listing().await
                     {
                         documents = reconcile(documents, listed, &self.repository).await;
                     }
@@ -117,7 +117,7 @@ impl Assignments {
         }
         let mirrored = by_name(mirrored.unwrap_or_default());
         if tokio::time::timeout(BUS_PATIENCE, connected).await.is_ok() {
-            match self.bus.instances().list().await {
+            match self.bus.instances().listing().await {
                 Ok(listed) => return reconcile(mirrored, listed, &self.repository).await,
                 Err(error) => tracing::warn!(%error, "the bus does not tell the instances"),
             }
@@ -176,15 +176,20 @@ fn apply(documents: &mut BTreeMap<InstanceName, InstanceDocument>, change: Insta
 }
 
 /// What the bus lists, and what it does not list but the repository still mirrors: a bucket that was lost
-/// is no removal. What is mirrored as being removed is removed, whatever is remembered of it.
+/// is no removal. What is mirrored as being removed is removed, whatever is remembered of it. What cannot be read is as
+/// it was last known.
 async fn reconcile(
     known: BTreeMap<InstanceName, InstanceDocument>,
-    listed: Vec<InstanceDocument>,
+    listed: Listing,
     repository: &Repository,
 ) -> BTreeMap<InstanceName, InstanceDocument> {
-    let mut documents = by_name(listed);
+    let mut documents = by_name(listed.documents);
     for (instance, document) in known {
         if documents.contains_key(&instance) {
+            continue;
+        }
+        if listed.unreadable.contains(&instance) {
+            let _ = documents.insert(instance, document);
             continue;
         }
         let mirrored = repository.instance(&instance).await;
@@ -306,6 +311,8 @@ async fn answer(bus: Bus, context: BranchContext, stop: CancellationToken) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use events::Timestamp;
     use repository::RetryPolicy;
@@ -338,13 +345,26 @@ mod tests {
             document("removing"),
             document("removed"),
         ]);
-        let found = reconcile(
-            known,
-            vec![document("listed"), document("new")],
-            &repository,
-        )
-        .await;
+        let listed = Listing {
+            documents: vec![document("listed"), document("new")],
+            unreadable: BTreeSet::new(),
+        };
+        let found = reconcile(known, listed, &repository).await;
         let names: Vec<String> = found.keys().map(ToString::to_string).collect();
         assert_eq!(names, ["forgotten", "listed", "new"]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_archived_as_it_was_last_known() {
+        let repository = Repository::open("memory://", RetryPolicy::default()).unwrap();
+        let bus = Bus::in_memory();
+        let bucket = bus.bucket(events::topology::INSTANCES);
+        let _revision = bucket.create("orders", "of a later version").await.unwrap();
+        // There is no mirror of it: that says nothing either.
+        let known = by_name(vec![document("orders"), document("removed")]);
+        let listed = bus.instances().listing().await.unwrap();
+        let found = reconcile(known, listed, &repository).await;
+        let names: Vec<String> = found.keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["orders"]);
     }
 }

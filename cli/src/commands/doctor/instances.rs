@@ -29,14 +29,23 @@ const BRANCHES_AT_ONCE: usize = 8;
 const RETAINED_BYTES: u64 = 4 << 30;
 
 pub(super) async fn check(session: &Session) -> Vec<Check> {
-    let listed = tokio::time::timeout(ANSWER_WITHIN, session.bus.instances().list()).await;
-    let documents = match listed {
-        Ok(Ok(documents)) => documents,
+    let listed = tokio::time::timeout(ANSWER_WITHIN, session.bus.instances().listing()).await;
+    let listing = match listed {
+        Ok(Ok(listing)) => listing,
         Ok(Err(error)) => return vec![Check::of_failure("instances", error.into())],
         Err(_elapsed) => return vec![no_answer("instances")],
     };
     let key = session.master_key().ok();
-    let active = documents
+    let unreadable = listing.unreadable.iter().map(|instance| {
+        Check::failed(
+            format!("{instance} document"),
+            "it is damaged, or of a newer version of zektor; nothing new is begun for this instance",
+            "run services and command line of the version that wrote it",
+        )
+    });
+    let unreadable: Vec<_> = unreadable.collect();
+    let active = listing
+        .documents
         .iter()
         .filter(|document| !document.removing)
         .flat_map(|document| {
@@ -47,7 +56,8 @@ pub(super) async fn check(session: &Session) -> Vec<Check> {
     let checks = active
         .map(|(instance, name, active)| of_branch(session, key.as_ref(), instance, name, active));
     let checks = stream::iter(checks).buffered(BRANCHES_AT_ONCE);
-    checks.collect::<Vec<_>>().await.concat()
+    let checks = checks.collect::<Vec<_>>().await.concat();
+    unreadable.into_iter().chain(checks).collect()
 }
 
 async fn of_branch(

@@ -191,13 +191,13 @@ impl Place {
                 message: Event::BranchSweepRequested(self.request.clone()),
             },
             sequence: Sequence(1),
+            stored_at: example::at(0),
             attempt: 1,
             last_attempt: false,
             progress: Progress::default(),
         }
     }
 
-            stored_at: example::at(0),
     async fn said(&self) -> Vec<Event> {
         let mut said = Vec::new();
         for stream in [topology::EVENTS, topology::WAL] {

@@ -66,8 +66,9 @@ impl Watch {
     pub(super) async fn round(&self) -> Result<(), Unfinished> {
         // States first: a branch whose state is in the list was protected before the documents are read.
         let states = self.states().await?;
-        let documents = self.bus.instances().list().await?;
-        let live: Vec<Live<'_>> = documents
+        let listing = self.bus.instances().listing().await?;
+        let live: Vec<Live<'_>> = listing
+            .documents
             .iter()
             .flat_map(|document| {
                 document
@@ -81,11 +82,16 @@ impl Watch {
             .iter()
             .map(|(document, branch)| (&document.instance, *branch))
             .collect();
-        let gone: BTreeSet<_> = states
+        let others = states
             .keys()
-            .filter(|(instance, branch)| !names.contains(&(instance, branch)))
-            .map(|(instance, _)| instance)
-            .collect();
+            .filter(|(instance, branch)| !names.contains(&(instance, branch)));
+        // Whose document cannot be read is not gone: time goes on for its branches as they were last known.
+        let (unread, gone): (Vec<_>, Vec<_>) =
+            others.partition(|(instance, _)| listing.unreadable.contains(instance));
+        for (instance, branch) in unread {
+            told(instance, self.look_without(instance, branch).await);
+        }
+        let gone: BTreeSet<_> = gone.into_iter().map(|(instance, _)| instance).collect();
         for instance in gone {
             told(instance, self.close_gone(instance).await);
         }
@@ -133,6 +139,19 @@ impl Watch {
             }
         }
         self.change(&document.instance, branch, change).await
+    }
+
+    /// Looks at a branch of which nobody can say what is promised now.
+    async fn look_without(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<(), Unfinished> {
+        let now = self.clock.now();
+        self.change(instance, branch, |state| {
+            let _ = state.look(now, &self.settings);
+        })
+        .await
     }
 
     fn look_now(&self, state: &mut BranchState, promise: Fact, now: Timestamp) {

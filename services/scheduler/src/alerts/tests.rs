@@ -21,6 +21,7 @@ use super::*;
 
 mod lives;
 mod scale;
+mod wrong;
 
 struct Place {
     watch: Watch,
@@ -108,12 +109,12 @@ impl Place {
 
     /// Three replicas hear the same delivery at the same time.
     async fn hear(&self, event: Event) {
-        let delivery = Delivery {
         self.hear_from(event, self.watch.clock.now()).await;
     }
 
     /// The same, of somebody whose clock shows `time`.
     async fn hear_from(&self, event: Event, time: Timestamp) {
+        let delivery = Delivery {
             envelope: Envelope {
                 id: MessageId::new("heard"),
                 source: "test".to_owned(),
@@ -125,8 +126,8 @@ impl Place {
                 message: event,
             },
             sequence: Sequence(1),
-            attempt: 1,
             stored_at: self.watch.clock.now(),
+            attempt: 1,
             last_attempt: false,
             progress: Progress::default(),
         };

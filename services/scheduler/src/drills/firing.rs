@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bus::Listing;
 use calendar::Calendar;
 use chrono::TimeDelta;
 use events::document::{DrillSettings, RunningDrill};
@@ -74,10 +75,15 @@ impl Firing {
         };
     }
 
-    /// Takes all documents.
-    pub(super) fn relearn(&mut self, documents: Vec<InstanceDocument>) {
+    /// Takes all documents. Of an instance whose document cannot be read, what was known stays true.
+    pub(super) fn relearn(&mut self, listing: Listing) {
+        let Listing {
+            documents,
+            unreadable,
+        } = listing;
         let there: BTreeSet<&InstanceName> = documents.iter().map(|one| &one.instance).collect();
-        self.known.retain(|instance, _| there.contains(instance));
+        self.known
+            .retain(|instance, _| there.contains(instance) || unreadable.contains(instance));
         for document in documents {
             self.learn(document.instance.clone(), Some(document));
         }

@@ -85,8 +85,8 @@ impl Place {
 
     /// A look of a replica that knows the documents as they are.
     async fn look(&self, replica: &mut Firing) {
-        let documents = self.world.bus.instances().list().await.unwrap();
-        replica.relearn(documents);
+        let listing = self.world.bus.instances().listing().await.unwrap();
+        replica.relearn(listing);
         replica.round(&self.world).await;
     }
 

@@ -25,13 +25,14 @@ impl World {
         Ok(self.slots_bucket().get(WHOLE).await?.is_some())
     }
 
-    /// Fills the bucket, if nobody has since it was made. Any number of replicas may do it at once.
+    /// Fills the bucket, if nobody has since it was made. Any number of replicas may do it at once. While the document of
+    /// an instance cannot be read, what runs of it is not known: the bucket is not called whole, and is filled again.
     pub(crate) async fn recover_slots(&self) -> Result<(), Unfinished> {
         if self.slots_are_whole().await? {
             return Ok(());
         }
-        let documents = self.bus.instances().list().await?;
-        let branches = documents.into_iter().flat_map(|document| {
+        let listing = self.bus.instances().listing().await?;
+        let branches = listing.documents.into_iter().flat_map(|document| {
             let (instance, pool) = (document.instance, document.pool);
             let branches = document.branches.into_iter();
             let active = branches.filter(|(_, branch)| matches!(branch, Branch::Active(_)));
@@ -47,7 +48,9 @@ impl World {
         }
         drop(looks);
         self.recover_queues().await?;
-        let _ = made(self.slots_bucket().create(WHOLE, "{}").await)?;
+        if listing.unreadable.is_empty() {
+            let _ = made(self.slots_bucket().create(WHOLE, "{}").await)?;
+        }
         Ok(())
     }
 

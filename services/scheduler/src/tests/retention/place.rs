@@ -237,9 +237,9 @@ impl Place {
                 message: event,
             },
             sequence: Sequence(1),
+            stored_at: self.world.clock.now(),
             attempt: 1,
             last_attempt: false,
-            stored_at: self.world.clock.now(),
             progress: Progress::default(),
         };
         assert_eq!(outcomes.handle(&delivery).await, bus::Outcome::Done);
