@@ -14,6 +14,7 @@ use repository::{ErrorClass, RepositoryError};
 
 use crate::attempt::{Attempt, World};
 use crate::failure::{AttemptError, Verdict};
+use crate::metrics::{self, Ended};
 use crate::takeover::{self, Takeover};
 use crate::voice::{Voice, outgoing};
 
@@ -167,8 +168,12 @@ impl Jobs {
         let request = attempt.request;
         let result = match result {
             Err(error) => match error.verdict() {
-                Verdict::Superseded => return Ok(superseded()),
+                Verdict::Superseded => {
+                    metrics::attempted(Ended::Superseded);
+                    return Ok(superseded());
+                }
                 Verdict::TryAgain if !delivery.last_attempt => {
+                    metrics::attempted(Ended::Interrupted);
                     attempt.voice.tell_problem(error.sentence()).await;
                     return Err(error);
                 }
@@ -182,6 +187,7 @@ impl Jobs {
             },
             committed => committed,
         };
+        metrics::attempted(result.as_ref().map_or(Ended::Failed, Ended::Completed));
         let event = match result {
             Ok(summary) => Event::BackupCompleted(BackupCompleted {
                 backup_id: request.backup_id,

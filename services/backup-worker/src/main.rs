@@ -6,6 +6,7 @@ mod copy;
 mod damage;
 mod failure;
 mod jobs;
+mod metrics;
 mod pulse;
 mod rate;
 mod sweep;

@@ -9,6 +9,7 @@ mod exhausted;
 mod fires;
 mod firing;
 mod gaps;
+mod metrics;
 mod notify;
 mod outcomes;
 mod recall;
