@@ -121,6 +121,10 @@ pub struct Sweep {
     /// The branch is gone and somebody wants its name, or its place: all of it goes, whatever its retention, and holds, say.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub purge: bool,
+    /// Since when it is not to be carried out after all. A worker may be at a piece of it still, so it stands for a
+    /// while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn_at: Option<Timestamp>,
 }
 
 /// Whole segments of one timeline.

@@ -159,32 +159,4 @@ impl BranchWriter {
             false => Ok(()),
         }
     }
-
-    /// Deletes an object, unless it is another one by now.
-    async fn delete_listed(&self, key: &str, listed: &ObjectMeta) -> Result<Option<Deleted>> {
-        let found = RepositoryError::absent_as_none(self.store.head(key).await)?;
-        match found {
-            None => Ok(Some(Deleted::default())),
-            Some(found) if !is_same(&found, listed) => {
-                tracing::warn!(key, "it was written anew since it was listed; it stays");
-                Ok(None)
-            }
-            Some(found) => {
-                self.store.delete(key).await?;
-                Ok(Some(Deleted {
-                    objects: 1,
-                    segments: 0,
-                    bytes: found.size,
-                }))
-            }
-        }
-    }
-}
-
-/// Some stores quote the tag in one answer and not in the other, or tell the time in seconds only.
-fn is_same(found: &ObjectMeta, listed: &ObjectMeta) -> bool {
-    let tags = found.e_tag.as_ref().zip(listed.e_tag.as_ref());
-    let same_tag = tags.is_none_or(|(one, other)| one.trim_matches('"') == other.trim_matches('"'));
-    let same_time = found.last_modified.timestamp() == listed.last_modified.timestamp();
-    same_tag && same_time && found.size == listed.size
 }

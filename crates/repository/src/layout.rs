@@ -88,6 +88,11 @@ impl BranchLayout {
         format!("{}/wal", self.root)
     }
 
+    /// The segments and the history file of a timeline.
+    pub(crate) fn wal_of(&self, timeline: TimelineId) -> String {
+        format!("{}/wal/{}", self.root, timeline.to_hex())
+    }
+
     pub(crate) fn wal_position(&self) -> String {
         format!("{}/wal/position", self.root)
     }

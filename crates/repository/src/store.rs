@@ -6,6 +6,7 @@
 mod classify;
 mod conditional;
 pub(crate) mod durable;
+mod look;
 
 pub(crate) use conditional::Replaced;
 

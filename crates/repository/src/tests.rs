@@ -112,6 +112,7 @@ fn summary(
         requested_at: DateTime::UNIX_EPOCH,
         started_at: DateTime::UNIX_EPOCH,
         backed_up_at: DateTime::UNIX_EPOCH,
+        ended_at: None,
         expires_at: None,
         wal_until: None,
         start_lsn: Lsn(start.0 + 40),

@@ -19,6 +19,7 @@ use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 pub use coverage::{WalCoverage, wal_coverage};
 pub use gap::WalGap;
 pub use listing::{WalObject, WalObjectKind};
+pub(crate) use listing::parse;
 pub use open::OpenSegment;
 pub(crate) use path::Place;
 pub use path::{WalFormat, WalPath, wal_stretches};

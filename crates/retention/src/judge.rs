@@ -4,9 +4,9 @@
 //! looked at, it is decided already whether its packs are named by anything that stays. What stands
 //! in for a damaged one is older than that, too.
 
+mod order;
 mod stand_in;
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
@@ -108,8 +108,7 @@ impl<'a> Branch<'a> {
     pub(crate) fn of(stored: &'a Stored) -> Self {
         let segments = Segments::of(&stored.wal, stored.segment_size);
         let tree = Tree::of(stored, &segments);
-        let mut backups: Vec<&Backup> = stored.backups.iter().collect();
-        backups.sort_unstable_by_key(|backup| Reverse((backup.backed_up_at, backup.id)));
+        let backups = order::newest_first(&stored.backups, &tree);
         let mut branch = Branch {
             stored,
             segments,

@@ -1,12 +1,12 @@
 //! The plan: what becomes of everything that is stored, and why.
 
+mod sweep;
 mod wal;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use events::document::{Sweep, WalStretch};
 use events::mark::{DeletedBy, Deletion};
-use events::{BackupId, SweepId, Timestamp};
+use events::{BackupId, Timestamp};
 use pg_format::{Lsn, SegmentName, TimelineId};
 
 use crate::judge::{Branch, Judged};
@@ -14,10 +14,6 @@ use crate::leftover::{self, LeftoverFate, LeftoverVerdict};
 use crate::needs::{self, Needs};
 use crate::reason::Reason;
 use crate::stored::Stored;
-
-/// One sweep deletes at most so many backups, stretches of WAL and history files, each: it is written into the
-/// instance's document. The next round takes the rest.
-const MOST_AT_ONCE: usize = 500;
 
 /// What becomes of everything that is stored of a branch.
 #[derive(Clone, Debug, PartialEq)]
@@ -249,60 +245,6 @@ impl Plan {
             Some((verdict.backup_id, deletion))
         });
         marks.collect()
-    }
-
-    /// The backups to be deleted now, in the order in which they may be: none before those that name its packs.
-    pub fn deletions(&self) -> impl Iterator<Item = BackupId> {
-        let going = self.backups.iter();
-        let going = going.filter(|verdict| verdict.decision == Decision::Delete);
-        going.map(|verdict| verdict.backup_id)
-    }
-
-    /// The WAL to be deleted now, once all of [`Self::deletions`] are.
-    pub fn pruned(&self) -> impl Iterator<Item = WalStretch> {
-        let going = self.wal.iter();
-        let going = going.filter(|verdict| verdict.fate == WalFate::Prune);
-        going.map(|verdict| WalStretch {
-            timeline: verdict.timeline,
-            from_lsn: verdict.from_lsn,
-            to_lsn: verdict.to_lsn,
-        })
-    }
-
-    /// The backups whose leftovers are to be deleted now.
-    pub fn leftovers_going(&self) -> impl Iterator<Item = BackupId> {
-        let going = self.leftovers.iter();
-        let going = going.filter(|verdict| verdict.fate == LeftoverFate::Delete);
-        going.map(|verdict| verdict.leftover.backup_id)
-    }
-
-    /// What is to be deleted now, as far as one sweep takes it: no WAL before the last backup, no history file before
-    /// the last WAL. `None` when nothing is.
-    #[must_use]
-    pub fn sweep(&self, sweep_id: SweepId) -> Option<Sweep> {
-        let backups: Vec<_> = self.deletions().take(MOST_AT_ONCE).collect();
-        let mut wal = Vec::new();
-        if backups.len() < MOST_AT_ONCE {
-            wal.extend(self.pruned().take(MOST_AT_ONCE));
-        }
-        let mut histories = Vec::new();
-        if backups.len() < MOST_AT_ONCE && wal.len() < MOST_AT_ONCE {
-            let going = self.histories.iter().filter(|verdict| verdict.goes);
-            histories.extend(going.map(|verdict| verdict.timeline).take(MOST_AT_ONCE));
-        }
-        let leftovers: Vec<_> = self.leftovers_going().take(MOST_AT_ONCE).collect();
-        let nothing = backups.is_empty() && wal.is_empty() && histories.is_empty();
-        let nothing = nothing && leftovers.is_empty();
-        (!nothing).then_some(Sweep {
-            sweep_id,
-            asked_at: self.now,
-            backups,
-            wal,
-            histories,
-            leftovers,
-            hollow: false,
-            purge: false,
-        })
     }
 
     fn add_up(&self) -> Totals {

@@ -47,8 +47,21 @@ struct Taken {
     start: BackupStart,
     copied: Copied,
     backed_up_at: Timestamp,
+    /// The same moment by this worker's clock.
+    ended_at: Timestamp,
     server_version: u32,
     stored: StoredBackup,
+}
+
+impl Taken {
+    fn needed_wal(&self, branch: &ActiveBranch) -> NeededWal {
+        NeededWal {
+            timeline: self.start.timeline,
+            segment_size: branch.wal_segment_size,
+            start: self.start.start_lsn,
+            stop: self.copied.end.stop_lsn,
+        }
+    }
 }
 
 /// An attempt under way.
@@ -74,6 +87,8 @@ impl Attempt<'_> {
         self.voice
             .assured(BackupPhase::WaitingForWal, bytes, bytes)
             .await?;
+        // If it stood still, or the slots were lost, its WAL may have been let go since it was waited for.
+        self.look_again(&branch, &taken).await?;
         let commit = Box::pin(taken.stored.commit(summary));
         let committed = storing(&mut self.voice, commit).await?;
         if let CommitOutcome::AlreadyCommitted(other) = &committed {
@@ -149,11 +164,13 @@ impl Attempt<'_> {
             });
         }
         let backed_up_at = server_clock(dsn).await?;
+        let ended_at = self.world.clock.now();
         let stored = storing(&mut self.voice, pieces.finish()).await?;
         Ok(Taken {
             start,
             copied,
             backed_up_at,
+            ended_at,
             server_version,
             stored,
         })
@@ -187,12 +204,7 @@ impl Attempt<'_> {
         self.voice
             .enter(BackupPhase::WaitingForWal, bytes, bytes)
             .await?;
-        let needed = NeededWal {
-            timeline: taken.start.timeline,
-            segment_size: branch.wal_segment_size,
-            start: taken.start.start_lsn,
-            stop: taken.copied.end.stop_lsn,
-        };
+        let needed = taken.needed_wal(branch);
         // Not waited for but for speed: without an archiver the wait below says what is wrong.
         let _position = world
             .bus
@@ -207,10 +219,26 @@ impl Attempt<'_> {
         waited.ok_or(AttemptError::StoreStalled { after: longest })?
     }
 
+    /// Fails if WAL that makes the backup consistent is not there any more.
+    async fn look_again(
+        &mut self,
+        branch: &ActiveBranch,
+        taken: &Taken,
+    ) -> Result<(), AttemptError> {
+        let request = self.request;
+        let reader = self
+            .world
+            .repository
+            .reader(&request.instance, &request.branch);
+        let looked = wal_wait::check(&reader, taken.needed_wal(branch));
+        let looked = self.voice.beating(LONGEST_STORING, looked).await?;
+        let after = LONGEST_STORING;
+        looked.ok_or(AttemptError::StoreStalled { after })?
+    }
+
     fn summarise(&self, branch: &ActiveBranch, taken: &Taken) -> BackupSummary {
         let (request, totals) = (self.request, &taken.stored.totals);
-        let backed_up_at = taken.backed_up_at;
-        BackupSummary {
+        let mut summary = BackupSummary {
             backup_id: request.backup_id,
             instance: request.instance.clone(),
             branch: request.branch.clone(),
@@ -220,11 +248,10 @@ impl Attempt<'_> {
             schedule_id: request.schedule_id,
             requested_at: request.requested_at,
             started_at: self.started_at,
-            backed_up_at,
-            expires_at: request
-                .retention
-                .map(|retention| retention.expires_at(backed_up_at)),
-            wal_until: request.wal.until(backed_up_at),
+            backed_up_at: taken.backed_up_at,
+            ended_at: Some(taken.ended_at),
+            expires_at: None,
+            wal_until: None,
             start_lsn: taken.start.start_lsn,
             stop_lsn: taken.copied.end.stop_lsn,
             timeline: taken.start.timeline,
@@ -236,7 +263,19 @@ impl Attempt<'_> {
             files: totals.files,
             attempt: self.name.clone(),
             damaged_pages: taken.copied.damaged_pages.clone(),
+        };
+        let from = summary.kept_from();
+        summary.expires_at = request
+            .retention
+            .map(|retention| retention.expires_at(from));
+        summary.wal_until = request.wal.until(from);
+        if let Some(ahead) = summary.clocks_differ_by() {
+            tracing::warn!(
+                server = %summary.backed_up_at, worker = %taken.ended_at, ahead_seconds = ahead.num_seconds(),
+                "the server's clock and this worker's differ; the backup is kept by the later of them"
+            );
         }
+        summary
     }
 
     async fn source(&self) -> Result<(ActiveBranch, ConnectionSettings), AttemptError> {

@@ -72,6 +72,8 @@ pub(crate) enum AttemptError {
         segment: SegmentName,
         after: Duration,
     },
+    #[error("segment {segment}, which the backup needs, was in the archive and is gone")]
+    WalGone { segment: SegmentName },
 }
 
 /// What follows from a failed attempt.
@@ -101,6 +103,7 @@ impl AttemptError {
             | AttemptError::StoreStalled { .. }
             | AttemptError::Promoted { .. }
             | AttemptError::Swept { .. }
+            | AttemptError::WalGone { .. }
             | AttemptError::ServerClock => Verdict::TryAgain,
             AttemptError::Source(_)
             | AttemptError::Tar(_)
@@ -169,7 +172,7 @@ impl AttemptError {
                 FailureCause::Source,
                 "There is nothing left to back up; what the backup has stored goes by itself.",
             ),
-            AttemptError::Swept { .. } => (
+            AttemptError::WalGone { .. } | AttemptError::Swept { .. } => (
                 FailureCause::Wal,
                 "The server is a standby that lags behind all other backups; run the backup again when it has caught \
                  up.",

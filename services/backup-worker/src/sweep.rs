@@ -118,14 +118,10 @@ impl Sweeps {
                 return Ok(());
             };
             deleted = deleted.and(pruned);
-        } else if !sweep.wal.is_empty() {
+        } else if !sweep.wal.is_empty() || !sweep.histories.is_empty() {
             tracing::warn!(
                 "neither the branch's record nor a backup tells its segment size; its wal stays"
             );
-        }
-        for timeline in &sweep.histories {
-            branch.delete_history(*timeline).await?;
-            deleted.objects += 1;
         }
         let named = match sweep.leftovers.is_empty() {
             true => NamedPacks::default(),
@@ -159,7 +155,8 @@ impl Sweeps {
         self.swept(delivery, request, deleted, &fence).await
     }
 
-    /// Deletes the WAL, and tells of each stretch. `None` when it is no longer wanted in the middle.
+    /// Deletes the WAL and the history files, and tells of each stretch. `None` when it is no longer wanted in the middle:
+    /// the name may be another branch's by then, with WAL of the same keys.
     async fn prune(
         &self,
         request: &BranchSweepRequested,
@@ -169,7 +166,9 @@ impl Sweeps {
     ) -> Result<Option<Deleted>, SweepError> {
         let (stretches, advanced) = (&request.sweep.wal, || pulse.advance());
         let mut pruned = vec![Deleted::default(); stretches.len()];
-        let mut pruning = branch.find_prunable(stretches, size).await?;
+        let mut pruning = branch
+            .find_prunable(stretches, &request.sweep.histories, size)
+            .await?;
         loop {
             // There may be a million of them, and the listing may have taken long.
             if !self.is_listed(request).await? {
@@ -182,15 +181,23 @@ impl Sweeps {
                 None => break,
             }
         }
-        if let Some(last) = pruned.last_mut() {
-            *last = last.and(branch.prune_around(&pruning, &advanced).await?);
+        // It was asked right before: `None` came without a deletion.
+        let around = branch.prune_around(&mut pruning, &advanced).await?;
+        for (number, (stretch, gone)) in stretches.iter().zip(&pruned).enumerate() {
+            let last = number + 1 == pruned.len();
+            let gone = if last { gone.and(around) } else { *gone };
+            self.pruned(request, *stretch, gone).await?;
         }
-        for (stretch, gone) in stretches.iter().zip(&pruned) {
-            self.pruned(request, *stretch, *gone).await?;
+        let mut deleted = pruned.into_iter().fold(around, Deleted::and);
+        loop {
+            if !self.is_listed(request).await? {
+                return Ok(None);
+            }
+            match branch.prune_history(&mut pruning).await? {
+                Some(gone) => deleted = deleted.and(gone),
+                None => return Ok(Some(deleted)),
+            }
         }
-        Ok(Some(
-            pruned.into_iter().fold(Deleted::default(), Deleted::and),
-        ))
     }
 
     /// Says what is gone of a sweep that is no longer wanted: nobody else will.
@@ -279,12 +286,13 @@ impl Sweeps {
         }
     }
 
-    /// Whether the instance's document lists this sweep.
+    /// Whether the instance's document lists this sweep, and it was not withdrawn.
     async fn is_listed(&self, request: &BranchSweepRequested) -> Result<bool, BusError> {
         let found = self.bus.instances().get(&request.instance).await?;
         Ok(found.is_some_and(|(document, _)| {
             let sweep = document.sweeps.get(&request.branch);
-            !document.removing && sweep.is_some_and(|sweep| sweep.sweep_id == request.sweep_id)
+            let ours = sweep.filter(|sweep| sweep.sweep_id == request.sweep_id);
+            !document.removing && ours.is_some_and(|sweep| sweep.withdrawn_at.is_none())
         }))
     }
 

@@ -73,6 +73,14 @@ pub(crate) async fn wait(
     }
 }
 
+/// Looks once more whether every segment is there: those that were may have been let go since.
+pub(crate) async fn check(branch: &BranchReader, needed: NeededWal) -> Result<(), AttemptError> {
+    match coverage(branch, needed).await? {
+        WalCoverage::Complete => Ok(()),
+        WalCoverage::Missing { first } => Err(AttemptError::WalGone { segment: first }),
+    }
+}
+
 async fn coverage(
     branch: &BranchReader,
     needed: NeededWal,

@@ -148,6 +148,7 @@ async fn back_up(writer: &BranchWriter) -> Result<()> {
         requested_at: begin(),
         started_at: begin(),
         backed_up_at: begin(),
+        ended_at: None,
         expires_at: None,
         wal_until: None,
         start_lsn: SIZE.start_of(FIRST),

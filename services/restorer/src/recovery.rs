@@ -374,6 +374,7 @@ mod tests {
                 requested_at: at,
                 started_at: at,
                 backed_up_at: at,
+                ended_at: None,
                 expires_at: None,
                 wal_until: None,
                 start_lsn: Lsn(100),

@@ -50,7 +50,7 @@ impl Handler<Event> for Outcomes {
                     .await
             }
             Event::BackupFailed(failed) => self.failed(failed, &delivery.envelope).await,
-            Event::BackupVerified(verified) => self.world.keep_verification(verified).await,
+            Event::BackupVerified(verified) => self.verified(verified).await,
             Event::BackupExpired(expired) => {
                 let world = &self.world;
                 world
@@ -107,3 +107,13 @@ impl Outcomes {
             .await
     }
 }
+    /// What stands in for a backup that was found damaged may be on its way out: see `retention::sweeps`.
+    async fn verified(&self, verified: &events::event::BackupVerified) -> Result<(), Unfinished> {
+        self.world.keep_verification(verified).await?;
+        let (instance, branch) = (&verified.instance, &verified.branch);
+        match verified.sound {
+            true => Ok(()),
+            false => self.world.judge_sweep(instance, branch).await,
+        }
+    }
+

@@ -8,7 +8,8 @@
 //! What must stay true:
 //!
 //! - Nothing is deleted but by a sweep that stands in the instance's document, of backups whose marks were read after it
-//!   stood there, and while nothing reads the branch. The restorer acts as if what stands there were gone.
+//!   stood there, and while nothing reads the branch. The restorer acts as if what stands there were gone. A sweep that a
+//!   worker was asked for is judged again in each round until it is over.
 //! - A round of a branch costs one listing, unless something is due or has changed. Then manifests that this replica has
 //!   read are not read again, because they never change; marks are.
 //! - The rule of the newest backup does not depend on any clock. A replica whose clock is ahead marks early, and what it
@@ -101,9 +102,14 @@ impl Rounds {
         loop {
             tokio::select! {
                 Some(change) = changes.next() => match change.document {
-                    Some(_) => {
+                    Some(document) => {
                         let next = self.next(&change.instance);
-                        let _ = due.entry(change.instance).or_insert(next);
+                        let at = due.entry(change.instance).or_insert(next);
+                        // Nothing is restored with what was withdrawn until that is over.
+                        let withdrawn = document.sweeps.values().filter_map(|sweep| sweep.withdrawn_at);
+                        for since in withdrawn {
+                            *at = (since + sweeps::WITHDRAWN_FOR).min(*at);
+                        }
                     }
                     None => {
                         let _ = due.remove(&change.instance);

@@ -1,5 +1,6 @@
 //! Events in the life of a backup. All carry its id, and all stand on its fence.
 
+use chrono::TimeDelta;
 use pg_format::{Lsn, SystemIdentifier, TimelineId, WalSegmentSize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,9 @@ use crate::{
     BackupId, BackupType, BranchName, CommandId, InstanceName, PoolName, Retention, ScheduleId,
     Timestamp, Trigger, WalKeep,
 };
+
+/// Between the server's clock and the worker's, when both are right.
+const MOST_BETWEEN_CLOCKS: TimeDelta = TimeDelta::minutes(1);
 
 /// A backup is wanted; a worker is to take it. Said again of the same backup, for the workers of another pool, it takes
 /// the place of what was said before ([`crate::Envelope::backup_request`]).
@@ -217,6 +221,9 @@ pub struct BackupSummary {
     /// Its end by the *server's* clock: not earlier than its consistency point. A target before it needs
     /// an earlier backup.
     pub backed_up_at: Timestamp,
+    /// The same moment by the *worker's* clock; absent in what older versions took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
     /// When it expires; never when absent.
     pub expires_at: Option<Timestamp>,
     /// Until when WAL is kept from its start on; as long as the backup when absent.
@@ -244,6 +251,24 @@ pub struct BackupSummary {
     pub attempt: String,
     /// Pages with a wrong checksum on the source. The backup is kept, and flagged by this.
     pub damaged_pages: Vec<DamagedPage>,
+}
+
+impl BackupSummary {
+    /// The moment from which on its retention counts: its end by the later of the server's clock and the worker's, so
+    /// that neither of them, being behind, takes anything from what was promised.
+    #[must_use]
+    pub fn kept_from(&self) -> Timestamp {
+        self.backed_up_at
+            .max(self.ended_at.unwrap_or(self.backed_up_at))
+    }
+
+    /// By how much the server's clock was ahead of the worker's, or behind it, if that is more than between clocks that
+    /// are right.
+    #[must_use]
+    pub fn clocks_differ_by(&self) -> Option<TimeDelta> {
+        let ahead = self.backed_up_at - self.ended_at?;
+        (ahead.abs() > MOST_BETWEEN_CLOCKS).then_some(ahead)
+    }
 }
 
 /// The backup is in the repository, with the WAL that makes it consistent.

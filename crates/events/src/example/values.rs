@@ -164,6 +164,7 @@ pub(crate) fn sweep() -> Sweep {
         leftovers: Vec::new(),
         hollow: false,
         purge: false,
+        withdrawn_at: None,
     }
 }
 
@@ -221,6 +222,7 @@ pub fn backup_summary() -> BackupSummary {
         requested_at: at(0),
         started_at: at(1),
         backed_up_at: at(60),
+        ended_at: None,
         expires_at: Some(at(7 * 86_400)),
         wal_until: None,
         start_lsn: Lsn(0x200_0028),

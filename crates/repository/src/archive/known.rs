@@ -35,7 +35,7 @@ type Branch = BTreeMap<BackupId, (Version, Told)>;
 /// Which object was read.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Version {
-    bytes: u64,
+    pub(crate) bytes: u64,
     tag: Option<String>,
     changed: chrono::DateTime<chrono::Utc>,
 }
@@ -47,6 +47,16 @@ impl Version {
             tag: listed.e_tag,
             changed: listed.last_modified,
         }
+    }
+
+    /// Whether it is the same object. Some stores quote the tag in one answer and not in the other, or tell the time in
+    /// seconds only.
+    pub(crate) fn is_same(&self, other: &Version) -> bool {
+        let tags = self.tag.as_ref().zip(other.tag.as_ref());
+        let same_tag =
+            tags.is_none_or(|(one, other)| one.trim_matches('"') == other.trim_matches('"'));
+        let same_time = self.changed.timestamp() == other.changed.timestamp();
+        same_tag && same_time && self.bytes == other.bytes
     }
 }
 

@@ -51,6 +51,7 @@ async fn back_up(writer: &BranchWriter, id: BackupId) {
         requested_at: at,
         started_at: at,
         backed_up_at: at,
+        ended_at: None,
         expires_at: None,
         wal_until: None,
         start_lsn: Lsn(3 * MIB + 40),

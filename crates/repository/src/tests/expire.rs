@@ -212,6 +212,7 @@ async fn wal(branch: &BranchWriter) {
             to_lsn: size.start_of(to),
             cause: GapCause::SlotLost,
             detected_at: DateTime::UNIX_EPOCH,
+            proven: None,
         };
         branch.put_wal_gap(&gap).await.unwrap();
     }
@@ -343,6 +344,7 @@ async fn whoever_restores_acts_as_if_it_were_gone() {
         leftovers: Vec::new(),
         hollow: false,
         purge: false,
+        withdrawn_at: None,
     };
     let left = stored.clone().without(&sweep);
     assert_eq!(left.backups.len(), 1);
@@ -358,7 +360,11 @@ async fn whoever_restores_acts_as_if_it_were_gone() {
         .prune_wal(&sweep.wal, segment_size(), &|| {})
         .await
         .unwrap();
-    branch.delete_history(TimelineId(2)).await.unwrap();
+    let files = branch.find_prunable(&[], &sweep.histories, segment_size());
+    let mut files = files.await.unwrap();
+    let gone = branch.prune_history(&mut files).await.unwrap();
+    assert_eq!(gone.unwrap().objects, 1);
+    assert_eq!(branch.prune_history(&mut files).await.unwrap(), None);
     let gone = archive::read(&branch).await.unwrap();
     assert_eq!(gone.backups, left.backups);
     assert_eq!(gone.objects, left.objects);

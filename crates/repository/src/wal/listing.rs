@@ -4,7 +4,9 @@ use chrono::{DateTime, Utc};
 use object_store::ObjectMeta;
 use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 
-use crate::{BranchReader, BranchWriter, Result};
+#[cfg(test)]
+use crate::BranchWriter;
+use crate::{BranchReader, Result};
 
 /// What a WAL object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,19 +77,17 @@ fn wal_objects(listed: Vec<(String, ObjectMeta)>, size: WalSegmentSize) -> Vec<W
     objects
 }
 
+#[cfg(test)]
 impl BranchWriter {
     /// Deletes one WAL object. Succeeds when there is none.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub async fn delete_wal(&self, object: &WalObject) -> Result<()> {
+    pub(crate) async fn delete_wal(&self, object: &WalObject) -> Result<()> {
         let key = self.layout.wal_object(object.timeline, object.kind);
         self.store.delete(&key).await
     }
 }
 
 /// `.../<timeline>/<file>`; the file must belong to the timeline it rests under.
-fn parse(key: &str, size: WalSegmentSize) -> Option<(TimelineId, WalObjectKind)> {
+pub(crate) fn parse(key: &str, size: WalSegmentSize) -> Option<(TimelineId, WalObjectKind)> {
     let (directory, file) = key.rsplit_once('/')?;
     let timeline = TimelineId::from_hex(directory.rsplit('/').next()?).ok()?;
     let segment = |name| {

@@ -52,6 +52,7 @@ pub(crate) fn backup(timeline: u32, start: u64, stop: u64) -> BackupSummary {
         requested_at: at(0),
         started_at: at(0),
         backed_up_at: at(stop * 10 + 1),
+        ended_at: None,
         expires_at: None,
         wal_until: None,
         start_lsn: lsn(start),

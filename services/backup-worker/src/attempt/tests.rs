@@ -1,5 +1,6 @@
 //! Attempts at a real PostgreSQL; bus and repository are in memory.
 
+mod clocks;
 mod vanished;
 
 use std::time::Duration;

@@ -26,6 +26,7 @@ use super::*;
 mod hollow;
 mod leftovers;
 mod purge;
+mod reborn;
 
 const MIB: u64 = 1 << 20;
 
@@ -114,6 +115,7 @@ impl Place {
             leftovers: Vec::new(),
             hollow: false,
             purge: false,
+            withdrawn_at: None,
         };
         let request = BranchSweepRequested {
             instance: instance(),
@@ -141,13 +143,17 @@ impl Place {
 
     /// Puts the sweep into the document, or takes it out.
     async fn list(&self, sweep: Option<Sweep>) {
+        self.list_of(&BranchName::main(), sweep).await;
+    }
+
+    async fn list_of(&self, branch: &BranchName, sweep: Option<Sweep>) {
         let instances = self.sweeps.bus.instances();
         let instance = instance();
         let changed = instances.update(&instance, |_| {
             let registration = CommandId(Uuid::nil());
             let mut document =
                 InstanceDocument::new(instance.clone(), registration, example::at(0));
-            let sweep = sweep.clone().map(|sweep| (BranchName::main(), sweep));
+            let sweep = sweep.clone().map(|sweep| (branch.clone(), sweep));
             document.sweeps.extend(sweep);
             Decision::Put(Box::new(document), ())
         });
@@ -333,7 +339,11 @@ async fn a_sweep_that_is_not_listed_deletes_nothing() {
         sweep_id: SweepId(Uuid::from_u128(10)),
         ..place.request.sweep.clone()
     };
-    for listed in [None, Some(other)] {
+    let withdrawn = Sweep {
+        withdrawn_at: Some(example::at(0)),
+        ..place.request.sweep.clone()
+    };
+    for listed in [None, Some(other), Some(withdrawn)] {
         place.list(listed).await;
         let before: Vec<_> = place.store.list(None).collect().await;
         assert_eq!(place.sweeps.handle(&place.delivery()).await, Outcome::Done);

@@ -270,6 +270,7 @@ async fn a_backup_that_a_sweep_has_is_not_found_whatever_is_missing_of_it() {
                 leftovers: Vec::new(),
                 hollow: false,
                 purge: false,
+                withdrawn_at: None,
             };
             let _none = document.sweeps.insert(branch.clone(), sweep);
             Decision::Put(Box::new(document), ())

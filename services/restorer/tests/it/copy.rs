@@ -95,6 +95,7 @@ pub(crate) async fn back_up(source: &Postgres, writer: &BranchWriter) -> Result<
         requested_at: backed_up_at,
         started_at: backed_up_at,
         backed_up_at,
+        ended_at: None,
         expires_at: None,
         wal_until: None,
         start_lsn: label.start_lsn,

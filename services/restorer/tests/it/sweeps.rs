@@ -50,6 +50,7 @@ fn of(first: &BackupSummary, second: &BackupSummary) -> Sweep {
         leftovers: Vec::new(),
         hollow: false,
         purge: false,
+        withdrawn_at: None,
     }
 }
 

@@ -97,6 +97,8 @@ fn tell(branch: BranchName, found: &Found, at: Option<Timestamp>) -> BranchReten
     };
     let plan = retention::plan(&stored);
     let sweep = found.document.sweeps.get(&branch);
+    // What was withdrawn is deleted no further.
+    let sweep = sweep.filter(|sweep| sweep.withdrawn_at.is_none());
     let going = match at.is_some_and(|at| at > found.stored.now) {
         true => Fate::Gone,
         false => Fate::Delete,

@@ -34,6 +34,7 @@ impl Rounds {
             leftovers: Vec::new(),
             hollow: true,
             purge: false,
+            withdrawn_at: None,
         };
         self.begin_sweep(instance, branch, false, sweep).await?;
         Ok(true)

@@ -65,6 +65,11 @@ impl World {
             return Err(Refusal::no_such_branch(instance, branch).into());
         }
         if let Some(id) = stored::slot(self, instance, branch).await? {
+            if id.0.is_nil() {
+                return Err(Unfinished::NotYet(format!(
+                    "which backup of branch {branch} runs is not known at the moment"
+                )));
+            }
             return Err(Refusal::new(
                 RefusalCode::Invalid,
                 format!("backup {id} of branch {branch} has not ended yet"),
@@ -163,6 +168,7 @@ impl World {
             leftovers: Vec::new(),
             hollow: false,
             purge: true,
+            withdrawn_at: None,
         })
     }
 }

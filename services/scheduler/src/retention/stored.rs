@@ -109,17 +109,20 @@ pub(crate) async fn find(
     }))
 }
 
-/// The backup that a branch's slot names. A value that cannot be read names one that nobody knows.
+/// The backup that a branch's slot names. A value that cannot be read names one that nobody knows; so does a slot that is
+/// not there while the bucket may lack what runs, because it was lost.
 pub(super) async fn slot(
     world: &World,
     instance: &InstanceName,
     branch: &BranchName,
 ) -> Result<Option<BackupId>, Unfinished> {
     let slots = world.bus.bucket(topology::SLOTS);
-    let taken = slots.get(&backup_slot(instance, branch)).await?;
-    let named = |value: Vec<u8>| serde_json::from_slice::<BackupSlot>(&value);
-    Ok(taken
-        .map(|(value, _)| named(value).map_or(BackupId(uuid::Uuid::nil()), |slot| slot.backup_id)))
+    let nobody = BackupId(uuid::Uuid::nil());
+    let Some((value, _)) = slots.get(&backup_slot(instance, branch)).await? else {
+        return Ok((!world.slots_are_whole().await?).then_some(nobody));
+    };
+    let named = serde_json::from_slice::<BackupSlot>(&value);
+    Ok(Some(named.map_or(nobody, |slot| slot.backup_id)))
 }
 
 /// A backup that is being taken, and where its WAL begins if the worker has said so.

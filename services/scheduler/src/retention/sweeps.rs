@@ -5,13 +5,19 @@
 //! backup that began before is in its slot, so everything is read and planned once more after the entry stands. The sweep's fence decides the rest: the first event on it is either the
 //! request, and then it is carried out, or its end, and then nothing is. A request that has no end for long is made
 //! again: nothing of a branch is deleted, and nothing of the sweep restored, while it stands.
+//!
+//! What was true when a worker was asked may not be so when it comes to it: what is to go may have been found to be the
+//! only sound backup since. So a sweep that was asked for is judged again in each round, and whenever a backup is found
+//! damaged. Where something is to stay after all it is withdrawn, and stands for a while longer: a worker that has just
+//! asked whether it is wanted is at a piece of it still, so nobody restores with that piece yet, or is told it is kept.
+
+use std::sync::Arc;
 
 use bus::{Decision, FenceError, Outgoing, Sequence};
 use chrono::TimeDelta;
-use events::document::{Sweep, WalStretch};
+use events::document::Sweep;
 use events::event::{BranchSweepRequested, BranchSwept};
-use events::{BranchName, Event, InstanceName, MessageId, SweepId, subject};
-use retention::{LeftoverFate, Plan, WalFate};
+use events::{BranchName, Event, InstanceName, MessageId, SweepId, Timestamp, subject};
 
 use super::Rounds;
 use super::hollow::is_hollow;
@@ -22,6 +28,9 @@ use crate::refusal::{Unfinished, published_once};
 
 /// Longer than a sweep takes as a rule. Whoever carries it out still does no harm beside another one.
 const ASK_AGAIN_AFTER: TimeDelta = TimeDelta::hours(6);
+
+/// How long a sweep stands that is withdrawn from a worker. A worker of whom nothing is heard for so long has lost it.
+pub(super) const WITHDRAWN_FOR: TimeDelta = TimeDelta::minutes(5);
 
 impl Rounds {
     /// Claims what is to be deleted, and sees to it.
@@ -63,19 +72,33 @@ impl Rounds {
     ) -> Result<(), Unfinished> {
         let world = &self.world;
         let fence = subject::sweep_fence(instance, branch, sweep.sweep_id);
-        let last = match world.bus.last_on(&fence).await? {
-            None => Sequence::NONE,
-            Some(last) if matches!(last.envelope.message, Event::BranchSwept(_)) => {
-                return world.forget_sweep(instance, branch, sweep.sweep_id).await;
-            }
-            Some(last) if world.clock.now() - last.envelope.time < ASK_AGAIN_AFTER => return Ok(()),
-            // The request may be gone, or was acknowledged while the document was not to be had. What was true when it
-            // was made may not be so any more: what is left of it was found to be the only sound backup.
-            Some(last) => last.sequence,
-        };
-        match self.may_go(instance, branch, sweep).await? {
-            true => self.request(instance, branch, sweep, (&fence, last)).await,
-            false => self.withdraw(instance, branch, sweep, (&fence, last)).await,
+        let last = world.bus.last_on(&fence).await?;
+        if let Some(last) = &last
+            && matches!(last.envelope.message, Event::BranchSwept(_))
+        {
+            return world.forget_sweep(instance, branch, sweep.sweep_id).await;
+        }
+        let asked = last.as_ref().map(|last| last.envelope.time);
+        let last = last.map_or(Sequence::NONE, |last| last.sequence);
+        let now = world.clock.now();
+        if let Some(since) = sweep.withdrawn_at {
+            return match near(now, since, WITHDRAWN_FOR) {
+                true => Ok(()),
+                false => self.end(instance, branch, sweep, (&fence, last)).await,
+            };
+        }
+        // A request may be gone, or was acknowledged while the document was not to be had.
+        let heard = asked.is_some_and(|asked| near(now, asked, ASK_AGAIN_AFTER));
+        // To look whether a branch is hollow is to write to it, which a worker may be about to delete.
+        if heard && sweep.hollow {
+            return Ok(());
+        }
+        match (self.may_go(instance, branch, sweep).await?, asked) {
+            (true, _) if heard => Ok(()),
+            (true, _) => self.request(instance, branch, sweep, (&fence, last)).await,
+            // Nobody was asked to carry it out. If somebody has been meanwhile, it goes on.
+            (false, None) => self.end(instance, branch, sweep, (&fence, last)).await,
+            (false, Some(_)) => world.withdraw_sweep(instance, branch, sweep.sweep_id).await,
         }
     }
 
@@ -93,7 +116,7 @@ impl Rounds {
             _ => {
                 let known = Some(&self.memory.manifests);
                 let found = stored::find(&self.world, (instance, branch), known).await?;
-                found.is_some_and(|found| lets_go(&retention::plan(&found.stored), sweep))
+                found.is_some_and(|found| retention::plan(&found.stored).lets_go(sweep))
             }
         };
         if !may {
@@ -122,9 +145,8 @@ impl Rounds {
         Ok(published_once(self.say(event, sweep, over).await)?)
     }
 
-    /// Ends a sweep that nobody has been asked to carry out, or not for long. If somebody has meanwhile, it goes on. A
-    /// worker that has it nevertheless asks the document before each piece.
-    async fn withdraw(
+    /// Ends a sweep that nobody has been asked to carry out, or that was withdrawn long enough ago.
+    async fn end(
         &self,
         instance: &InstanceName,
         branch: &BranchName,
@@ -167,36 +189,57 @@ impl Rounds {
     }
 }
 
-fn lets_go(plan: &Plan, sweep: &Sweep) -> bool {
-    let backups = plan.backups.iter().all(|one| {
-        one.decision == retention::Decision::Delete || !sweep.backups.contains(&one.backup_id)
-    });
-    let wal = plan.wal.iter().all(|one| {
-        let swept = |stretch: &WalStretch| {
-            stretch.timeline == one.timeline
-                && stretch.from_lsn < one.to_lsn
-                && one.from_lsn < stretch.to_lsn
-        };
-        one.fate == WalFate::Prune || !sweep.wal.iter().any(swept)
-    });
-    // A manifest that has come meanwhile is one of those of the plan.
-    let committed = plan.backups.iter();
-    let committed = committed.map(|one| one.backup_id);
-    let leftovers = plan.leftovers.iter().all(|one| {
-        one.fate == LeftoverFate::Delete || !sweep.leftovers.contains(&one.leftover.backup_id)
-    });
-    let leftovers = leftovers
-        && !committed
-            .into_iter()
-            .any(|id| sweep.leftovers.contains(&id));
-    let mut histories = plan.histories.iter();
-    backups
-        && wal
-        && leftovers
-        && histories.all(|one| one.goes || !sweep.histories.contains(&one.timeline))
+/// Whether two moments, by two clocks, are less than this apart. What is far in the future was said by a clock that was
+/// wrong, and is over.
+fn near(one: Timestamp, other: Timestamp, limit: TimeDelta) -> bool {
+    (one - other).abs() < limit
 }
 
 impl World {
+    /// Looks once more whether what is being deleted of a branch may go: something was found that retention decides by.
+    pub(crate) async fn judge_sweep(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+    ) -> Result<(), Unfinished> {
+        let found = self.bus.instances().get(instance).await?;
+        let document = found.map(|(document, _revision)| document);
+        let sweep = document.and_then(|mut document| document.sweeps.remove(branch));
+        let Some(sweep) = sweep else {
+            return Ok(());
+        };
+        let rounds = Rounds {
+            world: self.clone(),
+            memory: Arc::default(),
+        };
+        rounds.push_on(instance, branch, &sweep).await
+    }
+
+    /// Says in the document that a sweep is not to be carried out after all: from now on no worker begins a piece of it.
+    async fn withdraw_sweep(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        sweep_id: SweepId,
+    ) -> Result<(), Unfinished> {
+        let (instances, now) = (self.bus.instances(), self.clock.now());
+        let withdrawn = instances.update(instance, |document| {
+            let Some(mut document) = document.cloned() else {
+                return Decision::Keep(());
+            };
+            let sweep = document.sweeps.get_mut(branch);
+            let ours = sweep.filter(|sweep| sweep.sweep_id == sweep_id);
+            match ours.filter(|sweep| sweep.withdrawn_at.is_none()) {
+                None => Decision::Keep(()),
+                Some(sweep) => {
+                    sweep.withdrawn_at = Some(now);
+                    Decision::Put(Box::new(document), ())
+                }
+            }
+        });
+        Ok(withdrawn.await?)
+    }
+
     /// Takes a sweep that has ended out of the instance's document.
     pub(crate) async fn forget_sweep(
         &self,

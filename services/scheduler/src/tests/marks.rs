@@ -141,6 +141,7 @@ impl Place {
                         leftovers: Vec::new(),
                         hollow: false,
                         purge: false,
+                        withdrawn_at: None,
                     };
                     drop(document.sweeps.insert(main, sweep));
                 }

@@ -5,6 +5,7 @@ mod place;
 mod purge;
 mod requests;
 mod second_look;
+mod withdrawn;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -166,6 +167,7 @@ fn sweep_of(numbers: &[u64]) -> Sweep {
         leftovers: Vec::new(),
         hollow: false,
         purge: false,
+        withdrawn_at: None,
     }
 }
 
@@ -192,21 +194,6 @@ async fn a_hold_or_an_undo_before_the_request_withdraws_the_sweep() {
         assert_eq!(place.work().await, 1);
         assert_eq!(place.backups().await, [2, 3]);
     }
-}
-
-#[tokio::test]
-async fn a_sweep_that_was_asked_for_is_not_withdrawn() {
-    let (place, rounds) = Place::retained().await;
-    place.days(1, 3, Some(30), None).await;
-    place.at(9);
-    place.mark_as(1, due(day(8))).await;
-    rounds.round(&instance()).await;
-    assert_eq!(place.count("branch.sweep_requested").await, 1);
-    // Whoever writes this takes it back when the document lists the backup.
-    place.mark_as(1, held()).await;
-    rounds.round(&instance()).await;
-    assert_eq!(place.count("branch.swept").await, 0);
-    assert_eq!(place.document().await.sweeps.len(), 1);
 }
 
 #[tokio::test]

@@ -7,11 +7,11 @@ use object_store::path::Path;
 
 use super::*;
 
-fn old() -> BranchName {
+pub(super) fn old() -> BranchName {
     BranchName::new("old").unwrap()
 }
 
-fn record(number: u64) -> BranchRecord {
+pub(super) fn record(number: u64) -> BranchRecord {
     BranchRecord {
         instance: instance(),
         branch: old(),
@@ -23,7 +23,7 @@ fn record(number: u64) -> BranchRecord {
     }
 }
 
-async fn content(store: &InMemory) -> Vec<(String, Bytes)> {
+pub(super) async fn content(store: &InMemory) -> Vec<(String, Bytes)> {
     let listed: Vec<_> = store.list(None).collect().await;
     let mut content = Vec::new();
     for meta in listed {

@@ -84,6 +84,7 @@ pub(super) fn backup(
         requested_at: ended - TimeDelta::minutes(2),
         started_at: ended - TimeDelta::minutes(1),
         backed_up_at: ended,
+        ended_at: None,
         expires_at: None,
         wal_until: None,
         start_lsn: start,

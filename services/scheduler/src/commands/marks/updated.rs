@@ -83,7 +83,7 @@ pub(super) fn updated(
                 "Give either a retention or --forever.",
             ));
         }
-        (Some(retention), false) => Some(Some(retention.expires_at(summary.backed_up_at))),
+        (Some(retention), false) => Some(Some(retention.expires_at(summary.kept_from()))),
         (None, true) => Some(None),
         (None, false) => None,
     };

@@ -36,6 +36,7 @@ impl Aged {
         place.want(|document| *document = protected()).await;
         let _ = place.branch().claim_branch(&record(&main())).await.unwrap();
         place.days(1, 3, Some(300), None).await;
+        place.world.recover_slots().await.unwrap();
         let rounds = place.rounds();
         Aged {
             place,

@@ -61,6 +61,7 @@ impl Place {
             created_at: day(0),
         };
         let _ = place.branch().claim_branch(&record).await.unwrap();
+        place.world.recover_slots().await.unwrap();
         (place, rounds)
     }
 
@@ -156,7 +157,7 @@ impl Place {
             let listed = document
                 .sweeps
                 .values()
-                .any(|one| one.sweep_id == request.sweep_id);
+                .any(|one| one.sweep_id == request.sweep_id && one.withdrawn_at.is_none());
             if swept(request.sweep_id) || !listed {
                 continue;
             }
@@ -177,9 +178,9 @@ impl Place {
             let _ = branch.delete_backup(*backup, &named, &|| {}).await.unwrap();
         }
         let _ = branch.prune_wal(&sweep.wal, size(), &|| {}).await.unwrap();
-        for timeline in &sweep.histories {
-            branch.delete_history(*timeline).await.unwrap();
-        }
+        let files = branch.find_prunable(&[], &sweep.histories, size()).await;
+        let mut files = files.unwrap();
+        while branch.prune_history(&mut files).await.unwrap().is_some() {}
         let named = branch.packs_named_by_others(&[]).await.unwrap();
         for backup in &sweep.leftovers {
             let age = retention::LEFTOVER_AGE;

@@ -17,7 +17,7 @@ use super::sweep_of;
 
 const MIB: u64 = 1 << 20;
 
-fn verified(number: u64, sound: bool, at: i64) -> Event {
+pub(super) fn verified(number: u64, sound: bool, at: i64) -> Event {
     Event::BackupVerified(BackupVerified {
         backup_id: id(number),
         instance: instance(),
@@ -203,6 +203,25 @@ async fn a_slot_that_cannot_be_read_is_a_backup_of_which_nothing_is_known() {
     assert!(place.document().await.sweeps.is_empty());
     let told = place.explain(None).await;
     assert!(told.wal.iter().any(|one| one.fate == Fate::Postponed));
+}
+
+/// Without the bucket nobody knows which backup of a lagging standby begins in old WAL.
+#[tokio::test]
+async fn while_the_slots_are_lost_every_branch_may_have_a_backup_under_way() {
+    let (place, rounds) = Place::retained().await;
+    place.days(1, 4, Some(30), Some(7)).await;
+    place.at(9);
+    let slots = place.world.bus.bucket(topology::SLOTS);
+    let (_, revision) = slots.get("whole").await.unwrap().unwrap();
+    slots.delete("whole", revision).await.unwrap();
+    rounds.branch(&instance(), &main()).await.unwrap();
+    assert!(place.document().await.sweeps.is_empty());
+    let told = place.explain(None).await;
+    assert!(told.wal.iter().any(|one| one.fate == Fate::Postponed));
+    // What runs is known again.
+    place.world.recover_slots().await.unwrap();
+    rounds.branch(&instance(), &main()).await.unwrap();
+    assert_eq!(place.work().await, 1);
 }
 
 #[tokio::test]

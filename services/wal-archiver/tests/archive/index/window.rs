@@ -69,6 +69,7 @@ pub(crate) async fn back_up(
         requested_at: at,
         started_at: at,
         backed_up_at: at,
+        ended_at: None,
         expires_at: None,
         wal_until: None,
         start_lsn,
