@@ -1,7 +1,7 @@
 //! What is known of a branch: everything that the rules look at, and nothing that they do not.
 
 use chrono::TimeDelta;
-use events::event::{FailureCause, SlotRiskLevel};
+use events::event::{FailureCause, GapCause, SlotRiskLevel};
 use events::{BackupId, BackupType, ScheduleId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -264,7 +264,7 @@ impl Facts {
                 let known = |other: &At<Gap>| {
                     (other.what.timeline, other.what.from_lsn) == (gap.timeline, gap.from_lsn)
                 };
-                if !old && !self.gaps.iter().any(known) && !self.is_closed(&gap) {
+                if !old && !self.gaps.iter().any(known) && !self.is_closed(&gap, at) {
                     let _ = insert(&mut self.gaps, At { at, what: gap }, GAPS);
                 }
             }
@@ -354,7 +354,7 @@ impl Facts {
         let gaps = std::mem::take(&mut self.gaps);
         self.gaps = gaps
             .into_iter()
-            .filter(|gap| !self.is_closed(&gap.what))
+            .filter(|gap| !self.is_closed(&gap.what, gap.at))
             .collect();
     }
 
@@ -451,11 +451,14 @@ impl Facts {
         };
     }
 
-    /// Whether a backup is known that begins behind a gap.
-    fn is_closed(&self, gap: &Gap) -> bool {
-        self.completed
-            .iter()
-            .any(|At { what, .. }| what.start_lsn >= gap.to_lsn && what.timeline >= gap.timeline)
+    /// Whether a backup is known that begins behind a gap, found at `found`. WAL that was damaged long after it was archived
+    /// has such backups already; somebody is to hear of it all the same.
+    fn is_closed(&self, gap: &Gap, found: Timestamp) -> bool {
+        let anew = gap.cause == GapCause::Damaged;
+        self.completed.iter().any(|At { at, what }| {
+            let behind = what.start_lsn >= gap.to_lsn && what.timeline >= gap.timeline;
+            behind && (!anew || *at > found)
+        })
     }
 
     pub(crate) fn last_completed_at(&self) -> Option<Timestamp> {

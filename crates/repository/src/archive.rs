@@ -94,12 +94,14 @@ impl Archive {
     }
 }
 
-/// Reads it. The position is read first: what it proves is in the later listing.
+/// Reads it. The position is read first: what it proves is in the later listing. What was found damaged of its WAL is not
+/// in it.
 ///
 /// # Errors
 /// The store failed.
 pub async fn read(branch: &BranchReader) -> Result<Archive> {
-    read_with(branch, None, None).await
+    let archive = read_with(branch, None, None).await?;
+    Ok(archive.without_damaged_wal())
 }
 
 /// The same, with the listing of WAL also where there is no backup: for whoever decides about letting go.

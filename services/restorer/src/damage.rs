@@ -5,10 +5,13 @@
 //! has lost the manifest as well, proves nothing. As with every verdict (`services/backup-worker`, `verify`): of a backup that
 //! is let go nothing is told, and nothing is told over a backup that has not ended.
 
+use std::ops::Range;
+
 use bus::{BusError, FenceError, Outgoing, Sequence};
-use events::event::BackupVerified;
+use events::event::{BackupVerified, GapCause, WalGapDetected};
 use events::{BackupSummary, CommandId, Event, MessageId, subject};
-use repository::{ErrorClass, Manifest, Problem, RepositoryError};
+use pg_format::{Lsn, SegmentName, TimelineHistory, WalSegmentSize};
+use repository::{BranchReader, ErrorClass, Manifest, Problem, RepositoryError};
 
 use crate::error::RestoreError;
 use crate::restorer::Restorer;
@@ -17,6 +20,9 @@ use crate::restorer::Restorer;
 const NAMED_PROBLEMS: usize = 100;
 /// Others may say something of the backup at the same time; so often it is looked anew.
 const MOST_ATTEMPTS: u32 = 16;
+
+/// Stretches of WAL that are looked at more closely.
+const MOST_UNREAD: usize = 4;
 
 const MARKED: &str = "it is marked as damaged now";
 const NOT_MARKED: &str = "it could not be marked as damaged, so run `zektor backup verify` on it";
@@ -125,6 +131,83 @@ impl Restorer {
             }
         }
         Ok(false)
+    }
+
+    /// Makes known that a segment cannot be used, if it cannot at a second look either: it counts as missing from then on,
+    /// for the window and the next plan, and is alarming. Nothing else depends on whether that succeeds.
+    pub(crate) async fn tell_damaged_wal(
+        &self,
+        reader: &BranchReader,
+        size: WalSegmentSize,
+        error: &RepositoryError,
+    ) {
+        let (RepositoryError::Corrupt { key, .. } | RepositoryError::Absent { key }) = error else {
+            return;
+        };
+        let file = key.rsplit('/').next().unwrap_or_default();
+        let Ok(name) = SegmentName::parse(file, size) else {
+            return;
+        };
+        let damaged = match reader.get_segment(name).await {
+            Err(RepositoryError::Corrupt { .. }) => true,
+            // Where the branch's record is gone too, it is the store that is.
+            Err(RepositoryError::Absent { .. }) => reader.record().await.is_ok(),
+            _ => false,
+        };
+        if !damaged {
+            return;
+        }
+        let (instance, branch) = (reader.instance(), reader.branch());
+        let (from_lsn, now) = (name.start(size), self.clock.now());
+        tracing::error!(
+            %instance, %branch, segment = file, error = service::run::chain(error),
+            "archived wal is not what was stored"
+        );
+        let event = Event::WalGapDetected(WalGapDetected {
+            instance: instance.clone(),
+            branch: branch.clone(),
+            timeline: name.timeline,
+            from_lsn,
+            to_lsn: name.end(size),
+            cause: GapCause::Damaged,
+            detected_at: now,
+        });
+        // As the archiver calls it that finds it recorded.
+        let id = format!(
+            "wal.gap.detected:{instance}:{branch}:{}:{from_lsn}",
+            name.timeline
+        );
+        let told = Outgoing::new(event, MessageId::new(id), now);
+        if let Err(error) = self.bus.publish(told).await {
+            let error = service::run::chain(&error);
+            tracing::warn!(%instance, %branch, segment = file, error, "damaged wal could not be told");
+        }
+    }
+
+    /// Whether WAL that could not be looked into is damaged, which is then known. It is looked at where what cannot be read
+    /// begins; what is only not archived yet is no damage.
+    pub(crate) async fn look_at_unread_wal(
+        &self,
+        reader: &BranchReader,
+        size: WalSegmentSize,
+        history: &TimelineHistory,
+        unread: &[Range<Lsn>],
+    ) {
+        for range in unread.iter().take(MOST_UNREAD) {
+            // The record that cannot be read may begin in the segment before.
+            let first = size.segment_of(range.start);
+            for number in [first, first + 1] {
+                let start = size.start_of(number).max(range.start);
+                if start >= range.end {
+                    break;
+                }
+                let name = SegmentName::new(history.timeline_at(start), number, size);
+                if let Err(error @ RepositoryError::Corrupt { .. }) = reader.get_segment(name).await
+                {
+                    self.tell_damaged_wal(reader, size, &error).await;
+                }
+            }
+        }
     }
 
     /// What was last said of a backup that has ended and is not let go.

@@ -69,14 +69,17 @@ impl Restorer {
             let timeline = history.timeline();
             let path =
                 WalPath::to(archive, timeline).ok_or_else(|| Refusal::no_history(timeline))?;
-            let Some(cut) = archive.backups.first().map(Cut::of) else {
+            let Some(some) = archive.backups.first() else {
                 return Err(RestoreError::Undecided);
             };
+            let (cut, segment_size) = (Cut::of(some), some.wal_segment_size);
             let wal = known.entry(timeline).or_default();
             match missing.clone() {
                 Missing::Index(range) => {
                     let index = &self.memory.index;
                     let slice = index.read(reader, &path, cut, range.clone()).await?;
+                    self.look_at_unread_wal(reader, segment_size, &history, &slice.missing)
+                        .await;
                     wal.add_index(range, slice.segments);
                 }
                 Missing::Records { range, at } => {
@@ -86,6 +89,7 @@ impl Restorer {
                     match reader.records_between(&path, from, to, observe).await {
                         Ok(_) => {}
                         Err(error) if error.class() == ErrorClass::Corrupt => {
+                            self.tell_damaged_wal(reader, segment_size, &error).await;
                             return Err(Refusal::damaged(from, to, &error.to_string()).into());
                         }
                         Err(error) => return Err(error.into()),

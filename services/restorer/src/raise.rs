@@ -24,7 +24,7 @@ use crate::compute::{ComputeError, Stopping, server_log_end};
 use crate::control::Minimums;
 use crate::error::RestoreError;
 use crate::extensions::{self, Depth};
-use crate::fetch::{self, Cluster, WalService};
+use crate::fetch::{self, Cluster, FetchError, WalService};
 use crate::hazards;
 use crate::opening::{self, Fork, OldPasswords};
 use crate::outcome::FinishedBranch;
@@ -131,7 +131,15 @@ impl Raise<'_> {
             },
             prepared_locks: 0,
         };
-        let recovered = self.recover(server, listener).await?;
+        let recovered = match self.recover(server, listener).await {
+            Err(RestoreError::Fetch(FetchError::Archive { file, source })) => {
+                let reader = self.restorer.repository.reader(self.instance, self.source);
+                let size = self.prepared.plan.backup.wal_segment_size;
+                self.restorer.tell_damaged_wal(&reader, size, &source).await;
+                return Err(FetchError::Archive { file, source }.into());
+            }
+            recovered => recovered?,
+        };
         let recover_ms = millis(recovering);
 
         let opening = Instant::now();

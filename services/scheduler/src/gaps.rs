@@ -13,13 +13,13 @@ use async_trait::async_trait;
 use bus::{Delivery, Handler, Outcome, Sequence};
 use chrono::TimeDelta;
 use events::document::Branch;
-use events::event::{BackupRequested, BackupSummary, WalGapDetected};
+use events::event::{BackupRequested, BackupSummary, GapCause, WalGapDetected};
 use events::{
     BackupId, BackupType, Event, InstanceDocument, MessageId, PoolName, Retention, Timestamp,
     Trigger, WalKeep, subject, topology,
 };
 use futures::StreamExt as _;
-use repository::{BranchReader, ErrorClass, RepositoryError};
+use repository::{BranchReader, ErrorClass, RepositoryError, WalGap};
 
 use crate::commands::{World, default_wal_keep};
 use crate::recall::recall_document;
@@ -87,6 +87,9 @@ impl World {
         let Some(document) = self.document_of(gap).await? else {
             return Ok(Step::Closed);
         };
+        if gap.cause == GapCause::Damaged {
+            self.keep_damage(gap).await?;
+        }
         let failed = match self.answered(gap).await? {
             Answered::Behind => return Ok(Step::Closed),
             Answered::UnderWay => {
@@ -123,6 +126,28 @@ impl World {
         tracing::warn!(backup = %requested.backup_id, attempt = failed + 1, "wal is missing; a base backup behind it is requested");
         self.request_backup_because(requested, Some(cause)).await?;
         Ok(looking("a backup that answers this gap is requested"))
+    }
+
+    /// What was found damaged stays beside the WAL, so that whoever looks at the window finds it missing. What the archiver
+    /// misses it records itself.
+    async fn keep_damage(&self, gap: &WalGapDetected) -> Result<(), Unfinished> {
+        let writer = self.repository.writer(&gap.instance, &gap.branch);
+        let found = WalGap {
+            timeline: gap.timeline,
+            from_lsn: gap.from_lsn,
+            to_lsn: gap.to_lsn,
+            cause: gap.cause,
+            detected_at: gap.detected_at,
+        };
+        let known = writer.reader().wal_gaps().await?;
+        let later = |other: &WalGap| {
+            let same = (other.timeline, other.from_lsn) == (found.timeline, found.from_lsn);
+            same && other.detected_at >= found.detected_at
+        };
+        if !known.iter().any(later) {
+            writer.put_wal_gap(&found).await?;
+        }
+        Ok(())
     }
 
     /// The instance's document, if the branch is one that is archived and backed up.

@@ -52,12 +52,21 @@ pub(super) fn gap(facts: &Facts) -> Judgement {
     let Some(gap) = facts.gaps.first() else {
         return Judgement::Good("a backup that begins behind the missing WAL was completed");
     };
+    if gap.what.cause == GapCause::Damaged {
+        return Judgement::Bad(Finding {
+            severity: AlertSeverity::Critical,
+            message: format!("archived WAL from {} to {} is damaged in the repository, or gone; no moment from there to the end of the next backup can be restored", gap.what.from_lsn, gap.what.to_lsn),
+            hint: "See `zektor window`. If you have a sound copy of the object, write it back under its name: from then on it counts again. A backup is requested by itself if none begins behind it.".to_owned(),
+            since: gap.at,
+        });
+    }
     let why = match gap.what.cause {
         GapCause::RemovedByServer => "the server removed it before it was read",
         GapCause::SlotLost => "the replication slot was lost",
         GapCause::SlotInvalidated => "the server invalidated the replication slot",
         GapCause::Released => "the slot was released because it threatened the server's disk",
         GapCause::NotPushed => "the server never pushed it",
+        GapCause::Damaged => "it is damaged in the repository",
         GapCause::Unknown => "the reason is not known",
     };
     Judgement::Bad(Finding {

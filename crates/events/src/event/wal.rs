@@ -58,6 +58,8 @@ pub enum GapCause {
     Released,
     /// The server never pushed it (`archive_command`).
     NotPushed,
+    /// What was archived of it is damaged in the repository, or gone from there.
+    Damaged,
     /// From a newer version.
     #[serde(other)]
     Unknown,

@@ -1,5 +1,7 @@
 //! Restores that come upon damage that nobody knew of: it is known from then on, and gone round.
 
+mod wal;
+
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bus::{Bus, BusConfig, Delivery, Handler, Outcome, Outgoing, Progress, Sequence};
 use chrono::TimeDelta;
-use events::event::{BackupRequested, WalGapDetected};
+use events::event::{BackupRequested, GapCause, WalGapDetected};
 use events::{
     BackupId, BackupSummary, BranchName, Envelope, Event, InstanceDocument, MessageId, Timestamp,
     Trigger, example, topology,
@@ -431,5 +431,32 @@ async fn three_schedulers_on_a_real_bus_answer_a_gap_that_is_told_twice_once() {
     shutdown.cancel();
     for replica in replicas {
         replica.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn wal_that_was_found_damaged_is_recorded_and_what_the_archiver_misses_it_records_itself() {
+    let place = place().await;
+    let reader = place
+        .world
+        .repository
+        .reader(&instance(), &BranchName::main());
+    let gaps = Gaps {
+        world: place.world.clone(),
+    };
+    let _ = gaps.handle(&delivery(gap(), 1)).await;
+    assert_eq!(reader.wal_gaps().await.unwrap(), []);
+    let damaged = WalGapDetected {
+        cause: GapCause::Damaged,
+        ..gap()
+    };
+    for attempt in 1..=2 {
+        let _ = gaps.handle(&delivery(damaged.clone(), attempt)).await;
+        let recorded = reader.wal_gaps().await.unwrap();
+        assert_eq!(recorded.len(), 1);
+        assert_eq!(
+            (recorded[0].from_lsn, recorded[0].cause),
+            (damaged.from_lsn, GapCause::Damaged)
+        );
     }
 }

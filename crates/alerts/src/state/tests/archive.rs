@@ -83,6 +83,25 @@ fn a_gap_is_over_when_a_backup_that_begins_behind_it_is_complete() {
 }
 
 #[test]
+fn wal_that_is_damaged_later_is_told_though_backups_begin_behind_it() {
+    let damaged = Fact::GapDetected(Gap {
+        timeline: TimelineId(1),
+        from_lsn: Lsn(100),
+        to_lsn: Lsn(200),
+        cause: GapCause::Damaged,
+    });
+    check(
+        vec![
+            (1, Some(completed_at(1, 1, 250))),
+            (2, Some(damaged.clone())),
+            (2, Some(damaged)),
+            (3, Some(completed_at(2, 1, 300))),
+        ],
+        &["2 +wal_gap critical", "3 -wal_gap"],
+    );
+}
+
+#[test]
 fn a_window_that_shrinks_is_told_unless_something_explains_it() {
     let day = 1440;
     let gone = |number: Option<u128>| {
