@@ -196,8 +196,13 @@ pub(crate) struct InstanceAdd {
 pub(crate) struct InstanceUpdate {
     pub(crate) instance: InstanceName,
     /// The workers that take its backups; `default` for those that serve everyone
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "dsn")]
     pub(crate) pool: Option<PoolName>,
+    /// Where its server is now: another host, port, user, password or database of the same cluster; `-` reads it from
+    /// stdin
+    // Not from ZEKTOR_DSN: what is set for `instance add` is not to move an instance.
+    #[arg(long, value_name = "URI")]
+    pub(crate) dsn: Option<String>,
 }
 
 /// [`ArchiveMode`] as it is written on the command line.
@@ -261,12 +266,6 @@ pub(crate) enum BranchCommand {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct BranchDelete {
-    #[command(flatten)]
-    pub(crate) of: NamedBranch,
-    /// Delete its backups and its WAL too, at once and for good: nothing of it can be restored then. Of a branch that was
-    /// deleted before, delete what is stored of it, and free its name
-#[derive(Debug, Args)]
 pub(crate) struct BranchCredentials {
     #[command(flatten)]
     pub(crate) of: NamedBranch,
@@ -275,6 +274,12 @@ pub(crate) struct BranchCredentials {
     pub(crate) show_password: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct BranchDelete {
+    #[command(flatten)]
+    pub(crate) of: NamedBranch,
+    /// Delete its backups and its WAL too, at once and for good: nothing of it can be restored then. Of a branch that was
+    /// deleted before, delete what is stored of it, and free its name
     #[arg(long)]
     pub(crate) purge: bool,
     /// Purge without asking

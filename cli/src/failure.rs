@@ -164,6 +164,7 @@ pub(crate) fn once_more(hint: &str, instance: &InstanceName, id: BackupId) -> St
     let again = format!("`zektor backup retry {instance} {id}`");
     match hint.trim_end_matches('.') {
         "" => again,
+        hint if hint.to_lowercase().contains("run the backup again") => format!("{hint}: {again}"),
         hint => format!("{hint}; then take it once more: {again}"),
     }
 }
@@ -241,7 +242,7 @@ mod tests {
     use bus::{BusError, QueryError, RequestError};
     use events::event::RefusalCode;
 
-    use super::{Ending, Failure, refusal};
+    use super::{Ending, Failure, once_more, refusal};
 
     #[test]
     fn the_exit_codes_of_the_contract() {
@@ -284,6 +285,24 @@ mod tests {
             "not_in_this_version",
         );
         assert_eq!(Ending::Interrupted as u8, 130);
+    }
+
+    #[test]
+    fn it_is_said_once_that_a_backup_is_taken_again() {
+        let instance = "orders".parse().unwrap();
+        let id = events::BackupId(uuid::Uuid::nil());
+        let told = |hint: &str| {
+            let told = once_more(hint, &instance, id);
+            told.replace(&format!("`zektor backup retry orders {id}`"), "AGAIN")
+        };
+        assert_eq!(told(""), "AGAIN");
+        assert_eq!(told("Mend it."), "Mend it; then take it once more: AGAIN");
+        let known = "See its message, then run the backup again.";
+        assert_eq!(
+            told(known),
+            "See its message, then run the backup again: AGAIN"
+        );
+        assert_eq!(told("Run the backup again."), "Run the backup again: AGAIN");
     }
 
     #[test]

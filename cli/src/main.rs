@@ -16,7 +16,8 @@ mod stack;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
 use service::Environment;
 use service::telemetry::Telemetry;
 
@@ -84,12 +85,46 @@ fn refuse(refused: &clap::Error, words: &[String], fetching: bool) -> ExitCode {
     if fetching && refused.exit_code() != 0 && refused.print().is_ok() {
         return ExitCode::from(Ending::InDoubt as u8);
     }
-    if refused.exit_code() == 0 || !wants_json(words) {
+    let output = match wants_json(words) {
+        true => OutputFormat::Json,
+        false => OutputFormat::Table,
+    };
+    let command = command_of(words);
+    let shows_help = refused.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if refused.exit_code() == 0 || (shows_help && output == OutputFormat::Table) {
         refused.exit();
     }
-    let message = one_line(&refused.render().to_string());
-    let failure = Failure::usage(message, "see `zektor --help`");
-    ExitCode::from(conclude(Err(failure), OutputFormat::Json))
+    let rendered = refused.render().to_string();
+    let message = match shows_help || refused.kind() == ErrorKind::MissingSubcommand {
+        true => format!("`{command}` is not a whole command"),
+        false => one_line(&rendered),
+    };
+    let mut tips = rendered
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("tip: "));
+    let hint = match tips.next() {
+        Some(tip) => format!("{tip}; see `{command} --help`"),
+        None => format!("see `{command} --help`"),
+    };
+    let failure = Failure::usage(message, hint);
+    ExitCode::from(conclude(Err(failure), output))
+}
+
+/// The command that was meant, as far as its words are those of one.
+fn command_of(words: &[String]) -> String {
+    let mut command = Arguments::command();
+    let mut known = vec![command.get_name().to_owned()];
+    for word in words.iter().skip(1) {
+        let Some(next) = command.find_subcommand(word).cloned() else {
+            continue;
+        };
+        known.push(next.get_name().to_owned());
+        command = next;
+        if !command.has_subcommands() {
+            break;
+        }
+    }
+    known.join(" ")
 }
 
 /// What clap says in its first paragraph: the error, and below it the arguments it is about.
@@ -113,7 +148,7 @@ async fn run(arguments: Arguments) -> Result<Reply, Failure> {
 
 /// A command's trace begins here. It logs only if it is told to; the supervisor always does.
 fn start_telemetry(environment: &Environment, supervisor: bool) -> Result<Telemetry, Failure> {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 11] = [
         "ZEKTOR_LOG",
         "ZEKTOR_LOG_FORMAT",
         "OTEL_SDK_DISABLED",
@@ -123,6 +158,8 @@ fn start_telemetry(environment: &Environment, supervisor: bool) -> Result<Teleme
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
         "OTEL_EXPORTER_OTLP_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
     ];
     let given = NAMES
         .iter()

@@ -11,6 +11,17 @@ pub(crate) fn parse(text: &str) -> Result<Timestamp, Failure> {
     parse_in(text, &Local)
 }
 
+/// Refuses a stretch of time whose end is before its beginning: of nothing nothing is found.
+pub(crate) fn in_order(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Failure> {
+    match (from, to) {
+        (Some(from), Some(to)) if to <= from => Err(Failure::usage(
+            "--to is not after --from",
+            "give the earlier moment with --from and the later one with --to",
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn parse_in<Z: TimeZone>(text: &str, local: &Z) -> Result<Timestamp, Failure> {
     let text = text.trim();
     if let Ok(moment) = DateTime::parse_from_rfc3339(text) {

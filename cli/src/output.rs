@@ -1,6 +1,7 @@
 //! What a command says: one document for programs, a text for people. Nothing else reaches stdout.
 
-use std::io::{self, Write};
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -244,8 +245,68 @@ pub(crate) fn day(at: Timestamp) -> String {
     at.format("%Y-%m-%d").to_string()
 }
 
+/// How much room there is for what can be of any length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Lines are to fit a terminal.
+    Terminal,
+    /// A file or a program reads it, and nothing is left out.
+    Unlimited,
+}
+
+impl Room {
+    /// Where stdout goes.
+    pub(crate) fn of_stdout() -> Room {
+        match io::stdout().is_terminal() {
+            true => Room::Terminal,
+            false => Room::Unlimited,
+        }
+    }
+
+    /// At most so many characters on a terminal.
+    pub(crate) fn cut(self, text: &str, most: usize) -> String {
+        match self {
+            Room::Terminal => shortened(text, most),
+            Room::Unlimited => text.to_owned(),
+        }
+    }
+
+    /// Names for one column of a terminal, as short as `width` or as they can still be told apart: the end is left out,
+    /// or, of those that begin with the same words, the middle.
+    pub(crate) fn apart(self, names: &[&str], width: usize) -> Vec<String> {
+        let whole = || names.iter().map(|&name| name.to_owned()).collect();
+        if self == Room::Unlimited {
+            return whole();
+        }
+        let different: BTreeSet<&str> = names.iter().copied().collect();
+        let longest = different.iter().map(|name| name.chars().count()).max();
+        for width in width..longest.unwrap_or(0) {
+            for short in [shortened, without_middle] {
+                let short = |name: &&str| short(name, width);
+                let told_apart: BTreeSet<String> = different.iter().map(short).collect();
+                if told_apart.len() == different.len() {
+                    return names.iter().map(short).collect();
+                }
+            }
+        }
+        whole()
+    }
+}
+
+fn without_middle(text: &str, most: usize) -> String {
+    let all: Vec<char> = text.chars().collect();
+    if all.len() <= most {
+        return text.to_owned();
+    }
+    let kept = most.saturating_sub(1);
+    let (head, tail) = (kept.div_ceil(2), kept / 2);
+    let begin = all.iter().take(head);
+    let end = all.iter().skip(all.len() - tail);
+    begin.chain(&['\u{2026}']).chain(end).collect()
+}
+
 /// At most so many characters, the last one a sign that some are missing.
-pub(crate) fn shortened(text: &str, most: usize) -> String {
+fn shortened(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
     }
@@ -271,9 +332,10 @@ pub(crate) fn span(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use super::{Reply, moment, pairs, size, span, table};
+    use super::{Reply, Room, moment, pairs, size, span, table};
     use crate::failure::{Ending, Failure};
 
     #[test]
@@ -343,6 +405,34 @@ mod tests {
         assert_eq!(moment(at), "2026-03-01 10:00:00 UTC");
         let spans = [850, 12_340, 125_000, 7_260_000].map(|ms| span(Duration::from_millis(ms)));
         assert_eq!(spans, ["850 ms", "12.3 s", "2 min 5 s", "2 h 1 min"]);
+    }
+
+    #[test]
+    fn names_are_as_short_as_they_can_be_told_apart() {
+        let names = [
+            "first backup of rescue",
+            "first backup of other",
+            "nightly",
+            "nightly",
+            "minutely 2026-11-23T02:50:00.000001Z",
+            "minutely 2026-11-23T02:51:00.000001Z",
+        ];
+        assert_eq!(Room::Unlimited.apart(&names, 17), names);
+        let short = Room::Terminal.apart(&names, 17);
+        assert_eq!(short[2], "nightly");
+        let different: BTreeSet<&String> = short.iter().collect();
+        assert_eq!(different.len(), 5, "{short:?}");
+        assert!(
+            short.iter().all(|name| name.chars().count() <= 30),
+            "{short:?}"
+        );
+        assert_eq!(
+            Room::Terminal.apart(&names[..2], 17),
+            ["first ba\u{2026}f rescue", "first ba\u{2026}of other"]
+        );
+        assert_eq!(Room::Terminal.cut("because of it", 8), "because\u{2026}");
+        assert_eq!(Room::Unlimited.cut("because of it", 8), "because of it");
+        assert!(Room::Terminal.apart(&[], 17).is_empty());
     }
 
     #[test]

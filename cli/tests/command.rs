@@ -62,6 +62,50 @@ fn a_bus_that_is_not_there_is_exit_code_5() {
 }
 
 #[test]
+fn what_cannot_be_understood_names_the_command_to_look_up() {
+    for (line, command, said) in [
+        (
+            "backup list orders --status gone",
+            "zektor backup list",
+            "gone",
+        ),
+        (
+            "backup keep orders one",
+            "zektor backup keep",
+            "--retention",
+        ),
+        ("instance update orders", "zektor instance update", "--pool"),
+        ("--output table nonsense", "zektor", "nonsense"),
+        (
+            "backup list orders --from 2027-01-01T00:00:00Z --to",
+            "zektor backup list",
+            "--to",
+        ),
+    ] {
+        let stderr = check(line, 2, "usage");
+        let hint = format!(" hint: see `{command} --help`\n");
+        assert!(
+            stderr.ends_with(&hint) && stderr.contains(said),
+            "{line}: {stderr}"
+        );
+        assert_eq!(stderr.lines().count(), 2, "{line}: {stderr}");
+    }
+    let stderr = check("backup lst orders", 2, "usage");
+    assert!(
+        stderr.contains(" hint: a similar subcommand exists: 'list'; see `zektor backup --help`"),
+        "{stderr}"
+    );
+    let output = zektor("backup --output json");
+    assert_eq!(output.status.code(), Some(2));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let message = "`zektor backup` is not a whole command";
+    assert_eq!(document["error"]["message"], message);
+    // People are shown what there is.
+    let stderr = String::from_utf8(zektor("backup").stderr).unwrap();
+    assert!(stderr.contains("Take a backup now"), "{stderr}");
+}
+
+#[test]
 fn what_is_not_in_this_version_is_a_usage_error() {
     let stderr = check("recover --latest", 2, "not_in_this_version");
     assert!(stderr.contains("is not in this version yet"), "{stderr}");

@@ -24,14 +24,14 @@ pub(crate) use found::find;
 pub(crate) use list::{PAGE, all, list};
 pub(crate) use marks::{delete, hold, keep, release, rename, undelete};
 pub(crate) use show::show;
+#[cfg(test)]
+pub(crate) use show::tests::completed as completed_backup;
 pub(crate) use verify::verify;
 
 /// How often it is looked what a backup still waits for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A backup that was asked for.
-#[cfg(test)]
-pub(crate) use show::tests::completed as completed_backup;
 struct Asked {
     request: BackupRequested,
     /// The one that is being taken before it.
@@ -60,7 +60,18 @@ pub(crate) async fn retry(session: &Session, of: OfBackup) -> Result<Reply, Fail
         branch: failed.branch,
         backup_id: failed.id,
     });
-    ask(session, command, &of.instance).await
+    let mut reply = ask(session, command, &of.instance).await?;
+    let document: serde_json::Value = serde_json::from_str(&reply.document).unwrap_or_default();
+    if let Some(other) = document["name"]
+        .as_str()
+        .filter(|name| *name != failed.name)
+    {
+        reply.text.push_str(&format!(
+            "\nIt is called {other:?}: another backup has the name {:?} by now.",
+            failed.name
+        ));
+    }
+    Ok(reply)
 }
 
 /// Sends a command whose backup has its id.

@@ -1,4 +1,6 @@
-//! `zektor instance add|list|show|remove`.
+//! `zektor instance add|list|show|update|remove`.
+
+mod moved;
 
 use std::io::Read as _;
 
@@ -12,6 +14,7 @@ use service::seal::dsn_context;
 
 use super::backup::PAGE;
 use super::pool::{self, Served};
+use super::wal::{position, standstill};
 use super::{branch, schedule};
 use crate::arguments::{ArchiveBy, InstanceAdd, InstanceUpdate, OfInstance};
 use crate::failure::{Failure, word};
@@ -198,7 +201,15 @@ pub(crate) async fn show(session: &Session, of: OfInstance) -> Result<Reply, Fai
         instance: of.instance,
     };
     let detail = session.ask_patiently(&question).await?;
-    let text = show_text(&detail);
+    let mut text = show_text(&detail);
+    // Only what is heard of it now tells that its server is down.
+    let main = BranchName::main();
+    let live = position(session, &detail.instance.name, &main).await;
+    if let Ok(live) = live
+        && let Some(standstill) = standstill(live.as_ref(), None, session.setting.clock.now())
+    {
+        text.push_str(&format!("\n{standstill}\n"));
+    }
     Reply::new(&detail, text)
 }
 
@@ -293,40 +304,63 @@ fn schedules_text(schedules: &[ScheduleView]) -> String {
 /// Changes what is wanted of an instance.
 pub(crate) async fn update(session: &Session, update: InstanceUpdate) -> Result<Reply, Failure> {
     let instance = update.instance;
+    let moving = match &update.dsn {
+        Some(given) => Some(moved::moving(session, &instance, &read_dsn(given)?).await?),
+        None => None,
+    };
     let command = Command::InstanceUpdate(command::InstanceUpdate {
         instance: instance.clone(),
-        pool: update.pool,
-        dsn: None,
+        pool: update.pool.clone(),
+        dsn: moving.as_ref().map(|moving| moving.dsn.clone()),
         drills: None,
         no_drills: false,
     });
+    // Where it is to be is looked at first.
+    let (progress, within) = match &moving {
+        Some(_) => (
+            Some(Progress::start("the scheduler looks at the database")),
+            DONE_WITHIN,
+        ),
+        None => (None, ACCEPTED_WITHIN),
+    };
     let mut sent = session.send(command, &["instance"]).await?;
-    let updated = sent.until(ACCEPTED_WITHIN, |event| match event {
+    let updated = sent.until(within, |event| match event {
         Event::InstanceUpdated(updated) => Some(updated),
         _ => None,
     });
     let how = format!("zektor instance show {instance}");
     let updated = unless_interrupted(updated, "the command", &how).await?;
+    drop(progress);
     session.projected(sent.seen).await;
-    let served = pool::served(session, updated.pool.as_ref()).await;
-    let nobody = served == Some(Served::Nobody);
-    if nobody {
-        let unserved = pool::unserved(updated.pool.as_ref());
-        note(&format!(
-            "warning: {unserved}; until then no backup of {instance} is taken"
-        ));
-    }
-    let text = format!(
-        "The backups of {instance} are taken by the workers of the pool {} from now on; one that waits for a worker goes \
-         with it.",
-        pool::called(updated.pool.as_ref())
-    );
-    let document = json!({
+    let mut document = json!({
         "name": instance,
         "pool": updated.pool,
-        "pool_served": served.map(|_| !nobody),
         "drills": updated.drills,
     });
+    let mut text = String::new();
+    if let Some(moving) = &moving {
+        text.push_str(&moving.text(&instance));
+        if let Some(warning) = moving.warning(&instance) {
+            note(&format!("warning: {warning}"));
+        }
+        document["moved"] = true.into();
+    }
+    if update.pool.is_some() {
+        let served = pool::served(session, updated.pool.as_ref()).await;
+        let nobody = served == Some(Served::Nobody);
+        if nobody {
+            let unserved = pool::unserved(updated.pool.as_ref());
+            note(&format!(
+                "warning: {unserved}; until then no backup of {instance} is taken"
+            ));
+        }
+        document["pool_served"] = json!(served.map(|_| !nobody));
+        text.push_str(&format!(
+            "The backups of {instance} are taken by the workers of the pool {} from now on; one that waits for a worker \
+             goes with it.\n",
+            pool::called(updated.pool.as_ref())
+        ));
+    }
     Reply::new(&document, text)
 }
 

@@ -12,12 +12,12 @@ use super::named;
 use crate::arguments::{OfInstance, OfSchedule, ScheduleCreate, ScheduleUpdate};
 use crate::failure::Failure;
 use crate::outcome::{ACCEPTED_WITHIN, unless_interrupted};
-use crate::output::{Reply, exact, minute, moment, or_dash, pairs, shortened, table};
+use crate::output::{Reply, Room, exact, minute, moment, or_dash, pairs, table};
 use crate::session::{ANSWER_WITHIN, Session};
 
 pub(crate) use preview::preview;
 
-/// Names longer than this are shortened in tables.
+/// Names longer than this are shortened on a terminal, if they can be told apart then.
 const NAME_WIDTH: usize = 16;
 
 /// Makes a schedule.
@@ -254,7 +254,7 @@ pub(crate) async fn list(session: &Session, of: OfInstance) -> Result<Reply, Fai
     }
     let text = match answer.schedules.is_empty() {
         true => format!("{} has no schedule.", of.instance),
-        false => text(&answer.schedules),
+        false => text(&answer.schedules, Room::of_stdout()),
     };
     Reply::new(&answer, text)
 }
@@ -277,7 +277,7 @@ pub(crate) async fn of_instance(
 }
 
 /// The schedules as a table.
-fn text(schedules: &[ScheduleAnswer]) -> String {
+fn text(schedules: &[ScheduleAnswer], room: Room) -> String {
     let header = [
         "name",
         "fires",
@@ -288,7 +288,9 @@ fn text(schedules: &[ScheduleAnswer]) -> String {
         "next (utc)",
         "last (utc)",
     ];
-    let rows = schedules.iter().map(|schedule| {
+    let names: Vec<&str> = schedules.iter().map(|one| &*one.name).collect();
+    let names = room.apart(&names, NAME_WIDTH);
+    let rows = schedules.iter().zip(names).map(|(schedule, name)| {
         let next = match schedule.paused {
             true => "paused".to_owned(),
             false => or_dash(schedule.next_at.map(minute)),
@@ -299,7 +301,7 @@ fn text(schedules: &[ScheduleAnswer]) -> String {
             WalKeep::Standalone => "no".to_owned(),
         };
         vec![
-            shortened(&schedule.name, NAME_WIDTH),
+            name,
             schedule.cron.clone(),
             schedule.timezone.clone(),
             schedule.branch.to_string(),

@@ -17,11 +17,13 @@ const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█
 /// Shows series.
 pub(crate) async fn series(session: &Session, given: SeriesArguments) -> Result<Reply, Failure> {
     let parsed = |text: Option<&String>| text.map(|text| moment::parse(text)).transpose();
+    let (from, to) = (parsed(given.from.as_ref())?, parsed(given.to.as_ref())?);
+    moment::in_order(from, to)?;
     let question = query::Series {
         instance: given.instance,
         branch: given.branch,
-        from: parsed(given.from.as_ref())?,
-        to: parsed(given.to.as_ref())?,
+        from,
+        to,
     };
     let mut view = session.ask_patiently(&question).await?;
     match given.metric {

@@ -229,9 +229,17 @@ fn damaged_text(report: &WindowReport) -> String {
     {
         text.push_str("\nThere is no sound one: take a backup now, zektor backup create.\n");
     } else if let (Some(earliest), false) = (report.window.earliest, report.damaged.is_empty()) {
-        let earliest = exact(earliest);
+        let them = match report.damaged.len() {
+            1 => "it",
+            _ => "them",
+        };
+        let before = report.damaged.iter().any(|one| one.backed_up_at < earliest);
+        let begins = match before {
+            true => format!(": it begins with the sound backup of {}", exact(earliest)),
+            false => String::new(),
+        };
         text.push_str(&format!(
-            "\nThe window does without it: it begins with the sound backup of {earliest}.\n"
+            "\nThe window does without {them}{begins}. --time and --latest take a sound one by themselves.\n"
         ));
     }
     text

@@ -7,19 +7,19 @@ use serde::Serialize;
 use super::show::{state, why_damaged};
 use crate::arguments::{BackupList, Listed};
 use crate::commands::{named, schedule};
-use crate::failure::Failure;
+use crate::failure::{Ending, Failure};
 use crate::moment;
-use crate::output::{Reply, day, day_minute, minute, or_dash, second, shortened, size, table};
+use crate::output::{Reply, Room, day, day_minute, minute, or_dash, second, size, table};
 use crate::session::Session;
 
 /// As many as the catalog gives at once.
 pub(crate) const PAGE: u32 = 1000;
-/// Names longer than this are shortened in tables.
+/// Names longer than this are shortened on a terminal, if they can be told apart then.
 const NAME_WIDTH: usize = 17;
-/// Of so many it is said below the table what is wrong.
+/// Of so many it is said below the table what is wrong, on a terminal.
 const MOST_NOTES: usize = 10;
-/// Characters of what is wrong; all of it is in `backup show`.
-const NOTE_WIDTH: usize = 100;
+/// Characters of what is wrong on a terminal; all of it is in `backup show`.
+const NOTE_WIDTH: usize = 160;
 
 /// What is listed, in the field of the contract and one more.
 #[derive(Debug, Serialize)]
@@ -34,6 +34,7 @@ struct Document {
 pub(crate) async fn list(session: &Session, list: BackupList) -> Result<Reply, Failure> {
     let given = |text: Option<&String>| text.map(|text| moment::parse(text)).transpose();
     let (from, to) = (given(list.from.as_ref())?, given(list.to.as_ref())?);
+    moment::in_order(from, to)?;
     let schedule_id = match &list.schedule {
         None => None,
         Some(text) => Some(schedule_id(session, &list, text).await?),
@@ -79,10 +80,13 @@ pub(crate) async fn list(session: &Session, list: BackupList) -> Result<Reply, F
             instance: list.instance.clone(),
         };
         let _detail = session.ask_patiently(&question).await?;
+        if let Some(branch) = &list.branch {
+            session.require_branch(&list.instance, branch).await?;
+        }
     }
     let mut text = match backups.is_empty() {
         true => nothing(&list),
-        false => text(&backups, session.setting.clock.now()),
+        false => text(&backups, session.setting.clock.now(), Room::of_stdout()),
     };
     if let Some(offset) = next_offset {
         text.push_str(&format!(
@@ -113,9 +117,42 @@ async fn schedule_id(
     list: &BackupList,
     text: &str,
 ) -> Result<ScheduleId, Failure> {
-    match text.parse() {
-        Ok(id) => Ok(id),
-        Err(_) => Ok(schedule::found(session, &list.instance, text).await?.id),
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    match schedule::found(session, &list.instance, text).await {
+        Ok(found) => Ok(found.id),
+        Err(failure) if failure.ending == Ending::NotFound => {
+            let question = query::BackupList {
+                instance: Some(list.instance.clone()),
+                name: Some(text.to_owned()),
+                all: true,
+                ..query::BackupList::default()
+            };
+            let named = all(session, question, None).await?;
+            gone_schedule(&named, text).ok_or(failure)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The schedule of whose backups the names begin with its name, if that is only one: it is known by nothing else once it
+/// is gone.
+fn gone_schedule(backups: &[BackupView], name: &str) -> Option<ScheduleId> {
+    let of_it = |backup: &&BackupView| {
+        let rest = backup.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with(' '))
+    };
+    let mut found: Vec<ScheduleId> = backups
+        .iter()
+        .filter(of_it)
+        .filter_map(|backup| backup.schedule_id)
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    match found[..] {
+        [one] => Some(one),
+        _ => None,
     }
 }
 
@@ -159,13 +196,16 @@ pub(crate) async fn all(
     Ok(backups)
 }
 
-fn text(backups: &[BackupView], now: Timestamp) -> String {
+fn text(backups: &[BackupView], now: Timestamp, room: Room) -> String {
     let ids: Vec<_> = backups.iter().map(|backup| backup.id.0).collect();
     let short = named::short(&ids);
-    let rows = backups.iter().zip(&short).map(|(backup, id)| {
+    let names: Vec<&str> = backups.iter().map(|backup| &*backup.name).collect();
+    let names = room.apart(&names, NAME_WIDTH);
+    let told = backups.iter().zip(&short).zip(names);
+    let rows = told.map(|((backup, id), name)| {
         vec![
             id.clone(),
-            shortened(&backup.name, NAME_WIDTH),
+            name,
             backup.branch.to_string(),
             state(backup),
             or_dash(backup.backed_up_at.map(second)),
@@ -183,22 +223,28 @@ fn text(backups: &[BackupView], now: Timestamp) -> String {
         "kept until",
     ];
     let mut text = table(&header, rows.collect());
-    text.push_str(&notes(backups, &short));
+    text.push_str(&notes(backups, &short, room));
     text
 }
 
-/// Why those failed that did, and what is wrong with those that are damaged; the newest first.
-fn notes(backups: &[BackupView], short: &[String]) -> String {
+/// Why those failed that did, unless a later one of the branch succeeded, and what is wrong with those that are damaged;
+/// the newest first.
+fn notes(backups: &[BackupView], short: &[String], room: Room) -> String {
     let all: Vec<String> = backups
         .iter()
         .zip(short)
-        .filter_map(|(backup, id)| Some(format!("{id}  {}\n", wrong(backup)?)))
+        .filter(|(backup, _)| !is_made_up_for(backup, backups))
+        .filter_map(|(backup, id)| Some(format!("{id}  {}\n", wrong(backup, room)?)))
         .collect();
     let Some(first) = backups.first().filter(|_| !all.is_empty()) else {
         return String::new();
     };
-    let shown: String = all.iter().take(MOST_NOTES).map(String::as_str).collect();
-    let more = match all.len().saturating_sub(MOST_NOTES) {
+    let most = match room {
+        Room::Terminal => MOST_NOTES,
+        Room::Unlimited => all.len(),
+    };
+    let shown: String = all.iter().take(most).map(String::as_str).collect();
+    let more = match all.len().saturating_sub(most) {
         0 => String::new(),
         more => format!("and {more} more; "),
     };
@@ -208,7 +254,18 @@ fn notes(backups: &[BackupView], short: &[String]) -> String {
     )
 }
 
-fn wrong(backup: &BackupView) -> Option<String> {
+/// Whether it failed or was skipped, and a sound one of its branch was asked for later and completed.
+fn is_made_up_for(backup: &BackupView, backups: &[BackupView]) -> bool {
+    matches!(backup.status, BackupStatus::Failed | BackupStatus::Skipped)
+        && backups.iter().any(|other| {
+            other.branch == backup.branch
+                && other.status == BackupStatus::Completed
+                && other.sound != Some(false)
+                && other.requested_at > backup.requested_at
+        })
+}
+
+fn wrong(backup: &BackupView, room: Room) -> Option<String> {
     let asked = backup.requested_at.map(minute);
     let asked = asked.map_or_else(String::new, |at| format!(", asked for {at}"));
     let error = backup.error.as_deref().unwrap_or("nobody knows why");
@@ -217,7 +274,7 @@ fn wrong(backup: &BackupView) -> Option<String> {
         BackupStatus::Skipped => format!("skipped{asked}: {error}"),
         _ => why_damaged(backup)?,
     };
-    Some(shortened(&text, NOTE_WIDTH))
+    Some(room.cut(&text, NOTE_WIDTH))
 }
 
 /// Until when it stays, in a word or two.

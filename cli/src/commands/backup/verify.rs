@@ -1,6 +1,7 @@
 //! `zektor backup verify`: a worker reads all of a backup.
 
 use events::event::BackupVerified;
+use events::query::{self, BackupStatus, BackupView};
 use events::{Command, Event, command};
 use serde_json::json;
 
@@ -15,6 +16,7 @@ use crate::session::Session;
 /// Asks a worker to read a backup whole; with `--wait`, until it has.
 pub(crate) async fn verify(session: &Session, of: OfBackup) -> Result<Reply, Failure> {
     let backup = find(session, &of).await?;
+    refuse_unstored(&backup)?;
     let (instance, id) = (&backup.instance, backup.id);
     let command = Command::BackupVerify(command::BackupVerify {
         instance: instance.clone(),
@@ -42,6 +44,33 @@ pub(crate) async fn verify(session: &Session, of: OfBackup) -> Result<Reply, Fai
     found_out(&verified)
 }
 
+/// Of what is not stored there is nothing to read.
+fn refuse_unstored(backup: &BackupView) -> Result<(), Failure> {
+    let (instance, id) = (&backup.instance, backup.id);
+    let (why, hint) = match (backup.status, backup.deleted_at) {
+        (_, Some(_)) => ("is gone", format!("see `zektor backup list {instance}`")),
+        (BackupStatus::Failed, _) => (
+            "failed, and nothing of it can be restored",
+            format!("take it once more: `zektor backup retry {instance} {id}`"),
+        ),
+        (BackupStatus::Skipped, _) => (
+            "was never taken",
+            format!("see `zektor backup show {instance} {id}`"),
+        ),
+        (BackupStatus::Requested | BackupStatus::InProgress, _) => (
+            "is not completed yet",
+            format!("wait until it is; see `zektor backup show {instance} {id}`"),
+        ),
+        _ => return Ok(()),
+    };
+    Err(Failure::new(
+        Ending::NotFound,
+        query::NOT_FOUND,
+        format!("backup {id} {why}"),
+        hint,
+    ))
+}
+
 /// What reading all of a backup has shown.
 fn found_out(verified: &BackupVerified) -> Result<Reply, Failure> {
     let (instance, id) = (&verified.instance, verified.backup_id);
@@ -50,11 +79,12 @@ fn found_out(verified: &BackupVerified) -> Result<Reply, Failure> {
         true => format!("Backup {id} is sound: "),
         false => format!("Backup {id} is damaged: "),
     };
-    let read = size(verified.bytes);
-    text.push_str(&format!(
-        "{} files, {read} read in {took}.\n",
-        verified.files
-    ));
+    let (files, bytes) = (verified.files, size(verified.bytes));
+    // Of what is missing nothing is read.
+    text.push_str(&match verified.sound {
+        true => format!("{files} files, {bytes} read in {took}.\n"),
+        false => format!("of its {files} files of {bytes} not all can be had; that took {took}.\n"),
+    });
     for problem in &verified.problems {
         text.push_str(&format!("  {problem}\n"));
     }
@@ -69,7 +99,8 @@ fn found_out(verified: &BackupVerified) -> Result<Reply, Failure> {
             "damaged",
             format!("backup {id} is damaged: {first}"),
             format!(
-                "take a new one: `zektor backup create {instance} --branch {}`",
+                "take a new one: `zektor backup create {instance} --branch {} --wait`; it counts no longer as an active \
+                 one, and restores with --time or --latest go round it by themselves",
                 verified.branch
             ),
         ));
@@ -80,9 +111,11 @@ fn found_out(verified: &BackupVerified) -> Result<Reply, Failure> {
 #[cfg(test)]
 mod tests {
     use events::event::BackupVerified;
+    use events::query::{BackupStatus, BackupView};
     use events::{Event, example};
 
-    use super::found_out;
+    use super::super::show::tests::completed;
+    use super::{found_out, refuse_unstored};
     use crate::failure::Ending;
 
     fn verified(problems: &[&str]) -> BackupVerified {
@@ -98,6 +131,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_stored_is_refused_at_once() {
+        let of = |status| BackupView {
+            status,
+            ..completed()
+        };
+        assert!(refuse_unstored(&of(BackupStatus::Completed)).is_ok());
+        // It is there until its grace is over.
+        assert!(refuse_unstored(&of(BackupStatus::Expired)).is_ok());
+        for status in [
+            BackupStatus::Requested,
+            BackupStatus::InProgress,
+            BackupStatus::Failed,
+            BackupStatus::Skipped,
+        ] {
+            let failure = refuse_unstored(&of(status)).unwrap_err();
+            assert_eq!(failure.ending, Ending::NotFound, "{failure:?}");
+            assert!(failure.hint.contains("`zektor backup "), "{failure:?}");
+        }
+    }
+
+    #[test]
     fn a_damaged_backup_is_an_answer_with_an_error_in_it() {
         let sound = found_out(&verified(&[])).unwrap();
         let document: serde_json::Value = serde_json::from_str(&sound.json()).unwrap();
@@ -107,6 +161,7 @@ mod tests {
         let damaged = found_out(&verified(&["base/5/1 is not what was stored"])).unwrap();
         let document: serde_json::Value = serde_json::from_str(&damaged.json()).unwrap();
         assert_eq!(document["sound"], false);
+        assert!(!damaged.text.contains(" read in "), "{}", damaged.text);
         assert_eq!(document["error"]["code"], "damaged");
         assert!(document["error"]["hint"].is_string(), "{document}");
         assert_eq!(damaged.failure.unwrap().ending, Ending::Failed);

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::arguments::DrillSchedule;
 use crate::failure::Failure;
 use crate::outcome::{ACCEPTED_WITHIN, unless_interrupted};
-use crate::output::{Reply, moment, pairs};
+use crate::output::{Reply, moment, note, pairs};
 use crate::session::Session;
 
 /// Fires that are shown.
@@ -37,13 +37,21 @@ pub(crate) async fn schedule(session: &Session, given: DrillSchedule) -> Result<
     let how = format!("zektor instance show {instance}");
     let updated = unless_interrupted(updated, "the command", &how).await?;
     session.projected(sent.seen).await;
+    for warning in &updated.warnings {
+        note(&format!("warning: {warning}"));
+    }
     let now = session.setting.clock.now();
     let calendar = updated.drills.as_ref().and_then(|settings| {
         let cron = settings.cron.as_deref()?;
         Calendar::parse(cron, &settings.timezone).ok()
     });
     let next = calendar.map_or_else(Vec::new, |calendar| calendar.upcoming(now, NEXT));
-    let document = json!({ "name": instance, "drills": updated.drills, "next": next });
+    let document = json!({
+        "name": instance,
+        "drills": updated.drills,
+        "next": next,
+        "warnings": updated.warnings,
+    });
     let text = match &updated.drills {
         None => format!("{instance} is rehearsed by hand only."),
         Some(settings) => {

@@ -53,7 +53,23 @@ fn headline(view: &DrillView) -> String {
         DrillStatus::Skipped => format!("Drill {id} was left out."),
         DrillStatus::Failed => {
             let step = view.failed_step.map_or("", step);
-            format!("{instance} is NOT proven restorable: the drill failed{step}.")
+            // The replay came out as foretold before anything was asked.
+            let proof = match view.failed_step {
+                Some(DrillStep::Amcheck) => {
+                    "The restore worked and came out as foretold, but what it brought back does not pass:"
+                }
+                Some(DrillStep::Checks) => {
+                    "The restore worked and came out as foretold, but a check of yours does not hold:"
+                }
+                Some(DrillStep::TearDown) => {
+                    "The restore worked and was checked, but is still there:"
+                }
+                _ => "",
+            };
+            match proof {
+                "" => format!("{instance} is NOT proven restorable: the drill failed{step}."),
+                proof => format!("{proof} the drill of {instance} failed{step}."),
+            }
         }
         DrillStatus::Completed => {
             let at = view.target.map_or_else(String::new, exact);
@@ -184,9 +200,16 @@ mod tests {
         };
         let text = text(&failed);
         assert!(
-            text.contains("NOT proven restorable: the drill failed at the checks."),
+            text.contains("The restore worked") && text.contains("failed at the checks."),
             "{text}"
         );
+        let earlier = DrillView {
+            failed_step: Some(DrillStep::Recover),
+            ..failed.clone()
+        };
+        let earlier = super::text(&earlier);
+        let said = "NOT proven restorable: the drill failed when WAL was replayed.";
+        assert!(earlier.contains(said), "{earlier}");
         assert!(table_of(&[failed]).contains("check \"rows\""));
     }
 }

@@ -3,6 +3,7 @@ use events::example;
 use events::schedules::{ScheduleAnswer, SchedulesAnswer};
 
 use super::{every_moment, reply_of, text};
+use crate::output::Room;
 
 fn daily() -> ScheduleAnswer {
     ScheduleAnswer {
@@ -38,7 +39,7 @@ fn the_list_fits_a_terminal() {
         last_at: None,
         ..daily()
     };
-    let text = text(&[daily(), monthly, archive]);
+    let text = text(&[daily(), monthly, archive], Room::Terminal);
     insta::assert_snapshot!(text, @r#"
     NAME              FIRES        TIMEZONE       BRANCH  KEPT  PITR  NEXT (UTC)        LAST (UTC)
     daily             50 5 * * *   UTC            main    7d    7d    2026-03-02 05:50  2026-03-01 05:50

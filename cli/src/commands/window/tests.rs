@@ -54,19 +54,25 @@ fn the_age_of_a_moment_is_the_one_in_force() {
 
 #[test]
 fn what_is_damaged_is_told() {
-    let damaged = |id: &str| {
+    let damaged_at = |id: &str, at: &[&str]| {
         let mut report = window(json!([]));
-        let damaged = json!([{
-            "backup_id": id, "backed_up_at": "2026-03-01T10:00:00Z", "found_at": "2026-03-01T10:30:00Z"
-        }]);
+        let one = |at: &&str| json!({"backup_id": id, "backed_up_at": at, "found_at": "2026-03-01T11:30:00Z"});
+        let damaged: serde_json::Value = at.iter().map(one).collect();
         report.damaged = serde_json::from_value(damaged).unwrap();
         damaged_text(&report)
     };
+    let damaged = |id: &str| damaged_at(id, &["2026-03-01T10:00:00Z"]);
     insta::assert_snapshot!(damaged("0190a5d0-0000-7000-8000-000000000000"), @r#"
 
     The backup of 2026-03-01T10:00:00.000000Z is damaged (0190a5d0-0000-7000-8000-000000000000).
-    The window does without it: it begins with the sound backup of 2026-03-01T10:10:00.000000Z.
+    The window does without it: it begins with the sound backup of 2026-03-01T10:10:00.000000Z. --time and --latest take a sound one by themselves.
     "#);
+    // In the middle of the window they have nothing to do with where it begins.
+    let within = damaged_at(
+        "0190a5d0-0000-7000-8000-000000000000",
+        &["2026-03-01T10:20:00Z", "2026-03-01T10:30:00Z"],
+    );
+    assert!(within.contains("does without them. --time"), "{within}");
     let only = damaged("0190a5d0-0000-7000-8000-000000000001");
     assert!(only.contains("There is no sound one"), "{only}");
 }

@@ -3,8 +3,9 @@ use events::mark::{DeletedBy, Deletion, Hold};
 use events::query::{BackupStatus, BackupView};
 
 use super::super::show::tests::completed;
-use super::text;
+use super::{gone_schedule, text};
 use crate::arguments::{Arguments, BackupCommand, Command};
+use crate::output::Room;
 
 fn at(text: &str) -> events::Timestamp {
     text.parse().unwrap()
@@ -55,6 +56,7 @@ fn the_list_fits_a_terminal() {
     let all = text(
         &[running, sound.clone(), held, going],
         at("2026-03-02T12:00:00Z"),
+        Room::Terminal,
     );
     insta::assert_snapshot!(all, @r#"
     ID             NAME               BRANCH  STATUS       ENDED (UTC)          SIZE     KEPT UNTIL
@@ -84,7 +86,8 @@ fn the_list_fits_a_terminal() {
         id: "0190a5d0-0007-7000-8000-000000000002".parse().unwrap(),
         ..completed()
     };
-    insta::assert_snapshot!(text(&[forever, failed, skipped, pages], at("2026-03-02T12:00:00Z")), @r#"
+    let listed = [forever, failed, skipped, pages];
+    insta::assert_snapshot!(text(&listed, at("2026-03-02T12:00:00Z"), Room::Terminal), @r#"
     ID             NAME               BRANCH  STATUS                ENDED (UTC)          SIZE     KEPT UNTIL
     0190a5d0-0004  manual 2026-03-01  main    completed, damaged    2026-03-01 10:00:12  5.0 MiB  no end
     0190a5d0-0005  manual 2026-03-01  main    failed                -                    -        -
@@ -92,7 +95,7 @@ fn the_list_fits_a_terminal() {
     0190a5d0-0007  manual 2026-03-01  main    completed, bad pages  2026-03-01 10:00:12  5.0 MiB  2026-03-08 10:00
 
     0190a5d0-0004  damaged: it was read whole and cannot be relied on
-    0190a5d0-0005  failed, asked for 2026-03-01 10:00: the store refused: because because because because because beca…
+    0190a5d0-0005  failed, asked for 2026-03-01 10:00: the store refused: because because because because because because because because because because because because because …
     0190a5d0-0006  skipped, asked for 2026-03-01 10:00: another one was being taken
     0190a5d0-0007  bad pages: 1 with wrong checksums on the server itself; the backup has them as they are
     all of it: zektor backup show orders ID
@@ -133,4 +136,106 @@ fn the_damaged_ones_are_listed_by_hand() {
     };
     assert!(super::is_wanted(&damaged, &list) && super::is_wanted(&completed(), &list));
     assert!(!super::is_wanted(&sound, &list));
+}
+
+#[test]
+fn off_a_terminal_nothing_is_cut_and_on_one_rows_can_be_told_apart() {
+    let named = |number: u8, name: &str| BackupView {
+        id: format!("0190a5d0-000{number}-7000-8000-000000000002")
+            .parse()
+            .unwrap(),
+        name: name.to_owned(),
+        damaged_pages: Vec::new(),
+        ..completed()
+    };
+    let why = format!(
+        "another one of this branch, {}",
+        "which goes on ".repeat(20)
+    );
+    let skipped = BackupView {
+        status: BackupStatus::Skipped,
+        error: Some(why.clone()),
+        requested_at: Some(at("2026-03-03T00:00:00Z")),
+        ..named(3, "minutely 2026-03-03T00:00:00.000000Z")
+    };
+    let backups = [
+        skipped,
+        named(1, "first backup of rescue"),
+        named(2, "first backup of other"),
+    ];
+    let now = at("2026-03-03T12:00:00Z");
+    let whole = text(&backups, now, Room::Unlimited);
+    for part in [
+        &*why,
+        "minutely 2026-03-03T00:00:00.000000Z",
+        "first backup of rescue",
+    ] {
+        assert!(whole.contains(part), "{part}: {whole}");
+    }
+    let shown = text(&backups, now, Room::Terminal);
+    assert!(
+        shown.contains("f rescue") && shown.contains("of other"),
+        "{shown}"
+    );
+    assert!(!shown.contains(&why));
+}
+
+#[test]
+fn what_a_later_one_made_up_for_is_no_news() {
+    let failed = BackupView {
+        id: "0190a5d0-0001-7000-8000-000000000002".parse().unwrap(),
+        status: BackupStatus::Failed,
+        error: Some("the store refused".to_owned()),
+        requested_at: Some(at("2026-03-01T00:00:00Z")),
+        damaged_pages: Vec::new(),
+        ..completed()
+    };
+    let later = BackupView {
+        requested_at: Some(at("2026-03-02T00:00:00Z")),
+        damaged_pages: Vec::new(),
+        ..completed()
+    };
+    let told = |other: &BackupView| {
+        let all = [other.clone(), failed.clone()];
+        text(&all, at("2026-03-03T00:00:00Z"), Room::Terminal).contains("the store refused")
+    };
+    assert!(!told(&later));
+    let earlier = BackupView {
+        requested_at: Some(at("2026-02-01T00:00:00Z")),
+        ..later.clone()
+    };
+    let damaged = BackupView {
+        sound: Some(false),
+        ..later.clone()
+    };
+    let elsewhere = BackupView {
+        branch: "rescue".parse().unwrap(),
+        ..later
+    };
+    assert!(told(&earlier) && told(&damaged) && told(&elsewhere));
+}
+
+#[test]
+fn a_schedule_that_is_gone_is_found_by_its_backups() {
+    let of = |id: &str, name: &str| BackupView {
+        schedule_id: Some(id.parse().unwrap()),
+        name: name.to_owned(),
+        ..completed()
+    };
+    let (one, other) = (
+        "0190a5d0-0000-7000-8000-00000000000a",
+        "0190a5d0-0000-7000-8000-00000000000b",
+    );
+    let backups = [
+        of(one, "nightly 2026-03-01T00:00:00Z"),
+        of(one, "nightly 2026-03-02T00:00:00Z"),
+        of(other, "nightlyish 2026-03-02T00:00:00Z"),
+    ];
+    assert_eq!(gone_schedule(&backups, "nightly"), one.parse().ok());
+    assert_eq!(gone_schedule(&backups, "night"), None);
+    let two = [
+        backups[0].clone(),
+        of(other, "nightly 2026-03-03T00:00:00Z"),
+    ];
+    assert_eq!(gone_schedule(&two, "nightly"), None);
 }
