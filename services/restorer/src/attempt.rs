@@ -9,6 +9,7 @@ use std::time::Duration;
 use bus::{Progress, Sequence};
 use events::CommandId;
 use events::event::{Event, Refused, RestoreFailed, RestoreRequested};
+use retention::Taken;
 
 use crate::compute::ComputeError;
 use crate::error::{Reaction, RestoreError};
@@ -136,7 +137,7 @@ impl Restorer {
     ) -> Result<Option<FinishedBranch>, RestoreError> {
         match FinishedBranch::at(site)? {
             Some(finished) if finished.restore_id != request.restore_id => {
-                Err(Refusal::name_used(&request.branch).into())
+                Err(Refusal::name_taken(&Taken::Exists, &request.instance, &request.branch).into())
             }
             finished => Ok(finished),
         }

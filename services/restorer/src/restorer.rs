@@ -10,6 +10,7 @@ use events::{BackupId, BranchName, InstanceName, RestoreId, RestoreTarget};
 use pg_replication::ConnectionSettings;
 use repository::archive::{self, Archive};
 use repository::{Repository, RepositoryError};
+use retention::{Left, Taken};
 use service::seal::{ExposeSecret as _, dsn_context};
 use service::{Clock, MasterKey};
 use tokio_util::sync::CancellationToken;
@@ -168,7 +169,9 @@ impl Restorer {
         let record = self.repository.reader(instance, branch).record().await;
         match RepositoryError::absent_as_none(record)? {
             None => Ok(()),
-            Some(_) => Err(Refusal::name_used(branch).into()),
+            Some(_) => {
+                Err(Refusal::name_taken(&Taken::Left(Left::default()), instance, branch).into())
+            }
         }
     }
 
@@ -247,6 +250,10 @@ impl Restorer {
         let mut checks = plan.checks();
         checks.extend(before);
         if let Some(branch) = &question.branch {
+            let document = self.bus.instances().get(instance).await?;
+            if let Some(taken) = document.and_then(|(document, _)| Taken::of(&document, branch)) {
+                return Err(Refusal::name_taken(&taken, instance, branch).into());
+            }
             self.check_name(instance, branch).await?;
             checks.push(plan::passed(
                 "branch_name",

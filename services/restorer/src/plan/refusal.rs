@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use events::envelope::rfc3339;
 use events::event::{BackupSummary, RefusalCode};
-use events::{BackupId, BranchName, Timestamp};
+use events::{BackupId, BranchName, InstanceName, Timestamp};
 use pg_format::{Lsn, TimelineId};
+use retention::Taken;
 
 /// A rule forbids the restore. Nothing was started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -298,16 +299,11 @@ impl Refusal {
         )
     }
 
-    /// The new branch's name has backups or WAL of an earlier branch in the repository.
+    /// The new branch cannot have its name.
     #[must_use]
-    pub fn name_used(branch: &BranchName) -> Self {
-        let message =
-            format!("the repository already holds backups or wal of another branch named {branch}");
-        Self::new(
-            RefusalCode::NameTaken,
-            message,
-            "choose another name with --as",
-        )
+    pub fn name_taken(taken: &Taken, instance: &InstanceName, branch: &BranchName) -> Self {
+        let (message, hint) = taken.refusal(instance, branch);
+        Self::new(RefusalCode::NameTaken, message, hint)
     }
 }
 

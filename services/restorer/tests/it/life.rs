@@ -5,7 +5,9 @@ use bus::Progress;
 use events::command::{BranchStart, BranchStop};
 use events::event::{BranchDeletionRequested, Event};
 use events::plan::{RestoreAnswer, RestoreQuestion};
-use events::{BranchName, ClusterSize, MessageId, RestoreTarget};
+use events::{BranchName, ClusterSize, MessageId, RestoreId, RestoreTarget};
+use pg_format::{SystemIdentifier, WalSegmentSize};
+use repository::BranchRecord;
 use restorer::branches::Given;
 use restorer::compute::{Compute as _, ServerState, Stopping};
 use service::{Clock as _, SystemClock};
@@ -124,7 +126,7 @@ async fn a_dry_run_starts_nothing() -> Result<()> {
     let backup = world.back_up().await?;
     world.rows(11..=12).await?;
     let position = world.archive().await?;
-    match world.restorer.answer(question).await {
+    match world.restorer.answer(question.clone()).await {
         RestoreAnswer::Possible(preview) => {
             assert_eq!(preview.plan.backup_id, backup.backup_id);
             let (plan, last) = (&preview.plan, preview.plan.last_commit.unwrap());
@@ -156,4 +158,40 @@ async fn a_dry_run_starts_nothing() -> Result<()> {
     }
     assert!(!world.root_of("b").exists());
     Ok(())
+    names_that_are_taken(&world, question).await
+}
+
+/// In the words of the scheduler, which refuses the restore itself.
+async fn names_that_are_taken(world: &World, question: RestoreQuestion) -> Result<()> {
+    let refused = async |branch: &BranchName| {
+        let branch = Some(branch.clone());
+        let question = RestoreQuestion {
+            branch,
+            ..question.clone()
+        };
+        match world.restorer.answer(question).await {
+            RestoreAnswer::Refused(refusal) => (refusal.message, refusal.hint),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (message, _) = refused(&BranchName::main()).await;
+    assert!(message.contains("the database of"), "{message}");
+    let (bus, left) = (&world.restorer.bus, BranchName::new("left")?);
+    let record = BranchRecord {
+        instance: instance(),
+        branch: left.clone(),
+        system_identifier: SystemIdentifier(7),
+        server_version: 180_000,
+        wal_segment_size: WalSegmentSize::DEFAULT,
+        parent: None,
+        created_at: SystemClock.now(),
+    };
+    let writer = world.restorer.repository.writer(&instance(), &left);
+    let _ = writer.claim_branch(&record).await?;
+    let (message, hint) = refused(&left).await;
+    assert!(message.contains("that was deleted"), "{message}");
+    assert!(hint.contains("--purge`"), "{hint}");
+    crate::scheduler::claim(bus, &left, RestoreId(Uuid::now_v7())).await?;
+    let (message, _) = refused(&left).await;
+    assert!(message.contains("is being restored"), "{message}");
 }
