@@ -5,7 +5,8 @@
 //!
 //! - One alert is one message, whichever replica sends it ([`deliver`]); it carries an id for those who get it twice all
 //!   the same, because a sender died after sending.
-//! - A resolution is sent where its alert was sent, and nowhere else. A new channel begins with what happens now.
+//! - A resolution is sent where its alert was sent, and nowhere else. A new channel begins with what stands now.
+//! - What stands is told, whatever its age and the clocks are.
 //! - What goes out holds no address and no secret: alerts are scrubbed when they are raised, errors of channels here.
 
 mod deliver;
@@ -180,7 +181,7 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), BusError> {
     let deliveries = try_join_all(channels.iter().map(|channel| {
-        let deliver = Deliver::new(bus.clone(), Arc::clone(&clock), channel.clone());
+        let deliver = Deliver::new(bus.clone(), channel.clone());
         let (bus, shutdown) = (bus.clone(), shutdown.clone());
         async move {
             let spec = topology::notifications(channel.name());

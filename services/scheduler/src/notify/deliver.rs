@@ -2,24 +2,23 @@
 //!
 //! What a channel was told stands in the bucket of alerts, under `told.<channel>.<instance>.<branch>.<rule>`: which alert,
 //! and whether its message has arrived. It is written before the first try, so that whoever sees the resolution knows that
-//! the alert is on its way, and the resolution waits for it. An alert that is older than a day when it comes for the first
-//! time, or is over by then, is not told, and neither is its resolution.
+//! the alert is on its way, and the resolution waits for it. An alert that is over when it comes for the first time is not
+//! told, and neither is its resolution; what stands is told, however old it is, and tried for as long as it stands. What is
+//! over and could not be delivered for a day is given up: a day of the stream's, for the clocks of replicas differ.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bus::{Bucket, Bus, BusError, CasError, Delivery, Handler, Outcome, Revision, Sequence};
 use chrono::TimeDelta;
 use events::event::{AlertRaised, AlertResolved};
-use events::{Event, Timestamp, topology};
+use events::{Event, Timestamp, subject, topology};
 use serde::{Deserialize, Serialize};
-use service::clock::Clock;
 
 use super::{Channel, Notice, SendError};
 use crate::alerts::alert_fence;
 
-/// What is older is no news, and what could not be delivered for so long is given up.
+/// What is over, and could not be delivered for so long, is given up.
 const NEWS: TimeDelta = TimeDelta::days(1);
 /// Before the second try; then twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -30,7 +29,6 @@ const TURN: Duration = Duration::from_secs(2);
 /// The consumer of alerts of one channel.
 pub(crate) struct Deliver {
     bus: Bus,
-    clock: Arc<dyn Clock>,
     channel: Channel,
 }
 
@@ -42,6 +40,16 @@ struct Told {
     since: Timestamp,
     /// The message has arrived.
     sent: bool,
+    /// When the stream was made that the sequence is of. One that was lost begins at 1 again.
+    #[serde(default)]
+    stream: Option<Timestamp>,
+}
+
+impl Told {
+    /// Whether its sequence says something; one of an older version of Zektor does.
+    fn is_of(&self, stream: Timestamp) -> bool {
+        self.stream.is_none_or(|own| own == stream)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -70,21 +78,24 @@ impl Handler<Event> for Deliver {
         let Some(notice) = Notice::of(&delivery.envelope) else {
             return Outcome::Done;
         };
-        let old = self.clock.now() - delivery.envelope.time > NEWS;
         let delivered = match &delivery.envelope.message {
-            Event::AlertRaised(raised) => {
-                self.raised(raised, &notice, delivery.sequence, old).await
-            }
+            Event::AlertRaised(raised) => self.raised(raised, &notice, delivery.sequence).await,
             Event::AlertResolved(resolved) => self.resolved(resolved, &notice).await,
             _ => Ok(()),
         };
         let Err(error) = delivered else {
             return Outcome::Done;
         };
-        if old && !matches!(error, Undelivered::Bus(_)) && self.give_up(delivery).await.is_ok() {
+        if !matches!(error, Undelivered::Bus(_))
+            && self
+                .is_hopeless(delivery)
+                .await
+                .is_ok_and(|hopeless| hopeless)
+            && self.give_up(delivery).await.is_ok()
+        {
             tracing::error!(
                 channel = self.channel.name(), id = notice.id, error = %error,
-                "an alert could not be delivered for a day and is given up"
+                "an alert that is over could not be delivered for a day and is given up"
             );
             return Outcome::Done;
         }
@@ -107,12 +118,8 @@ fn pause(attempt: u64) -> Duration {
 }
 
 impl Deliver {
-    pub(crate) fn new(bus: Bus, clock: Arc<dyn Clock>, channel: Channel) -> Self {
-        Deliver {
-            bus,
-            clock,
-            channel,
-        }
+    pub(crate) fn new(bus: Bus, channel: Channel) -> Self {
+        Deliver { bus, channel }
     }
 
     async fn raised(
@@ -120,7 +127,6 @@ impl Deliver {
         raised: &AlertRaised,
         notice: &Notice,
         sequence: Sequence,
-        old: bool,
     ) -> Result<(), Undelivered> {
         let AlertRaised {
             instance,
@@ -130,25 +136,32 @@ impl Deliver {
             ..
         } = raised;
         let key = self.key(instance, branch, rule);
+        let stream = self.bus.stream_state(topology::EVENTS).await?.created;
         let own = Told {
             sequence,
             since: *since,
             sent: false,
+            stream: Some(stream),
         };
+        let fence = alert_fence(instance, branch, rule);
         let revision = match self.told(&key).await? {
-            Some((told, _)) if told.sequence > sequence => return Ok(()),
-            Some((told, revision)) if told.sequence == sequence => {
+            Some((told, _)) if told.is_of(stream) && told.sequence > sequence => return Ok(()),
+            Some((told, revision)) if told.is_of(stream) && told.sequence == sequence => {
                 if told.sent {
                     return Ok(());
                 }
                 revision
             }
-            _ if old => return Ok(()),
+            // A channel that is new reads all there ever was.
+            _ if self.is_followed(&fence, sequence).await? => return Ok(()),
             before => {
                 let revision = match before {
                     None => self.bucket().create(&key, json(&own)?).await?,
                     // Its resolution comes first: it stands before this in the stream.
-                    Some((told, _)) if self.waits_for(&told, sequence, raised).await? => {
+                    Some((told, _))
+                        if told.is_of(stream)
+                            && self.waits_for(&told, sequence, raised).await? =>
+                    {
                         return Err(Undelivered::Turn(
                             "the resolution of the alert before is not sent yet",
                         ));
@@ -158,11 +171,7 @@ impl Deliver {
                     }
                 };
                 // Only now: a resolution that comes after this look finds what was written.
-                let head = self
-                    .bus
-                    .last_on(&alert_fence(instance, branch, rule))
-                    .await?;
-                if head.is_some_and(|head| head.sequence > sequence) {
+                if self.is_followed(&fence, sequence).await? {
                     self.bucket().delete(&key, revision).await?;
                     return Ok(());
                 }
@@ -173,6 +182,37 @@ impl Deliver {
         let sent = Told { sent: true, ..own };
         let _ = self.bucket().update(&key, json(&sent)?, revision).await?;
         Ok(())
+    }
+
+    /// Whether something was said of the same rule since: the alert is over, or told anew.
+    async fn is_followed(&self, fence: &str, sequence: Sequence) -> Result<bool, BusError> {
+        let head = self.bus.last_on(fence).await?;
+        Ok(head.is_some_and(|head| head.sequence > sequence))
+    }
+
+    /// Whether a message is too old to be tried again. An alert that stands never is.
+    async fn is_hopeless(&self, delivery: &Delivery<Event>) -> Result<bool, BusError> {
+        if let Event::AlertRaised(raised) = &delivery.envelope.message {
+            let fence = alert_fence(&raised.instance, &raised.branch, raised.rule);
+            if !self.is_followed(&fence, delivery.sequence).await? {
+                return Ok(false);
+            }
+        }
+        self.is_old(delivery.stored_at).await
+    }
+
+    /// Whether the stream went on for a day since. That is no later than a day by the server's clock, whatever ours shows.
+    async fn is_old(&self, stored_at: Timestamp) -> Result<bool, BusError> {
+        for kind in ["alert", "backup"] {
+            let last = self
+                .bus
+                .last_on(&format!("{}.{kind}.>", subject::ROOT))
+                .await?;
+            if last.is_some_and(|last| last.time - stored_at > NEWS) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the resolution of what was told may still be on its way: not when it is older than a day.
@@ -194,7 +234,7 @@ impl Deliver {
                 break;
             }
             if matches!(stored.envelope.message, Event::AlertResolved(_)) {
-                return Ok(self.clock.now() - stored.envelope.time <= NEWS);
+                return Ok(!self.is_old(stored.time).await?);
             }
         }
         Ok(false)
@@ -217,6 +257,12 @@ impl Deliver {
             return Ok(());
         };
         if !told.sent {
+            let stream = self.bus.stream_state(topology::EVENTS).await?.created;
+            if !told.is_of(stream) {
+                // The alert was lost with its stream: nobody will send it.
+                self.bucket().delete(&key, revision).await?;
+                return Ok(());
+            }
             return Err(Undelivered::Turn("the alert itself is not sent yet"));
         }
         self.channel.send(notice).await?;
