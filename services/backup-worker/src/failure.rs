@@ -139,6 +139,15 @@ impl AttemptError {
                 FailureCause::Connection,
                 "Check that the server runs and can be reached.",
             ),
+            AttemptError::Source(error)
+                if matches!(error.sqlstate(), Some("3D000" | "28P01" | "28000")) =>
+            {
+                (
+                    FailureCause::Source,
+                    "The server refuses what the connection URI of the instance says: its database, user or password. Mend \
+                 that there, or give the right URI with `zektor instance update --dsn`.",
+                )
+            }
             AttemptError::Source(_) | AttemptError::ForeignCluster { .. } => (
                 FailureCause::Source,
                 "The server refuses the base backup; do what its message says.",
@@ -211,8 +220,28 @@ mod tests {
     use std::time::Duration;
 
     use pg_format::Lsn;
+    use pg_replication::{PgError, ServerMessage};
 
     use super::{AttemptError, Verdict};
+
+    #[test]
+    fn a_database_or_password_that_is_refused_leads_to_the_connection_uri() {
+        let hint = |sqlstate: &str| {
+            let said = ServerMessage {
+                severity: "FATAL".to_owned(),
+                sqlstate: sqlstate.to_owned(),
+                ..ServerMessage::default()
+            };
+            AttemptError::Source(PgError::Server(Box::new(said)))
+                .explain()
+                .1
+        };
+        for sqlstate in ["3D000", "28P01", "28000"] {
+            let hint = hint(sqlstate);
+            assert!(hint.contains("`zektor instance update --dsn`"), "{hint}");
+        }
+        assert!(!hint("42501").contains("--dsn"));
+    }
 
     #[test]
     fn wal_that_came_too_late_may_come_next_time_though_this_backup_is_given_up() {

@@ -246,6 +246,8 @@ impl Verifications {
 fn sentence(problem: &Problem) -> String {
     match &problem.file {
         Some(file) => format!("{file}: {}", problem.reason),
+        // Most say themselves which object they are about.
+        None if problem.reason.starts_with(&problem.key) => problem.reason.clone(),
         None => format!("{}: {}", problem.key, problem.reason),
     }
 }

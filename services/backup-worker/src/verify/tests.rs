@@ -330,3 +330,15 @@ async fn a_verification_that_cannot_succeed_ends() {
     });
     assert!(!denied.is_final(MOST_REFUSED - 1) && denied.is_final(MOST_REFUSED));
 }
+
+#[test]
+fn an_object_is_named_once() {
+    let problem = |reason: &str| Problem {
+        key: "v1/a/000000".to_owned(),
+        file: None,
+        reason: reason.to_owned(),
+    };
+    let damaged = "v1/a/000000 is damaged in the repository: it has another digest";
+    assert_eq!(sentence(&problem(damaged)), damaged);
+    assert_eq!(sentence(&problem("it is gone")), "v1/a/000000: it is gone");
+}
