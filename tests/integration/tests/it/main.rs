@@ -1,6 +1,7 @@
 //! The stories, each told on real servers. One binary, so that it links once.
 
 mod alerts;
+mod attempts;
 mod branches;
 mod drills;
 mod exactness;
