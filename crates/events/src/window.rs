@@ -89,7 +89,8 @@ pub struct WindowGap {
     pub from_lsn: Lsn,
     /// The first byte that is there again; absent when nothing is yet.
     pub to_lsn: Option<Lsn>,
-    /// The last moment before it that can be restored: the time of the last commit in the WAL before it.
+    /// The last moment before it that can be restored: up to which the WAL before it was proven complete, or the time of the
+    /// last commit in that.
     pub from: Option<Timestamp>,
     /// The end of the first backup after it: from then on the branch can be restored again. Absent when there is
     /// none yet, and the window then ends at `from`.

@@ -21,8 +21,8 @@ use pg_format::{TimelineHistory, TimelineId, WalSegmentSize};
 
 use self::known::Told;
 use crate::{
-    BranchReader, Marks, OpenSegment, RepositoryError, Result, WalGap, WalObject, WalObjectKind,
-    WalPosition, expire, mark,
+    BranchReader, GapProof, Marks, OpenSegment, RepositoryError, Result, WalGap, WalObject,
+    WalObjectKind, WalPosition, expire, mark,
 };
 
 /// A `.partial` may be completed while its object is looked at; so often the listing is made anew.
@@ -62,6 +62,18 @@ impl Archive {
             Some(history) => Some(history.clone()),
             None => (timeline == TimelineId(1)).then(|| TimelineHistory::root(timeline)),
         }
+    }
+
+    /// What was proven before gaps of this history.
+    #[must_use]
+    pub fn proofs_before_gaps(&self, history: &TimelineHistory) -> Vec<GapProof> {
+        let proofs = self.gaps.iter().filter_map(|gap| {
+            let proof = gap.proven?;
+            let left = history.switch_point(gap.timeline);
+            let on_it = history.contains(gap.timeline) && left.is_none_or(|left| proof.lsn <= left);
+            on_it.then_some(proof)
+        });
+        proofs.collect()
     }
 
     /// What is left when a sweep is done. Whoever restores acts as if it were.

@@ -59,8 +59,8 @@ pub use repository::{BranchReader, BranchWriter, Repository};
 pub use store::RetryPolicy;
 pub use verify::{Problem, VerifyReport};
 pub use wal::{
-    OpenSegment, PutOutcome, WalCoverage, WalFormat, WalGap, WalObject, WalObjectKind, WalPath,
-    WalPosition, wal_coverage, wal_stretches,
+    GapProof, OpenSegment, PutOutcome, WalCoverage, WalFormat, WalGap, WalObject, WalObjectKind,
+    WalPath, WalPosition, wal_coverage, wal_stretches,
 };
 pub use window::window;
 

@@ -17,9 +17,9 @@ use bytes::Bytes;
 use pg_format::{SegmentName, TimelineId, WalSegmentSize};
 
 pub use coverage::{WalCoverage, wal_coverage};
-pub use gap::WalGap;
-pub use listing::{WalObject, WalObjectKind};
+pub use gap::{GapProof, WalGap};
 pub(crate) use listing::parse;
+pub use listing::{WalObject, WalObjectKind};
 pub use open::OpenSegment;
 pub(crate) use path::Place;
 pub use path::{WalFormat, WalPath, wal_stretches};

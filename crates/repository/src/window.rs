@@ -191,10 +191,14 @@ impl<'a> Path<'a> {
         let position = self.archive.position.as_ref();
         let proof = position
             .filter(|position| (island.first().stop_lsn..=island.reach).contains(&position.lsn));
+        let proof = proof.map(|position| position.proven_at);
+        let before_gaps = self.archive.proofs_before_gaps(&self.history);
+        let before_gap = before_gaps
+            .iter()
+            .filter(|proof| (island.first().stop_lsn..=island.reach).contains(&proof.lsn))
+            .map(|proof| proof.at);
         let backups = island.bases.iter().map(|base| base.backed_up_at);
-        backups
-            .chain(proof.map(|position| position.proven_at))
-            .max()
+        backups.chain(proof).chain(before_gap).max()
     }
 
     /// What is missing from `from`, where a stretch ends, up to `until`.

@@ -138,6 +138,7 @@ impl World {
             to_lsn: gap.to_lsn,
             cause: gap.cause,
             detected_at: gap.detected_at,
+            proven: None,
         };
         let known = writer.reader().wal_gaps().await?;
         let later = |other: &WalGap| {

@@ -201,7 +201,8 @@ impl PositionKeeper {
         self.written = None;
     }
 
-    fn wanted(&self) -> WalPosition {
+    /// The position as it should be written now.
+    pub(crate) fn wanted(&self) -> WalPosition {
         // A restarted archiver streams the open segment again; what was stored of it still is.
         let end = self.reach.end();
         WalPosition {

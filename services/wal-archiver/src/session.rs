@@ -12,7 +12,7 @@ use events::document::ActiveBranch;
 use events::event::GapCause;
 use pg_format::{Lsn, SegmentName, TimelineHistory, TimelineId};
 use pg_replication::{ConnectionSettings, PgError, ReplicationConnection};
-use repository::WalGap;
+use repository::{GapProof, WalGap};
 use service::Clock;
 use service::seal::{ExposeSecret, MasterKey, dsn_context};
 use tokio_util::sync::CancellationToken;
@@ -252,6 +252,7 @@ fn begin_at(
         .slot_loss
         .or(elsewhere.map(|_| GapCause::SlotLost))
         .unwrap_or(GapCause::RemovedByServer);
+    let proven = findings.position.as_ref();
     tracing::error!(
         from_lsn = %from, to_lsn = %start.lsn, ?cause,
         "wal is missing for good; targets after the gap need a new base backup"
@@ -262,6 +263,7 @@ fn begin_at(
         to_lsn: start.lsn,
         cause,
         detected_at: branch.clock.now(),
+        proven: proven.and_then(|position| GapProof::of(position, timeline, from)),
     };
     (start, Some(gap))
 }

@@ -99,6 +99,7 @@ async fn fill(writer: &BranchWriter) {
             to_lsn: Lsn((from + 1) * MIB),
             cause: GapCause::SlotLost,
             detected_at: DateTime::from_timestamp(from as i64, 0).unwrap(),
+            proven: None,
         };
         writer.put_wal_gap(&gap).await.unwrap();
     }

@@ -465,6 +465,7 @@ async fn check_gaps(branch: &BranchWriter) {
         to_lsn: Lsn(9 << 20),
         cause: events::event::GapCause::SlotLost,
         detected_at: DateTime::from_timestamp_secs(second).unwrap(),
+        proven: None,
     };
     for written in [gap(5, 2), gap(6, 1), gap(5, 3)] {
         branch.put_wal_gap(&written).await.unwrap();

@@ -8,7 +8,7 @@ use events::event::GapCause;
 use pg_format::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
 
-use crate::{BranchReader, BranchWriter, RepositoryError, Result, document};
+use crate::{BranchReader, BranchWriter, RepositoryError, Result, WalPosition, document};
 
 const FORMAT: &str = "zektor-wal-gap";
 
@@ -25,6 +25,31 @@ pub struct WalGap {
     pub cause: GapCause,
     /// When it was found, by the archiver's clock.
     pub detected_at: DateTime<Utc>,
+    /// What was proven of the WAL before it: the position that is written next is that of the chain behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proven: Option<GapProof>,
+}
+
+/// What was proven of the WAL before a gap, on the gap's timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapProof {
+    /// Not behind the gap's beginning.
+    pub lsn: Lsn,
+    /// Whatever had been committed by then, by the *server's* clock, lies before `lsn`.
+    pub at: DateTime<Utc>,
+}
+
+impl GapProof {
+    /// What a position says of WAL that is missing from `gap` on.
+    #[must_use]
+    pub fn of(position: &WalPosition, timeline: TimelineId, gap: Lsn) -> Option<Self> {
+        let before = position.timeline == timeline && position.lsn <= gap;
+        // The position of a chain that has just begun proves nothing.
+        (before && position.proven_at > DateTime::UNIX_EPOCH).then_some(GapProof {
+            lsn: position.lsn,
+            at: position.proven_at,
+        })
+    }
 }
 
 impl WalGap {

@@ -9,7 +9,7 @@ use proptest::prelude::{Strategy, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::window;
 use crate::archive::Archive;
-use crate::{OpenSegment, WalGap, WalObject, WalObjectKind, WalPosition};
+use crate::{GapProof, OpenSegment, WalGap, WalObject, WalObjectKind, WalPosition};
 
 /// Positions here are in quarters of a segment.
 const QUARTER: u64 = 1 << 18;
@@ -320,8 +320,19 @@ fn a_gap_at_the_end_is_open() {
         to_lsn: lsn(24),
         cause: GapCause::SlotLost,
         detected_at: at(0),
+        proven: None,
     }];
     check(&known, "61..125@12 125@1/12-24:-");
+    // What was proven before it is not taken back.
+    let proven = |gap: u64| GapProof {
+        lsn: lsn(gap),
+        at: at(127),
+    };
+    known.gaps[0].proven = Some(proven(12));
+    check(&known, "61..127@12 127@1/12-24:-");
+    known.gaps[0].proven = Some(proven(13));
+    check(&known, "61..125@12 125@1/12-24:-");
+    known.gaps[0].proven = None;
     // What was recorded and came nevertheless is no gap.
     let mut came = archive(&[(1, 5, 6)], Some((1, 32)), &[(1, 0..8)], &[], &[]);
     came.gaps = known.gaps;

@@ -2,7 +2,7 @@
 
 use events::event::GapCause;
 use pg_format::SegmentName;
-use repository::{RepositoryError, WalGap};
+use repository::{GapProof, RepositoryError, WalGap};
 use tokio::time::Instant;
 
 use super::{LOOK_PAUSE, LOOKS, Watch};
@@ -62,12 +62,16 @@ impl Watch<'_> {
         beyond: SegmentName,
     ) -> Result<(), ArchiveError> {
         let size = self.branch.branch.wal_segment_size;
+        let from = name.start(size);
+        let position = self.position.as_ref().map(PositionKeeper::wanted);
+        let proven = position.and_then(|position| GapProof::of(&position, name.timeline, from));
         let gap = WalGap {
             timeline: name.timeline,
-            from_lsn: name.start(size),
+            from_lsn: from,
             to_lsn: beyond.start(size),
             cause: GapCause::NotPushed,
             detected_at: self.branch.clock.now(),
+            proven,
         };
         tracing::error!(
             from_lsn = %gap.from_lsn, to_lsn = %gap.to_lsn, cause = ?gap.cause,

@@ -78,6 +78,7 @@ pub(super) async fn put_wal(repository: &Repository) -> Vec<Event> {
         to_lsn: Lsn(3 * SEGMENT_SIZE),
         cause: GapCause::SlotLost,
         detected_at: example::at(7),
+        proven: None,
     };
     writer.put_wal_gap(&gap).await.unwrap();
 

@@ -84,6 +84,7 @@ async fn a_damaged_segment_is_told_and_counts_as_missing_until_it_is_written_aga
         to_lsn: gap.to_lsn,
         cause: gap.cause,
         detected_at: gap.detected_at,
+        proven: None,
     };
     world.writer.put_wal_gap(&found).await?;
     let seen = window(&world).await?;

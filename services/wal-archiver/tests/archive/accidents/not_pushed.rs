@@ -47,6 +47,7 @@ async fn a_segment_never_pushed_is_told_after_a_gap_of_a_clock_that_was_ahead() 
         to_lsn: Lsn(2 << 20),
         cause: GapCause::NotPushed,
         detected_at: service::Clock::now(&service::SystemClock) + chrono::TimeDelta::hours(1),
+        proven: None,
     };
     let writer = world
         .repository

@@ -112,8 +112,15 @@ async fn check_lost(
     let registered = world.register("shop", &server).await;
     let mut archiver = world.archiver("one").await;
     let before = registered.caught_up(&server).await;
+    wait_until("a moment to be proven", PATIENCE, async || {
+        let position = registered.position().await;
+        position.is_some_and(|position| position.proven_at > chrono::DateTime::UNIX_EPOCH)
+    })
+    .await
+    .unwrap();
     let _ = archiver.kill9().await.unwrap();
-    let durable = registered.position().await.unwrap().lsn;
+    let promised = registered.position().await.unwrap();
+    let durable = promised.lsn;
     wait_for_free_slot(&server).await;
     lose(&server, &registered).await;
     archiver.start_again().await.unwrap();
@@ -121,6 +128,10 @@ async fn check_lost(
     assert_eq!(gap.cause, cause);
     assert!(gap.from_lsn >= before, "{gap:?} begins before {before}");
     assert!(gap.from_lsn >= durable, "{gap:?} begins before {durable}");
+    // The position says now what is proven behind the gap.
+    let recorded = registered.reader.wal_gaps().await.unwrap();
+    let proven = recorded[0].proven.unwrap();
+    assert_eq!((proven.lsn, proven.at), (durable, promised.proven_at));
     let end = registered.caught_up(&server).await;
     assert!(gap.from_lsn < gap.to_lsn && gap.to_lsn <= end, "{gap:?}");
     let first = registered.position().await.unwrap().first_segment;
@@ -200,6 +211,7 @@ async fn a_gap_found_after_one_of_a_clock_that_was_ahead_is_told_too() {
         to_lsn: pg_format::Lsn(2 << 20),
         cause: GapCause::SlotLost,
         detected_at: service::Clock::now(&service::SystemClock) + chrono::TimeDelta::hours(1),
+        proven: None,
     };
     let writer = world
         .repository
