@@ -31,8 +31,8 @@ pub(crate) struct RestoreArguments {
     /// the damage
     #[arg(long, conflicts_with_all = ["time", "lsn", "xid", "restore_point", "latest"])]
     pub(crate) even_damaged: bool,
-    /// Show what would be done, and change nothing; its stop_lsn is where the last record to replay begins, that of a
-    /// restore that has ended is where that record ends
+    /// Show what would be done, and change nothing; stop_lsn is where the last record to replay ends, as in a restore
+    /// that has ended, and stop_record_lsn where it begins
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

@@ -314,7 +314,7 @@ fn requested_reply(
         source_branch: requested.source_branch,
         connection_uri: None,
         target: requested.target,
-        stop_lsn: plan.as_ref().and_then(|plan| plan.stop_lsn),
+        stop_lsn: plan.as_ref().map(|plan| plan.end_lsn),
         last_commit_at: last_commit.map(|commit| commit.at),
         backup_id: plan.map(|plan| plan.backup_id),
         duration_ms: None,

@@ -2,6 +2,7 @@
 //!
 //! Asked on [`crate::subject::restorer_plan`], payload JSON. Nothing is started, claimed or written.
 
+use pg_format::Lsn;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -49,11 +50,14 @@ pub struct RestorePreview {
     /// What would be done.
     #[serde(flatten)]
     pub plan: RestorePlan,
+    /// Where the branch will leave the source's history; absent where an older restorer answers.
+    #[serde(default)]
+    pub fork_lsn: Option<Lsn>,
     /// Milliseconds it may take, a guess from the bytes to write and to replay.
     pub estimated_ms: u64,
     /// What was looked at.
     pub checks: Vec<PlanCheck>,
-    /// The latest moment that could be asked for now; absent when nothing was archived yet.
+    /// The latest moment that could be asked for now; absent when none can be yet.
     pub latest: Option<Timestamp>,
 }
 

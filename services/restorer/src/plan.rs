@@ -13,6 +13,7 @@
 
 mod damage;
 mod known;
+mod not_yet;
 mod path;
 mod refusal;
 mod stored;
@@ -85,7 +86,7 @@ pub struct Prediction {
     /// not note that of the record it stops at (`recoveryStopsAfter`, PostgreSQL
     /// `src/backend/access/transam/xlogrecovery.c`); that one is proven by where the branch leaves the history.
     pub last_noted: Option<Timestamp>,
-    /// The last commit that is in the branch, as far back as the archived WAL goes.
+    /// The last commit that is in the branch, also of before the base; `None` where the archive does not know it.
     pub last_commit: Option<PlannedCommit>,
 }
 
@@ -98,6 +99,8 @@ pub struct Plan {
     pub history: TimelineHistory,
     /// Nothing from here on is served to recovery.
     pub end_lsn: Lsn,
+    /// Where the branch leaves the history: the end, or behind a record that switches segments the next segment.
+    pub fork_lsn: Lsn,
     /// What recovery is told.
     pub stop: Stop,
     /// What it must come out with; `None` where the WAL cannot be looked into.
@@ -203,10 +206,7 @@ impl Plan {
             ),
             Some(Prediction {
                 last_commit: None, ..
-            }) => passed(
-                "target",
-                format!("{stop}; no commit lies before it in the archived wal"),
-            ),
+            }) => passed("target", stop),
             Some(Prediction {
                 last_commit: Some(last),
                 ..
@@ -242,7 +242,7 @@ pub fn warning(name: &str, detail: String) -> PlanCheck {
     }
 }
 
-/// The latest moment that could be asked for now; `None` when nothing was archived yet.
+/// No later moment can be asked for now; `None` when nothing was archived yet. Whether that one can: [`latest`].
 #[must_use]
 pub fn latest_restorable(archive: &Archive, now: Timestamp, policy: Policy) -> Option<Timestamp> {
     let age = chrono::TimeDelta::from_std(policy.min_target_age).unwrap_or_default();
@@ -251,6 +251,23 @@ pub fn latest_restorable(archive: &Archive, now: Timestamp, policy: Policy) -> O
     let backed_up = path.and_then(|path| path.usable().map(|base| base.backed_up_at).max());
     let latest = backed_up.map_or(position.proven_at, |at| at.max(position.proven_at));
     Some(latest.min(now - age))
+}
+
+/// The latest moment that can be asked for now; `None` when none can be yet.
+///
+/// # Errors
+/// As [`plan`].
+pub fn latest(
+    archive: &Archive,
+    known: &Known,
+    now: Timestamp,
+    policy: Policy,
+) -> Result<Option<Timestamp>, Unplanned> {
+    let bound = latest_restorable(archive, now, policy).ok_or_else(Refusal::nothing_archived)?;
+    Ok(match target::nearest_time(archive, known, bound)? {
+        target::Nearest::Before { latest, .. } => Some(latest),
+        target::Nearest::After(_) => None,
+    })
 }
 
 /// Decides what a restore to `target` will do.
@@ -268,17 +285,11 @@ pub fn plan(
         return Err(Refusal::no_backup().into());
     }
     if let RestoreTarget::Time { at } = target {
-        let latest =
+        let bound =
             latest_restorable(archive, now, policy).ok_or_else(Refusal::nothing_archived)?;
-        let age = chrono::TimeDelta::from_std(policy.min_target_age).unwrap_or_default();
-        if *at > now {
-            return Err(Refusal::in_the_future(*at, latest).into());
-        }
-        if now - at < age {
-            return Err(Refusal::too_young(*at, latest, policy.min_target_age).into());
-        }
-        if *at > latest {
-            return Err(Refusal::not_archived_yet(*at, latest).into());
+        if let Some(reason) = not_yet::Reason::of(*at, now, bound, policy) {
+            let nearest = target::nearest_time(archive, known, bound)?;
+            return Err(not_yet::refusal(*at, reason, nearest, policy).into());
         }
     }
     if let RestoreTarget::Backup {

@@ -2,7 +2,7 @@
 
 use events::event::RefusalCode;
 use events::plan::PlanCheck;
-use events::{ClusterSize, RestoreTarget};
+use events::{ClusterSize, RestoreTarget, Timestamp};
 use repository::archive::Archive;
 use repository::{BranchReader, ErrorClass, WalPath};
 use wal_index::Names;
@@ -54,11 +54,39 @@ impl Restorer {
         target: &RestoreTarget,
     ) -> Result<Plan, RestoreError> {
         let now = self.clock.now();
+        let ask = |known: &Known| plan::plan(archive, known, target, now, self.policy);
+        self.learn(reader, archive, ask).await
+    }
+
+    /// The latest time that can be asked for now, if there is one.
+    ///
+    /// # Errors
+    /// The repository failed.
+    pub(crate) async fn latest_time(
+        &self,
+        reader: &BranchReader,
+        archive: &Archive,
+    ) -> Result<Option<Timestamp>, RestoreError> {
+        let now = self.clock.now();
+        let ask = |known: &Known| plan::latest(archive, known, now, self.policy);
+        match self.learn(reader, archive, ask).await {
+            Err(RestoreError::Refused(_)) => Ok(None),
+            told => told,
+        }
+    }
+
+    /// Reads what the planner asks for until it has an answer.
+    async fn learn<T>(
+        &self,
+        reader: &BranchReader,
+        archive: &Archive,
+        ask: impl Fn(&Known) -> Result<T, Unplanned>,
+    ) -> Result<T, RestoreError> {
         let mut known = Known::new();
         let mut last = None;
         for _ in 0..MOST_READINGS {
-            let (history, missing) = match plan::plan(archive, &known, target, now, self.policy) {
-                Ok(plan) => return Ok(plan),
+            let (history, missing) = match ask(&known) {
+                Ok(answer) => return Ok(answer),
                 Err(Unplanned::Refused(refusal)) => return Err(refusal.into()),
                 Err(Unplanned::Needs { history, missing }) => (history, missing),
             };

@@ -391,6 +391,7 @@ mod tests {
             },
             history: TimelineHistory::root(TimelineId(1)),
             end_lsn: Lsn(500),
+            fork_lsn: Lsn(500),
             stop: Stop::Lsn(Lsn(450)),
             prediction: Some(Prediction {
                 last_noted: Some(at),

@@ -260,16 +260,15 @@ impl Restorer {
                 format!("{branch} was not used before"),
             ));
         }
+        let archive = archive.preferring_sound();
+        let latest = self.latest_time(&reader, &archive).await?;
         Ok(RestorePreview {
             target: question.target.clone(),
             plan: plan.summary(),
+            fork_lsn: Some(plan.fork_lsn),
             estimated_ms: plan.estimated_ms(),
             checks,
-            latest: plan::latest_restorable(
-                &archive.preferring_sound(),
-                self.clock.now(),
-                self.policy,
-            ),
+            latest,
         })
     }
 }

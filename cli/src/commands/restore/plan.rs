@@ -26,12 +26,12 @@ const PLANNED_WITHIN: Duration = Duration::from_secs(60);
 struct PlanDocument<'a> {
     instance: &'a InstanceName,
     source_branch: &'a BranchName,
+    /// Its `stop_lsn` is what a restore's is: where the last record to replay ends.
     #[serde(flatten)]
     preview: &'a RestorePreview,
     /// As `restore --wait` has it.
     last_commit_at: Option<Timestamp>,
-    /// `stop_lsn` by the name that says which it is: where the last record to replay begins. The `stop_lsn` of a
-    /// restore that has ended is where that record ends.
+    /// Where that record begins; absent where the branch is what the backup is at its end.
     stop_record_lsn: Option<Lsn>,
 }
 
@@ -97,10 +97,12 @@ fn with_lsn(mut failure: Failure, at: Timestamp, window: &Window) -> Failure {
 }
 
 fn reply(question: &RestoreQuestion, preview: &RestorePreview) -> Result<Reply, Failure> {
+    let mut shown = preview.clone();
+    shown.plan.stop_lsn = Some(preview.fork_lsn.unwrap_or(preview.plan.end_lsn));
     let document = PlanDocument {
         instance: &question.instance,
         source_branch: &question.source_branch,
-        preview,
+        preview: &shown,
         last_commit_at: preview.plan.last_commit.map(|commit| commit.at),
         stop_record_lsn: preview.plan.stop_lsn,
     };
@@ -143,7 +145,7 @@ fn plan_text(preview: &RestorePreview) -> String {
 fn last_commit_text(plan: &RestorePlan) -> String {
     match plan.last_commit {
         Some(commit) => format!("{}, transaction {}", exact(commit.at), commit.xid),
-        None => "none since the backup began".to_owned(),
+        None => "not known: the archived WAL before it has none".to_owned(),
     }
 }
 
@@ -220,7 +222,7 @@ mod tests {
             backup.contains("where the backup is consistent"),
             "{backup}"
         );
-        assert!(backup.contains("none since the backup began"), "{backup}");
+        assert!(backup.contains("last commit  not known"), "{backup}");
     }
 
     #[test]
@@ -263,5 +265,28 @@ mod tests {
             assert!(!document[field].is_null(), "{field}: {document}");
         }
         assert_eq!(document["last_commit_at"], "2026-03-01T10:29:59.123456Z");
+    }
+
+    #[test]
+    fn stop_lsn_is_where_the_restore_will_have_stopped() {
+        let question = json!({
+            "instance": "orders", "source_branch": "main", "branch": null,
+            "target": { "kind": "latest" }
+        });
+        let question: RestoreQuestion = serde_json::from_value(question).unwrap();
+        let stops = |preview: &RestorePreview| {
+            let reply = reply(&question, preview).unwrap();
+            let document: Value = serde_json::from_str(&reply.document).unwrap();
+            (
+                document["stop_lsn"].clone(),
+                document["stop_record_lsn"].clone(),
+            )
+        };
+        let mut switched = time();
+        switched.fork_lsn = Some("0/7000000".parse().unwrap());
+        assert_eq!(stops(&switched), (json!("0/7000000"), json!("0/5FFFF40")));
+        assert_eq!(stops(&time()), (json!("0/6000000"), json!("0/5FFFF40")));
+        let backup = preview(json!({ "kind": "latest" }), Value::Null);
+        assert_eq!(stops(&backup), (json!("0/6000000"), Value::Null));
     }
 }

@@ -51,7 +51,8 @@ pub struct RestorePlan {
     /// absent when it stops where the backup is consistent, or where the archive ends.
     #[serde(default)]
     pub stop_lsn: Option<Lsn>,
-    /// The last commit that will be in the branch; absent when no WAL after the base backup's start has one.
+    /// The last commit that will be in the branch, also one of before the base backup; absent when the archived WAL has
+    /// none.
     #[serde(default)]
     pub last_commit: Option<PlannedCommit>,
 }
@@ -169,7 +170,7 @@ pub struct RestoreSummary {
     pub fork_timeline: TimelineId,
     /// The timeline the branch writes.
     pub timeline: TimelineId,
-    /// Time of the last replayed commit; absent if none was replayed.
+    /// Time of the last commit in the branch, replayed or of before the base backup; absent if the archived WAL has none.
     pub last_commit_at: Option<Timestamp>,
     /// Host the branch listens on.
     pub host: String,

@@ -76,7 +76,7 @@ pub struct RestoreView {
     pub stop_lsn: Option<Lsn>,
     /// The timeline the branch writes.
     pub timeline: Option<TimelineId>,
-    /// Time of the last replayed commit.
+    /// Time of the last commit in the branch.
     pub last_commit_at: Option<Timestamp>,
     /// Host the branch listened on when it was opened.
     pub host: Option<String>,

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use pg_format::wal::{Parameters, RecordContent, TransactionEndKind, WalRecord};
-use pg_format::{Lsn, PgTimestamp};
+use pg_format::{Lsn, PgTimestamp, WalSegmentSize};
 use wal_index::{
     Bounds, Interval, ResolveError, Resolved, Search, SegmentIndex, Step, Target, TransactionEnd,
     WalEvent,
@@ -51,6 +51,8 @@ pub struct Stretch {
     prepared: Vec<Place>,
     /// Where transactions end that were prepared before.
     prepared_ends: Vec<Lsn>,
+    /// Where records begin behind which the rest of the segment is unused.
+    switches: Vec<Lsn>,
     first: Option<Place>,
     last: Option<Place>,
 }
@@ -65,6 +67,7 @@ impl Stretch {
             ends: Vec::new(),
             prepared: Vec::new(),
             prepared_ends: Vec::new(),
+            switches: Vec::new(),
             first: None,
             last: None,
         }
@@ -89,6 +92,9 @@ impl Stretch {
             && self.range.contains(&place.start)
         {
             self.prepared_ends.push(place.start);
+        }
+        if record.header.is_switch() && self.range.contains(&place.start) {
+            self.switches.push(place.start);
         }
     }
 
@@ -369,6 +375,16 @@ impl KnownWal {
             }
         }
         Ok(None)
+    }
+
+    /// Where a server that has replayed a record goes on to write: at its end, or in the next segment.
+    #[must_use]
+    pub fn goes_on(&self, record: Place, size: WalSegmentSize) -> Lsn {
+        let switches = |one: &Stretch| one.switches.contains(&record.start);
+        match self.stretches.iter().any(switches) {
+            true => size.start_of(size.segment_ending_at(record.end) + 1),
+            false => record.end,
+        }
     }
 
     /// The last record in `range` that ends in it.

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use events::Timestamp;
 use events::event::BackupSummary;
 use pg_format::{Lsn, TimelineHistory, TimelineId};
 use repository::archive::Archive;
-use repository::{WalPosition, wal_stretches};
+use repository::{GapProof, WalPosition, wal_stretches};
 
 use super::Refusal;
 
@@ -18,6 +19,8 @@ pub(super) struct Path<'a> {
     pub(super) bases: Vec<&'a BackupSummary>,
     /// The archived WAL along it.
     stretches: Vec<Range<Lsn>>,
+    /// What was proven before gaps.
+    proofs: Vec<GapProof>,
 }
 
 /// How far WAL goes without a gap from a base's start.
@@ -61,6 +64,7 @@ impl<'a> Path<'a> {
             None => Vec::new(),
         };
         Ok(Path {
+            proofs: archive.proofs_before_gaps(&history),
             history,
             end,
             bases,
@@ -79,12 +83,30 @@ impl<'a> Path<'a> {
         Ok(path)
     }
 
+    /// The last stretch that does not begin behind a base's start.
+    fn stretch(&self, base: &BackupSummary) -> Option<&Range<Lsn>> {
+        let begun = |one: &Range<Lsn>| one.start <= base.start_lsn;
+        let after = self.stretches.partition_point(begun);
+        self.stretches.get(after.checked_sub(1)?)
+    }
+
+    /// Where the WAL that goes on without a gap to a base's start begins.
+    pub(super) fn begin(&self, base: &BackupSummary) -> Lsn {
+        let there = self.stretch(base).filter(|one| one.end > base.start_lsn);
+        there.map_or(base.start_lsn, |one| one.start)
+    }
+
+    /// Up to when whatever was committed is known to lie before a gap that begins at `gap`, if that was proven at `from` or
+    /// later.
+    pub(super) fn proven_between(&self, from: Lsn, gap: Lsn) -> Option<Timestamp> {
+        let proofs = self.proofs.iter();
+        let there = proofs.filter(|proof| (from..=gap).contains(&proof.lsn));
+        there.map(|proof| proof.at).max()
+    }
+
     /// How far WAL goes from a base's start.
     pub(super) fn reach(&self, base: &BackupSummary) -> Reach {
-        let after = self
-            .stretches
-            .partition_point(|one| one.start <= base.start_lsn);
-        let there = after.checked_sub(1).and_then(|at| self.stretches.get(at));
+        let there = self.stretch(base);
         let end = there.map_or(base.start_lsn, |one| one.end.max(base.start_lsn));
         if end >= self.end {
             Reach::Whole(self.end)

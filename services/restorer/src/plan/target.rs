@@ -7,9 +7,12 @@
 //! prepared there outlives the server, so it is replayed. The files of a database go away when the record of
 //! `DROP DATABASE` is replayed, before its commit, so that record is not.
 
+mod commits;
+mod times;
+
 use std::ops::Range;
 
-use events::event::{BackupSummary, PlannedCommit};
+use events::event::BackupSummary;
 use events::plan::PlanCheck;
 use events::{BackupId, RestoreTarget, Timestamp};
 use pg_format::wal::{WalLevel, page_magic};
@@ -19,9 +22,9 @@ use wal_index::Target;
 
 use super::known::{KnownWal, Missing, Place};
 use super::path::{Path, Reach, history_of};
-use super::{
-    Known, Plan, Prediction, Refusal, Stop, Unplanned, passed, pg_time, timestamp, warning,
-};
+use super::{Known, Plan, Prediction, Refusal, Stop, Unplanned, passed, timestamp, warning};
+
+pub(super) use times::Nearest;
 
 /// What a transaction that ends later is in a branch.
 pub(crate) const STILL_PREPARED: &str = "it is prepared in the branch and holds its locks until somebody ends it there, \
@@ -33,26 +36,11 @@ pub(super) fn plan(
     known: &Known,
     target: &RestoreTarget,
 ) -> Result<Plan, Unplanned> {
-    let unknown = KnownWal::default();
     if let RestoreTarget::Backup { id, .. } = target {
         return plan_backup(archive, known, *id);
     }
-    let position = archive
-        .position
-        .as_ref()
-        .ok_or_else(Refusal::nothing_archived)?;
-    let path = Path::to_now(archive, position)?;
-    if path.usable().next().is_none() {
-        return Err(match path.bases.last() {
-            Some(base) => Refusal::backup_without_wal(base, path.reach(base).lsn()),
-            None => Refusal::no_backup_on(position.timeline),
-        }
-        .into());
-    }
-    let ground = Ground {
-        wal: known.get(&position.timeline).unwrap_or(&unknown),
-        path,
-    };
+    let unknown = KnownWal::default();
+    let ground = Ground::now(archive, known, &unknown)?;
     match target {
         RestoreTarget::Time { at } => ground.time(*at),
         RestoreTarget::Lsn { lsn } => ground.lsn(*lsn),
@@ -60,6 +48,16 @@ pub(super) fn plan(
         RestoreTarget::Transaction { xid } => ground.transaction(*xid),
         RestoreTarget::Backup { .. } | RestoreTarget::Latest => ground.latest(),
     }
+}
+
+/// The latest time up to `at` that can be restored, and if that is not `at`, the next one.
+pub(super) fn nearest_time(
+    archive: &Archive,
+    known: &Known,
+    at: Timestamp,
+) -> Result<Nearest, Unplanned> {
+    let unknown = KnownWal::default();
+    Ground::now(archive, known, &unknown)?.nearest_time(at)
 }
 
 /// The first consistent moment: where the backup's own WAL ends.
@@ -114,6 +112,23 @@ struct Leg<'a> {
 }
 
 impl<'a> Ground<'a> {
+    /// The path to where the archive is now, with something on it that can be restored.
+    fn now(archive: &'a Archive, known: &'a Known, unknown: &'a KnownWal) -> Result<Self, Refusal> {
+        let position = archive
+            .position
+            .as_ref()
+            .ok_or_else(Refusal::nothing_archived)?;
+        let path = Path::to_now(archive, position)?;
+        if path.usable().next().is_none() {
+            return Err(match path.bases.last() {
+                Some(base) => Refusal::backup_without_wal(base, path.reach(base).lsn()),
+                None => Refusal::no_backup_on(position.timeline),
+            });
+        }
+        let wal = known.get(&position.timeline).unwrap_or(unknown);
+        Ok(Ground { path, wal })
+    }
+
     /// Turns what the WAL does not answer yet into what the shell is told.
     fn known<T>(&self, answer: Result<T, Missing>) -> Result<T, Unplanned> {
         answer.map_err(|missing| Unplanned::Needs {
@@ -138,65 +153,6 @@ impl<'a> Ground<'a> {
 
     fn earliest(&self) -> Option<&'a BackupSummary> {
         self.path.usable().next()
-    }
-
-    fn time(&self, at: Timestamp) -> Result<Plan, Unplanned> {
-        let not_later = |base: &&BackupSummary| base.backed_up_at <= at;
-        let mut refused = None;
-        for base in self.path.usable().filter(not_later).rev() {
-            readable(base)?;
-            let leg = self.leg(base)?;
-            if leg.wal.end < base.stop_lsn {
-                refused = Some(Refusal::backup_without_wal(base, leg.wal.end));
-                continue;
-            }
-            let found = self.known(self.wal.resolve(Target::Time(pg_time(at)), &leg.wal))?;
-            match found.next {
-                Some(later) if later.lsn < base.stop_lsn => {
-                    let before = base.start_lsn..base.stop_lsn;
-                    let latest = self.known(self.wal.latest_time(&before))?;
-                    let nearest = latest.map_or(base.backed_up_at, timestamp);
-                    refused = Some(Refusal::before_consistency(at, base, nearest));
-                }
-                Some(later) => return self.before_end(base, later.lsn),
-                None if leg.whole => return self.before(base, leg.wal.end),
-                None => return self.time_at_a_gap(&leg, at),
-            }
-        }
-        Err(match (refused, self.earliest()) {
-            (Some(refused), _) => refused,
-            (None, Some(base)) => {
-                let earliest = self.path.usable().map(|base| base.backed_up_at).min();
-                Refusal::before_first_backup(at, earliest.unwrap_or(base.backed_up_at))
-            }
-            (None, None) => Refusal::no_backup_on(self.history().timeline()),
-        }
-        .into())
-    }
-
-    /// No transaction before the gap ended later than `at`: up to the last of them, that is all that can be said.
-    fn time_at_a_gap(&self, leg: &Leg<'a>, at: Timestamp) -> Result<Plan, Unplanned> {
-        let latest = self.known(self.wal.latest_time(&leg.wal))?;
-        let mut before = leg.base.backed_up_at;
-        // The window ends there.
-        let same = self
-            .path
-            .usable()
-            .filter(|base| base.stop_lsn <= leg.wal.end);
-        before = before.max(same.map(|base| base.backed_up_at).max().unwrap_or(before));
-        before = before.max(latest.map_or(before, timestamp));
-        if at > before {
-            let again = self.path.next_usable(leg.wal.end);
-            let again = again.map(|base| base.backed_up_at);
-            return Err(Refusal::time_in_gap(at, leg.wal.end, before, again).into());
-        }
-        let mut plan = self.before(leg.base, leg.wal.end)?;
-        let detail = format!(
-            "wal is missing from {} on: what committed there at that very time is not in the branch",
-            leg.wal.end
-        );
-        plan.notes.push(warning("wal_gap", detail));
-        Ok(plan)
     }
 
     fn lsn(&self, lsn: Lsn) -> Result<Plan, Unplanned> {
@@ -414,20 +370,17 @@ impl<'a> Ground<'a> {
         // A server that stops at a record does not note the time of that record itself.
         let noted = base.start_lsn..record.map_or(end_lsn, |record| record.start);
         let last_noted = self.known(self.wal.resolve(Target::Latest, &noted))?.last;
-        let all = self.wal.indexed_from(base.start_lsn)..end_lsn;
-        let last_commit = self
-            .known(self.wal.resolve(Target::Latest, &all))?
-            .last_commit;
+        let last_commit = self.last_commit(base, end_lsn)?;
         let mut plan = self.unpredicted(base, end_lsn);
         plan.stop = stop;
+        if let Some(record) = record {
+            plan.fork_lsn = self.wal.goes_on(record, base.wal_segment_size);
+        }
         plan.prediction = Some(Prediction {
             last_noted: last_noted.map(|end| timestamp(end.time)),
-            last_commit: last_commit.map(|commit| PlannedCommit {
-                at: timestamp(commit.time),
-                lsn: commit.lsn,
-                xid: commit.xid,
-            }),
+            last_commit: last_commit.known(),
         });
+        plan.notes.extend(last_commit.told(end_lsn));
         plan.notes.extend(self.settings_changes(&replayed));
         plan.half_dropped = self.wal.dropped_without_commit(replayed, through);
         Ok(plan)
@@ -457,6 +410,7 @@ impl<'a> Ground<'a> {
             backup: base.clone(),
             history: self.history().clone(),
             end_lsn,
+            fork_lsn: end_lsn,
             stop: Stop::EndOfWal,
             prediction: None,
             half_dropped: Vec::new(),

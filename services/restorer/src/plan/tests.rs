@@ -1,3 +1,5 @@
+mod looking_back;
+mod not_yet;
 mod oracle;
 mod world;
 

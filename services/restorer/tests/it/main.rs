@@ -9,6 +9,7 @@ mod faults;
 mod full;
 mod hazards;
 mod holders;
+mod last_commit;
 mod life;
 mod moments;
 mod purge;

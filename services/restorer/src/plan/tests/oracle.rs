@@ -8,8 +8,8 @@ use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
 use repository::WalObjectKind;
 
-use super::world::{Kind, Record, SIZE, World, backup, into, minute, position, segments};
-use crate::plan::{Archive, Plan, Stop};
+use super::world::{Kind, POLICY, Record, SIZE, World, backup, into, minute, position, segments};
+use crate::plan::{self, Archive, Plan, Stop};
 
 /// Records in segments 0 to 11, with a clock that goes back and forth.
 fn records() -> impl Strategy<Value = Vec<Record>> {
@@ -143,13 +143,31 @@ proptest! {
                 let predicted = plan.prediction.unwrap();
                 let noted = ends.iter().rev().find(|end| plan.stop != Stop::Lsn(end.start));
                 prop_assert_eq!(predicted.last_noted, noted.map(|end| end.time));
-                let commit = ends.iter().rev().find(|end| end.kind == Kind::Commit);
-                if let Some(commit) = commit {
-                    prop_assert_eq!(predicted.last_commit.unwrap().xid, commit.xid);
-                }
+                // In the base's files is what was committed before; it is told as far back as there is no hole.
+                let hole = !whole && gone.start(SIZE) < base.start_lsn;
+                let floor = if hole { gone.end(SIZE) } else { Lsn(0) };
+                let through = match plan.stop {
+                    Stop::Lsn(lsn) => lsn,
+                    Stop::EndOfWal => Lsn(plan.end_lsn.0 - 1),
+                };
+                let held = |one: &&Record| {
+                    one.kind == Kind::Commit && (floor..=through).contains(&one.start)
+                };
+                let commit = world.records.iter().rev().find(held);
+                prop_assert_eq!(
+                    predicted.last_commit.map(|commit| commit.xid),
+                    commit.map(|commit| commit.xid)
+                );
             }
             Err(refusal) => {
                 prop_assert!(!refusal.hint.is_empty());
+                // What is named instead can be asked for.
+                let asked = now.min(at.max(latest));
+                let named = world.learn(|known| plan::latest(&world.archive, known, asked, POLICY));
+                if let Ok(Some(named)) = named {
+                    let named = RestoreTarget::Time { at: named };
+                    prop_assert!(world.ask_at(&named, asked).is_ok(), "{named:?}");
+                }
                 // No base would have done.
                 for base in world.archive.backups.iter().filter(|_| at <= latest) {
                     if base.backed_up_at > at || reach(base) < base.stop_lsn {

@@ -178,11 +178,19 @@ impl World {
     }
 
     pub(super) fn ask_at(&self, target: &RestoreTarget, now: Timestamp) -> Result<Plan, Refusal> {
+        self.learn(|known| plan(&self.archive, known, target, now, POLICY))
+    }
+
+    /// Reads what is asked for.
+    pub(super) fn learn<T>(
+        &self,
+        ask: impl Fn(&Known) -> Result<T, Unplanned>,
+    ) -> Result<T, Refusal> {
         let mut known = Known::new();
         let mut asked = Vec::new();
         loop {
-            let (history, missing) = match plan(&self.archive, &known, target, now, POLICY) {
-                Ok(plan) => return Ok(plan),
+            let (history, missing) = match ask(&known) {
+                Ok(answer) => return Ok(answer),
                 Err(Unplanned::Refused(refusal)) => return Err(refusal),
                 Err(Unplanned::Needs { history, missing }) => (history, missing),
             };
