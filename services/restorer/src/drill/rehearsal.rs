@@ -207,10 +207,16 @@ impl<'a> Rehearsal<'a> {
         // The generator is this thread's, so it must be gone before anything is awaited.
         let drawn = draw(&window, now, age, &mut rand::rng());
         drawn.map_err(|unavailable| match unavailable {
+            Unavailable::Nothing if archive.backups.is_empty() => {
+                let message = format!("{} has no completed backup", request.branch);
+                let hint = "take one with `zektor backup create`, and run the drill again";
+                DrillError::Refused(Refusal::new(RefusalCode::OutsideWindow, message, hint))
+            }
             Unavailable::Nothing => {
                 let message = format!("nothing of {} can be restored", request.branch);
                 let hint = "see `zektor window`, and take a backup with `zektor backup create`";
-                let refusal = Refusal::new(RefusalCode::NotFound, message, hint);
+                // There are backups, and the WAL of none of them.
+                let refusal = Refusal::new(RefusalCode::OutsideWindow, message, hint);
                 DrillError::Restore(refusal.into())
             }
             Unavailable::TooYoung => {

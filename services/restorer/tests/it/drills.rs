@@ -12,6 +12,7 @@ use bus::{Outgoing, Progress, Sequence};
 use events::document::{DrillCheck, RunningDrill};
 use events::event::{
     DrillCheckResult, DrillFailed, DrillRequested, DrillStep, DrillSummary, Event, FailureCause,
+    RefusalCode,
 };
 use events::{BranchName, DrillId, MessageId, RestoreTarget, Trigger};
 use restorer::attempt::Ending;
@@ -439,4 +440,23 @@ async fn a_drill_that_was_taken_over_stops() -> Result<()> {
         "{ending:?}"
     );
     nothing_is_left(&world).await
+}
+
+/// It is no failure of anything, and nobody is alarmed.
+#[tokio::test]
+async fn without_a_backup_a_drill_is_refused() -> Result<()> {
+    let world = World::without_tablespace(PgVersion::V18).await?;
+    for archived in [false, true] {
+        if archived {
+            let _ = world.archive().await?;
+        }
+        let request = request(&world, Vec::new()).await?;
+        let refused = match run(&world, &request).await? {
+            Event::DrillRefused(refused) => refused,
+            other => anyhow::bail!("{other:?}"),
+        };
+        assert_eq!(refused.code, RefusalCode::OutsideWindow);
+        assert!(refused.hint.contains("zektor backup create"), "{refused:?}");
+    }
+    Ok(())
 }
