@@ -3,6 +3,7 @@
 
 mod commits;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use events::moments::{Moment, MomentKind, MomentObject, Moments, MomentsAnswer, MomentsQuestion};
@@ -94,9 +95,10 @@ fn is_restorable(window: Option<&Window>, moment: &Moment) -> bool {
 
 fn text(question: &MomentsQuestion, found: &Moments, window: Option<&Window>) -> String {
     let restorable = |moment: &Moment| is_restorable(window, moment);
+    let named = Named::of(&found.moments);
     let mut text = match found.moments.is_empty() {
         true => nothing(question),
-        false => list(question, &found.moments, &restorable),
+        false => list(question, &found.moments, named, &restorable),
     };
     if !found.moments.iter().all(restorable) {
         let MomentsQuestion {
@@ -125,7 +127,7 @@ fn text(question: &MomentsQuestion, found: &Moments, window: Option<&Window>) ->
     }
     if let Some(moment) = most_likely(&found.moments).filter(|moment| restorable(moment)) {
         text.push('\n');
-        text.push_str(&advice(question, moment));
+        text.push_str(&advice(question, moment, named));
     }
     text
 }
@@ -148,6 +150,7 @@ fn nothing(question: &MomentsQuestion) -> String {
 fn list(
     question: &MomentsQuestion,
     moments: &[Moment],
+    named: Named,
     restorable: &dyn Fn(&Moment) -> bool,
 ) -> String {
     let (instance, branch) = (&question.instance, &question.branch);
@@ -165,7 +168,12 @@ fn list(
         };
         let transaction = (moment.xid != 0).then_some(moment.xid);
         let way_back = restorable(moment).then_some(&moment.restore_to);
-        vec![at, words(moment), or_dash(transaction), or_dash(way_back)]
+        vec![
+            at,
+            words(moment, named),
+            or_dash(transaction),
+            or_dash(way_back),
+        ]
     });
     let header = ["at", "what", "transaction", "restore to"];
     let table = table(&header, rows.collect());
@@ -192,9 +200,44 @@ fn one_day(moments: &[Moment]) -> Option<String> {
     same.then(|| first.to_string())
 }
 
+/// How relations are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Named {
+    /// All are in one database.
+    Alone,
+    /// `database/schema.table`
+    WithDatabase,
+}
+
+impl Named {
+    fn of(moments: &[Moment]) -> Self {
+        let relations = moments
+            .iter()
+            .filter(|moment| moment.kind != MomentKind::DropDatabase);
+        let databases: BTreeSet<&str> = relations
+            .filter_map(|moment| moment.database.as_deref())
+            .collect();
+        match databases.len() {
+            0 | 1 => Named::Alone,
+            _ => Named::WithDatabase,
+        }
+    }
+
+    fn name(self, moment: &Moment) -> Option<String> {
+        let relation = moment.relation.as_deref()?;
+        Some(match (self, moment.kind, moment.database.as_deref()) {
+            (Named::Alone, _, _) | (_, MomentKind::DropDatabase, _) | (_, _, None) => {
+                relation.to_owned()
+            }
+            (Named::WithDatabase, _, Some(database)) => format!("{database}/{relation}"),
+        })
+    }
+}
+
 /// What a transaction did, as one would say it.
-fn words(moment: &Moment) -> String {
-    let relation = moment.relation.as_deref();
+fn words(moment: &Moment, named: Named) -> String {
+    let relation = named.name(moment);
+    let relation = relation.as_deref();
     let noun = match moment.object {
         Some(MomentObject::MaterializedView) => "materialized view",
         Some(MomentObject::Index) => "index",
@@ -237,12 +280,12 @@ fn most_likely(moments: &[Moment]) -> Option<&Moment> {
         .or_else(|| latest(&|moment| moment.kind == MomentKind::Update))
 }
 
-fn advice(question: &MomentsQuestion, moment: &Moment) -> String {
+fn advice(question: &MomentsQuestion, moment: &Moment, named: Named) -> String {
     let about = match moment.kind {
         MomentKind::Update => "The last that changed much",
         _ => "The last that took data away",
     };
-    let (at, words) = (exact(moment.at), words(moment));
+    let (at, words) = (exact(moment.at), words(moment, named));
     let command = command(question, moment);
     format!(
         "{about}:\n  {at}  {words}, transaction {}\nTo come out just before it, in a new branch:\n  {command}\n\

@@ -70,9 +70,11 @@ pub struct Moment {
     pub xid: u32,
     /// What it did.
     pub kind: MomentKind,
-    /// The relation, `schema.table` (with `database/` before it where the cluster has several), or the database;
-    /// absent when its name cannot be known.
+    /// The relation, `schema.table`, or the dropped database, or the restore point; absent when its name cannot be known.
     pub relation: Option<String>,
+    /// The database it is or was in, or that was dropped; absent when its name cannot be known, and of restore points.
+    #[serde(default)]
+    pub database: Option<String>,
     /// What kind of relation that is; absent where it is none, or cannot be known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<MomentObject>,

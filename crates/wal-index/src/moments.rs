@@ -40,6 +40,8 @@ pub struct Moment {
     pub kind: MomentKind,
     /// Oid of the database, as far as known.
     pub database: Option<u32>,
+    /// Its name at the time, as far as known.
+    pub database_name: Option<String>,
     /// `schema.table`, or the database's name, or that of the restore point; `None` if it cannot be known.
     pub relation: Option<String>,
     /// What kind of relation that is; `None` if it is none, or cannot be known.
@@ -93,7 +95,6 @@ pub enum MomentKind {
 #[must_use]
 pub fn moments(index: &[SegmentIndex], names: &Names) -> Vec<Moment> {
     let dropped = dropped_files(index);
-    let several_databases = names.has_several_databases();
     let mut ends = EndsBefore::default();
     let mut moments = Vec::new();
     for segment in index {
@@ -105,7 +106,6 @@ pub fn moments(index: &[SegmentIndex], names: &Names) -> Vec<Moment> {
                         event,
                         names,
                         dropped: &dropped,
-                        several_databases,
                     };
                     for mut moment in looked.moments() {
                         moment.restore = ends.before(event, moment.before);
@@ -130,6 +130,7 @@ fn restore_point(lsn: Lsn, time: PgTimestamp, name: &str) -> Moment {
         xid: 0,
         kind: MomentKind::RestorePoint,
         database: None,
+        database_name: None,
         relation: Some(name.to_owned()),
         object: None,
         rows: None,
@@ -156,7 +157,6 @@ struct Looked<'a> {
     event: &'a TransactionEvent,
     names: &'a Names,
     dropped: &'a HashMap<RelationFile, Lsn>,
-    several_databases: bool,
 }
 
 impl Looked<'_> {
@@ -170,12 +170,14 @@ impl Looked<'_> {
 
     fn moment(&self, kind: MomentKind, database: Option<u32>, relation: Option<String>) -> Moment {
         let commit = &self.event.commit;
+        let database_name = database.and_then(|oid| self.names.database_at(oid, commit.lsn));
         Moment {
             time: commit.time,
             lsn: commit.lsn,
             xid: commit.xid,
             kind,
             database,
+            database_name: database_name.map(str::to_owned),
             relation,
             object: None,
             rows: None,
@@ -190,7 +192,9 @@ impl Looked<'_> {
             let name = self.names.database_at(dropped.database, dropped.lsn);
             let name = name.map(str::to_owned);
             let unnamed = name.is_none();
-            let mut moment = self.moment(MomentKind::DropDatabase, Some(dropped.database), name);
+            let of = Some(dropped.database);
+            let mut moment = self.moment(MomentKind::DropDatabase, of, name.clone());
+            moment.database_name = name;
             moment.before = dropped.lsn;
             moment.detail = unnamed.then(|| format!("the database with oid {}", dropped.database));
             moment
@@ -200,20 +204,16 @@ impl Looked<'_> {
 
     /// A moment of a relation with a name.
     fn named(&self, kind: MomentKind, relation: &Relation) -> Moment {
-        let mut moment = self.moment(kind, Some(relation.database), Some(self.text(relation)));
+        let mut moment = self.moment(kind, Some(relation.database), Some(text(relation)));
         moment.object = Some(relation.kind);
         moment
     }
+}
 
-    /// The name of a relation, as it is shown.
-    fn text(&self, relation: &Relation) -> String {
-        let Relation { schema, name, .. } = relation;
-        let lsn = self.event.commit.lsn;
-        match self.names.database_at(relation.database, lsn) {
-            Some(database) if self.several_databases => format!("{database}/{schema}.{name}"),
-            _ => format!("{schema}.{name}"),
-        }
-    }
+/// The name of a relation, whatever databases there are beside its own.
+fn text(relation: &Relation) -> String {
+    let Relation { schema, name, .. } = relation;
+    format!("{schema}.{name}")
 }
 
 /// Files in words.

@@ -161,6 +161,7 @@ fn event(moment: wal_index::Moment) -> Moment {
         xid: moment.xid,
         kind: kind(moment.kind),
         relation: moment.relation,
+        database: moment.database_name,
         object: moment.object.map(object),
         rows: moment.rows,
         restore_to: String::new(),

@@ -180,3 +180,22 @@ fn an_index_is_called_one_and_is_not_recommended() {
         (&json!("drop"), &json!("index"))
     );
 }
+
+#[test]
+fn the_database_is_shown_where_there_are_several() {
+    let mut found = found();
+    found.moments[0].database = Some("shop".to_owned());
+    found.moments[1].database = Some("shop".to_owned());
+    let said = text(&question(), &found, None);
+    assert!(said.contains("of table public.items deleted"), "{said}");
+    found.moments[1].database = Some("stock".to_owned());
+    let said = text(&question(), &found, None);
+    assert!(
+        said.contains("of table shop/public.items deleted"),
+        "{said}"
+    );
+    assert!(said.contains("table stock/public.orders dropped"), "{said}");
+    let json = serde_json::to_value(&found.moments[1]).unwrap();
+    assert_eq!(json["relation"], "public.orders");
+    assert_eq!(json["database"], "stock");
+}

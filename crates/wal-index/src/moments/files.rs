@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use pg_format::wal::RelationFile;
 
-use super::{FIRST_NORMAL_NUMBER, Looked, Moment, MomentKind, files_in_words};
+use super::{FIRST_NORMAL_NUMBER, Looked, Moment, MomentKind, files_in_words, text};
 use crate::names::{After, Relation, RelationKind};
 
 /// What is said when the new file could not be found by name.
@@ -103,7 +103,7 @@ impl<'a> Looked<'a> {
                     RelationKind::Index => "an index of",
                     _ => "a sequence of",
                 };
-                format!("{noun} {}", self.text(table))
+                format!("{noun} {}", text(table))
             });
             moments.push(moment);
         }

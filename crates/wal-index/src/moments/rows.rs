@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{FIRST_NORMAL_NUMBER, Looked, Moment, MomentKind, files_in_words};
+use super::{FIRST_NORMAL_NUMBER, Looked, Moment, MomentKind, files_in_words, text};
 use crate::model::RowCounts;
 use crate::names::RelationKind;
 
@@ -17,7 +17,7 @@ impl Looked<'_> {
                     if known || table.is_system() || table.kind == RelationKind::Toast {
                         continue;
                     }
-                    let text = self.text(table);
+                    let text = text(table);
                     let mut moment = self.rows_of(rows, Some(table.database), Some(text));
                     moment.object = Some(table.kind);
                     moment

@@ -405,3 +405,22 @@ fn an_index_that_is_dropped_alone_takes_no_data() {
     );
     assert_eq!(gone(vec![file(77_777)]), (drop, None, true));
 }
+
+#[test]
+fn a_relation_is_named_alike_whatever_other_databases_there_are() {
+    let mut alone = map(0x100, Some(20_000));
+    alone.databases.truncate(1);
+    let mut beside = map(0x200, Some(20_000));
+    let mut other = beside.relations[0].clone();
+    (other.database, other.file.database) = (77, 77);
+    beside.relations.push(other);
+    beside.databases[1].read = true;
+    for maps in [vec![alone.clone()], vec![alone, beside]] {
+        let names = Names::new(maps.into_iter().map(RelationHistory::new).collect());
+        let mut dropped = event();
+        dropped.dropped = orders_files();
+        let moment = moments(&[segment(vec![dropped])], &names).remove(0);
+        assert_eq!(moment.relation.as_deref(), Some("public.orders"));
+        assert_eq!(moment.database_name.as_deref(), Some("app"));
+    }
+}

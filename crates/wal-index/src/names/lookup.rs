@@ -1,6 +1,6 @@
 //! What a file was, and what became of a relation.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use pg_format::Lsn;
 use pg_format::wal::RelationFile;
@@ -154,16 +154,5 @@ impl Names {
             .chain(later)
             .find_map(|(_, databases)| databases.iter().find(|database| database.oid == oid))
             .map(|database| database.name.as_str())
-    }
-
-    /// Whether more than one database has ever had relations of users.
-    #[must_use]
-    pub fn has_several_databases(&self) -> bool {
-        let users = self
-            .relations
-            .iter()
-            .filter(|relation| !relation.is_system());
-        let databases: BTreeSet<u32> = users.map(|relation| relation.database).collect();
-        databases.len() > 1
     }
 }
