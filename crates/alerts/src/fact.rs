@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use events::event::{DrillStep, FailureCause, GapCause, SlotRiskLevel};
-use events::{BackupId, BackupType, DrillId, ScheduleId, Timestamp};
+use events::{BackupId, BackupType, DrillId, ScheduleId, SweepId, Timestamp};
 use pg_format::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
 
@@ -36,10 +36,26 @@ pub enum Fact {
         /// Whether it is to go when the time of grace is over.
         to_go: bool,
     },
-    /// Retention lets go, or has let go, of backups and WAL.
+    /// A backup has been let go.
     LetGo {
+        /// The backup.
+        backup_id: BackupId,
+    },
+    /// Retention, or a person, lets go of backups and WAL.
+    SweepAsked {
+        /// The sweep.
+        sweep_id: SweepId,
         /// The backups; none when only WAL goes.
         backups: Vec<BackupId>,
+        /// Where its stretches of WAL end.
+        wal: Vec<(TimelineId, Lsn)>,
+    },
+    /// That has been done, or was withdrawn.
+    Swept {
+        /// The sweep.
+        sweep_id: SweepId,
+        /// What is gone; nothing when it was withdrawn before it began.
+        objects: u64,
     },
     /// What can be restored has changed its shape.
     WindowChanged {

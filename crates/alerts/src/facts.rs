@@ -3,12 +3,14 @@
 use chrono::TimeDelta;
 use events::event::{FailureCause, GapCause, SlotRiskLevel};
 use events::{BackupId, BackupType, ScheduleId, Timestamp};
+use pg_format::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
 
 use crate::fact::{Completed, Fact, FailedDrill, Gap};
 use crate::kept::Kept;
 use crate::promises::Promises;
 use crate::recent::{Dated, insert, is_ahead, past};
+use crate::sweeps::Sweeps;
 
 /// Completed backups that are remembered: enough for a median of each kind.
 const COMPLETED: usize = 24;
@@ -42,6 +44,8 @@ pub struct Facts {
     pub(crate) marked: Vec<At<Marked>>,
     #[serde(default)]
     pub(crate) let_go: Vec<At<Option<BackupId>>>,
+    #[serde(default)]
+    pub(crate) sweeps: Sweeps,
     #[serde(default)]
     pub(crate) window: Option<At<Reach>>,
     #[serde(default)]
@@ -193,6 +197,7 @@ impl Facts {
             verdicts: Vec::new(),
             marked: Vec::new(),
             let_go: Vec::new(),
+            sweeps: Sweeps::default(),
             window: None,
             shrunk: None,
             gaps: Vec::new(),
@@ -250,7 +255,21 @@ impl Facts {
                     what: Verdict { backup_id, problem },
                 });
             }
-            Fact::LetGo { backups } => self.take_let_go(at, &backups),
+            Fact::LetGo { backup_id } => self.take_let_go(at, &[backup_id]),
+            Fact::SweepAsked {
+                sweep_id,
+                backups,
+                wal,
+            } => {
+                if self.sweeps.ask(sweep_id, at, wal) {
+                    self.take_let_go(at, &backups);
+                }
+            }
+            Fact::Swept { sweep_id, objects } => {
+                if let Some(asked_at) = self.sweeps.end(sweep_id, at, objects) {
+                    self.let_go.retain(|gone| gone.at != asked_at);
+                }
+            }
             Fact::WindowChanged { earliest, backup } => {
                 self.take_window(At {
                     at,
@@ -304,6 +323,7 @@ impl Facts {
         settle_all(&mut self.verdicts, now);
         settle_all(&mut self.marked, now);
         settle_all(&mut self.let_go, now);
+        self.sweeps.settle(now);
         settle_all(&mut self.gaps, now);
         settle_all(&mut self.lag, now);
         self.wal_days.retain(|day| !is_ahead(day.at, now));
@@ -415,9 +435,6 @@ impl Facts {
             self.verdicts
                 .retain(|verdict| verdict.what.backup_id != *backup_id);
         }
-        if backups.is_empty() {
-            let _ = insert(&mut self.let_go, At { at, what: None }, LET_GO);
-        }
     }
 
     fn take_window(&mut self, now: At<Reach>) {
@@ -459,6 +476,13 @@ impl Facts {
             let behind = what.start_lsn >= gap.to_lsn && what.timeline >= gap.timeline;
             behind && (!anew || *at > found)
         })
+    }
+
+    /// Where replay of a backup begins, if it is remembered.
+    pub(crate) fn start_of(&self, backup: BackupId) -> Option<(TimelineId, Lsn)> {
+        let mut completed = self.completed.iter();
+        let found = completed.find(|one| one.what.backup_id == backup)?;
+        Some((found.what.timeline, found.what.start_lsn))
     }
 
     pub(crate) fn last_completed_at(&self) -> Option<Timestamp> {

@@ -21,6 +21,7 @@ mod rules;
 mod scrub;
 mod settings;
 mod state;
+mod sweeps;
 
 pub use fact::{Completed, Fact, FailedDrill, Gap, Promised};
 pub use facts::Facts;

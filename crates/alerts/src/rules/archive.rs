@@ -13,8 +13,6 @@ use crate::facts::{Facts, Shrunk};
 const URGENT: i32 = 12;
 /// What explains a smaller window may be heard a little later than the window.
 const EXPLANATION: TimeDelta = TimeDelta::minutes(10);
-/// A deletion so long before may have made a window smaller.
-const SWEEP: TimeDelta = TimeDelta::hours(1);
 /// A smaller window is told for so long; then it is how things are.
 const TOLD: TimeDelta = TimeDelta::days(7);
 /// A slot that is harmless again must have been for so long.
@@ -146,11 +144,13 @@ impl Facts {
         now - earliest >= lost || now - shrunk.seen_at > TOLD || self.was_let_go(shrunk)
     }
 
-    /// Whether retention, or a person, let go of what the window began with.
+    /// Whether retention, or a person, let go of what the window began with: the backup, or WAL that it leads on with.
     fn was_let_go(&self, shrunk: &Shrunk) -> bool {
-        self.let_go.iter().any(|gone| {
-            (gone.what.is_some() && gone.what == shrunk.backup)
-                || (gone.at >= shrunk.seen_at - SWEEP && gone.at <= shrunk.seen_at + EXPLANATION)
-        })
+        let Some(backup) = shrunk.backup else {
+            return false;
+        };
+        let is_gone = self.let_go.iter().any(|gone| gone.what == Some(backup));
+        let seen = (shrunk.seen_at, shrunk.seen_at + EXPLANATION);
+        is_gone || self.sweeps.take_wal_behind(self.start_of(backup), seen)
     }
 }

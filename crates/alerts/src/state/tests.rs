@@ -411,7 +411,7 @@ fn a_damaged_backup_is_told_until_it_is_gone_or_sound() {
             (
                 3,
                 Some(Fact::LetGo {
-                    backups: vec![backup(1)],
+                    backup_id: backup(1),
                 }),
             ),
             (1, Some(verified(1, Some("pack 3 is missing")))),
@@ -428,7 +428,7 @@ fn a_damaged_backup_is_told_until_it_is_gone_or_sound() {
     let (unsound, gone) = (
         verified(1, Some("pack 3 is missing")),
         Fact::LetGo {
-            backups: vec![backup(1)],
+            backup_id: backup(1),
         },
     );
     check(

@@ -54,16 +54,21 @@ pub(crate) fn of(delivery: &Delivery<Event>) -> Option<Heard> {
             (&e.instance, &e.branch, fact)
         }
         Event::BackupExpired(e) => {
-            let backups = vec![e.backup_id];
-            (&e.instance, &e.branch, Fact::LetGo { backups })
+            let backup_id = e.backup_id;
+            (&e.instance, &e.branch, Fact::LetGo { backup_id })
         }
         Event::BranchSweepRequested(e) => {
-            let backups = e.sweep.backups.clone();
-            (&e.instance, &e.branch, Fact::LetGo { backups })
+            let wal = e.sweep.wal.iter();
+            let fact = Fact::SweepAsked {
+                sweep_id: e.sweep_id,
+                backups: e.sweep.backups.clone(),
+                wal: wal.map(|wal| (wal.timeline, wal.to_lsn)).collect(),
+            };
+            (&e.instance, &e.branch, fact)
         }
         Event::BranchSwept(e) => {
-            let backups = Vec::new();
-            (&e.instance, &e.branch, Fact::LetGo { backups })
+            let (sweep_id, objects) = (e.sweep_id, e.objects);
+            (&e.instance, &e.branch, Fact::Swept { sweep_id, objects })
         }
         Event::BranchWindowChanged(e) => {
             let fact = Fact::WindowChanged {

@@ -1,5 +1,7 @@
 //! Rules about WAL and the window.
 
+use events::SweepId;
+
 use super::*;
 
 #[test]
@@ -104,16 +106,15 @@ fn wal_that_is_damaged_later_is_told_though_backups_begin_behind_it() {
 #[test]
 fn a_window_that_shrinks_is_told_unless_something_explains_it() {
     let day = 1440;
-    let gone = |number: Option<u128>| {
-        Some(Fact::LetGo {
-            backups: number.map(backup).into_iter().collect(),
-        })
+    let gone = |number: u128| {
+        let backup_id = backup(number);
+        Some(Fact::LetGo { backup_id })
     };
     // Retention took the backup away, and that is heard before, or a little after.
     check(
         vec![
             (1, Some(window(Some(-day), 1))),
-            (2, gone(Some(1))),
+            (2, gone(1)),
             (3, Some(window(Some(-9), 2))),
             (60, None),
         ],
@@ -123,7 +124,7 @@ fn a_window_that_shrinks_is_told_unless_something_explains_it() {
         vec![
             (1, Some(window(Some(-day), 1))),
             (3, Some(window(Some(-9), 2))),
-            (5, gone(None)),
+            (5, gone(1)),
             (60, None),
         ],
         &[],
@@ -140,11 +141,11 @@ fn a_window_that_shrinks_is_told_unless_something_explains_it() {
         ],
         &["13 +window_shrinking warning", "1440 -window_shrinking"],
     );
-    // An old deletion explains nothing.
+    // Another deletion explains nothing.
     check(
         vec![
             (1, Some(window(Some(-day), 1))),
-            (2, gone(Some(7))),
+            (2, gone(7)),
             (90, Some(window(Some(-9), 2))),
             (100, None),
         ],
@@ -154,7 +155,7 @@ fn a_window_that_shrinks_is_told_unless_something_explains_it() {
     check(
         vec![
             (1, Some(window(Some(-day), 1))),
-            (2, gone(Some(1))),
+            (2, gone(1)),
             (3, Some(window(None, 1))),
             (13, None),
         ],
@@ -180,6 +181,42 @@ fn a_window_that_shrinks_is_told_unless_something_explains_it() {
         ],
         &["13 +window_shrinking warning", "10084 -window_shrinking"],
     );
+}
+
+#[test]
+fn a_sweep_explains_a_shorter_window_only_by_what_it_takes() {
+    let asked = |number: u128, gone: &[u128], end| Fact::SweepAsked {
+        sweep_id: SweepId(backup(number).0),
+        backups: gone.iter().copied().map(backup).collect(),
+        wal: vec![(TimelineId(1), Lsn(end))],
+    };
+    let swept = |number: u128, objects| Fact::Swept {
+        sweep_id: SweepId(backup(number).0),
+        objects,
+    };
+    let tell = |sweep: Fact, end: Option<Fact>, told: &[&str]| {
+        check(
+            vec![
+                (0, Some(completed_at(1, 1, 500))),
+                (0, Some(completed_at(2, 1, 900))),
+                (1, Some(window(Some(-1440), 1))),
+                (2, Some(sweep)),
+                (3, end),
+                (4, Some(window(Some(-9), 2))),
+                (60, None),
+            ],
+            told,
+        );
+    };
+    let shrunk = &["60 +window_shrinking warning"][..];
+    // It takes the backup, or the WAL that leads on from it.
+    tell(asked(1, &[1], 500), Some(swept(1, 9)), &[]);
+    tell(asked(1, &[], 900), Some(swept(1, 9)), &[]);
+    tell(asked(1, &[], 900), None, &[]);
+    // What retention does every hour: a backup that nobody began with, and WAL from before.
+    tell(asked(1, &[7], 500), Some(swept(1, 9)), shrunk);
+    // It was withdrawn, and has taken nothing.
+    tell(asked(1, &[1], 900), Some(swept(1, 0)), shrunk);
 }
 
 #[test]

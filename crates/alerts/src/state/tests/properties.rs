@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use events::SweepId;
+
 use super::*;
 
 pub(super) fn facts() -> impl Strategy<Value = Fact> {
@@ -31,8 +33,25 @@ pub(super) fn facts() -> impl Strategy<Value = Fact> {
             backup_id: backup(n),
             problem: (!sound).then(|| "broken".to_owned()),
         }),
-        prop::collection::vec(0..40u128, 0..3).prop_map(|gone| Fact::LetGo {
-            backups: gone.into_iter().map(backup).collect()
+        (0..40u128).prop_map(|gone| Fact::LetGo {
+            backup_id: backup(gone)
+        }),
+        (
+            0..8u128,
+            prop::collection::vec(0..40u128, 0..3),
+            prop::option::of(0..900u64)
+        )
+            .prop_map(|(n, gone, wal)| Fact::SweepAsked {
+                sweep_id: SweepId(backup(n).0),
+                backups: gone.into_iter().map(backup).collect(),
+                wal: wal
+                    .map(|end| (TimelineId(1), Lsn(end)))
+                    .into_iter()
+                    .collect(),
+            }),
+        (0..8u128, 1..3u64).prop_map(|(n, objects)| Fact::Swept {
+            sweep_id: SweepId(backup(n).0),
+            objects,
         }),
         (prop::option::of(-9000..9000i64), 0..40u128).prop_map(|(earliest, n)| window(earliest, n)),
         (0..900u64, 1..99u64).prop_map(|(from, size)| gap(from, from + size)),
@@ -73,9 +92,21 @@ fn histories() -> impl Strategy<Value = Vec<(i64, Option<Fact>, i64)>> {
     )
 }
 
-/// A backup is completed or fails once, and a gap is found once.
+/// A backup is completed or fails once, a gap is found once, and a sweep begins and ends once.
 fn is_same(one: &Fact, other: &Fact) -> bool {
     match (one, other) {
+        (
+            Fact::SweepAsked { sweep_id: one, .. },
+            Fact::SweepAsked {
+                sweep_id: other, ..
+            },
+        )
+        | (
+            Fact::Swept { sweep_id: one, .. },
+            Fact::Swept {
+                sweep_id: other, ..
+            },
+        ) => one == other,
         (
             Fact::BackupFailed { backup_id: one, .. },
             Fact::BackupFailed {
