@@ -29,6 +29,9 @@ pub(crate) struct SchedulerConfig {
     /// Between the decision to delete something and its deletion; it can be undone until then.
     #[serde(with = "humantime_serde")]
     pub(crate) retention_grace: Duration,
+    /// What is due must be so by the object store's clock too, so that no wrong clock deletes anything by itself. To be
+    /// turned off where services live by a clock of their own.
+    pub(crate) retention_store_clock: bool,
     /// How often retention looks at an instance.
     #[serde(with = "humantime_serde")]
     pub(crate) retention_interval: Duration,
@@ -91,6 +94,8 @@ impl Default for SchedulerConfig {
             backup_deadline: 24 * HOUR,
             backups_at_once: 0,
             retention_grace: 24 * HOUR,
+            // Tests move the scheduler's clock, and not the store's.
+            retention_store_clock: !cfg!(test),
             retention_interval: HOUR,
             drill_deadline: 24 * HOUR,
             alert_backup_failures: 2,

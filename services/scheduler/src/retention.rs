@@ -12,8 +12,8 @@
 //!   worker was asked for is judged again in each round until it is over.
 //! - A round of a branch costs one listing, unless something is due or has changed. Then manifests that this replica has
 //!   read are not read again, because they never change; marks are.
-//! - The rule of the newest backup does not depend on any clock. A replica whose clock is ahead marks early, and what it
-//!   has marked it may sweep early by as much, never before the time of grace has passed by its own clock.
+//! - The rule of the newest backup does not depend on any clock. What is due must be so by this process's clock and by
+//!   the object store's, and the time of grace begins by the later of them: one that is wrong takes nothing by itself.
 
 mod explain;
 mod hollow;
@@ -26,6 +26,7 @@ mod sweeps;
 #[cfg(test)]
 pub(crate) use explain::answer;
 pub(crate) use purge::nothing_reads;
+pub(crate) use stored::clock::end_of_grace;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

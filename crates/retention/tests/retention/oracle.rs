@@ -88,7 +88,8 @@ fn newest<'a>(
     let usable = of.filter(|one| !one.damaged && is_whole(world, &world.ever, one));
     let found = usable
         .filter(|one| is_meant(one))
-        .max_by_key(|one| (one.backed_up_at, one.id));
+        // As they were made, whatever the source's clock said.
+        .max_by_key(|one| one.id);
     found.map(|one| one.id)
 }
 
@@ -99,6 +100,8 @@ pub(crate) fn relied_on(world: &World) -> Vec<BackupId> {
         return Vec::new();
     }
     let newest_of_all = newest(world, world.backups.values(), |_| true);
+    // Of backups of which none leads to the other only stamps say which is newer.
+    let newest_of_all = newest_of_all.filter(|_| !world.wrong);
     let here = newest(world, world.backups.values(), |one| {
         leads_to(world, one, world.current)
     });

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta};
+use events::document::Sweep;
 use events::mark::{DeletedBy, Deletion, Hold};
 use events::{BackupId, Timestamp};
 use pg_format::{Lsn, TimelineHistory, TimelineId, WalSegmentSize};
-use retention::{Backup, HistoryFile, Plan, Reader, Stored, WalFile, WalFileKind};
+use retention::{
+    Backup, Ended, HistoryFile, Leftover, Plan, Reader, RunningBackup, Stored, WalFile, WalFileKind,
+};
 
 const QUARTER: u64 = 1 << 18;
 pub(crate) const GRACE: u64 = 24;
@@ -41,6 +44,15 @@ pub(crate) struct Line {
     pub(crate) end: u64,
 }
 
+fn leftover((id, (since, ended)): (&BackupId, &(u64, Ended))) -> Leftover {
+    Leftover {
+        backup_id: *id,
+        stored_bytes: 1,
+        last_written: at(*since),
+        ended: *ended,
+    }
+}
+
 /// Objects of WAL: how many quarters of each segment.
 pub(crate) type Files = BTreeMap<(u32, u64), u64>;
 
@@ -57,6 +69,16 @@ pub(crate) struct World {
     pub(crate) backups: BTreeMap<BackupId, Backup>,
     pub(crate) made: BTreeMap<BackupId, Backup>,
     pub(crate) reading: bool,
+    /// A backup that is being taken, where it begins, and whether that is known.
+    pub(crate) running: Option<(BackupId, u64, bool)>,
+    /// What is stored of backups without a manifest, since when, and what is known of them.
+    pub(crate) leftovers: BTreeMap<BackupId, (u64, Ended)>,
+    /// What a worker was asked to delete.
+    pub(crate) asked: Option<Sweep>,
+    /// So many hours the source's clock is ahead, and whether a backup was ever stamped by a wrong one.
+    pub(crate) ahead: i64,
+    pub(crate) wrong: bool,
+    ids: usize,
 }
 
 impl World {
@@ -77,6 +99,12 @@ impl World {
             backups: BTreeMap::new(),
             made: BTreeMap::new(),
             reading: false,
+            running: None,
+            leftovers: BTreeMap::new(),
+            asked: None,
+            ahead: 0,
+            wrong: false,
+            ids: 0,
         }
     }
 
@@ -153,17 +181,38 @@ impl World {
         quarters: u64,
     ) -> BackupId {
         let start = self.position();
+        let id = self.next_id();
+        self.complete((id, start), name, (keep, wal), quarters)
+    }
+
+    pub(crate) fn next_id(&mut self) -> BackupId {
+        self.ids += 1;
+        id(self.ids)
+    }
+
+    /// A backup that began at `start` ends after so many quarters more. Its stamp is by the source's clock, what is
+    /// promised by the later one.
+    pub(crate) fn complete(
+        &mut self,
+        (id, start): (BackupId, u64),
+        name: &str,
+        (keep, wal): (Option<u64>, Option<u64>),
+        quarters: u64,
+    ) -> BackupId {
         self.write(quarters);
-        let id = id(self.made.len() + 1);
+        let stamp = self.hour.saturating_add_signed(self.ahead);
+        let from = stamp.max(self.hour);
+        self.wrong |= stamp != self.hour;
+        let stop = self.position();
         let backup = Backup {
             id,
             name: name.to_owned(),
             timeline: TimelineId(self.current),
             start_lsn: lsn(start),
-            stop_lsn: lsn(start + quarters),
-            backed_up_at: at(self.hour),
-            expires_at: keep.map(|hours| at(self.hour + hours)),
-            wal_until: wal.map(|hours| at(self.hour + hours)),
+            stop_lsn: lsn(stop),
+            backed_up_at: at(stamp),
+            expires_at: keep.map(|hours| at(from + hours)),
+            wal_until: wal.map(|hours| at(from + hours)),
             stored_bytes: 1000,
             damaged: false,
             hold: None,
@@ -257,8 +306,23 @@ impl World {
             wal: wal.collect(),
             history_files: histories.collect(),
             readers: self.reading.then(reader).into_iter().collect(),
-            running: Vec::new(),
-            leftovers: Vec::new(),
+            running: self.running.iter().map(|one| self.begun(*one)).collect(),
+            leftovers: self.leftovers.iter().map(leftover).collect(),
+        }
+    }
+
+    fn begun(&self, (id, start, known): (BackupId, u64, bool)) -> RunningBackup {
+        RunningBackup {
+            id,
+            start: known.then_some((TimelineId(self.current), lsn(start))),
+        }
+    }
+
+    /// A worker does what it was asked for, as far as it comes; the plan has nothing to say.
+    pub(crate) fn carry_out(&mut self, steps: usize) {
+        if let Some(sweep) = self.asked.take() {
+            let done = self.sweep(&sweep, steps);
+            self.asked = (!done).then_some(sweep);
         }
     }
 
@@ -276,28 +340,47 @@ impl World {
             self.change(id, |backup| backup.deletion = Some(deletion));
         }
         let sweep = plan.sweep(events::SweepId(uuid::Uuid::nil()));
-        let Some(sweep) = sweep else { return };
-        for id in sweep.backups {
-            if !step() {
-                return;
-            }
-            let _ = self.backups.remove(&id);
+        if let Some(sweep) = sweep {
+            let _done = self.sweep(&sweep, left);
         }
-        for wal in sweep.wal {
+    }
+
+    /// Whether all of it was done.
+    fn sweep(&mut self, sweep: &Sweep, steps: usize) -> bool {
+        let mut left = steps;
+        let mut step = || {
+            left = left.saturating_sub(1);
+            left > 0
+        };
+        for id in &sweep.backups {
+            if !step() {
+                return false;
+            }
+            let _ = self.backups.remove(id);
+        }
+        for wal in &sweep.wal {
             let numbers = size().segment_of(wal.from_lsn)..size().segment_of(wal.to_lsn);
             for number in numbers {
                 if !step() {
-                    return;
+                    return false;
                 }
                 let _ = self.files.remove(&(wal.timeline.0, number));
             }
         }
-        for timeline in sweep.histories {
+        for timeline in &sweep.histories {
             if !step() {
-                return;
+                return false;
             }
             let _ = self.histories.remove(&timeline.0);
         }
+        for id in &sweep.leftovers {
+            if !step() {
+                return false;
+            }
+            let (since, ended) = self.leftovers.remove(id).unwrap();
+            assert!(ended == Ended::Over && self.hour - since >= 48, "{id:?}");
+        }
+        true
     }
 
     pub(crate) fn round(&mut self) -> Plan {

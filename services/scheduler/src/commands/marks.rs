@@ -17,7 +17,7 @@ use updated::updated;
 
 use bus::FenceError;
 use bus::Sequence;
-use chrono::{SubsecRound as _, TimeDelta};
+use chrono::SubsecRound as _;
 use events::command::{BackupDelete, BackupHold, BackupRelease, BackupUndelete, BackupUpdate};
 use events::event::{BackupUpdated, BackupVerified, RefusalCode};
 use events::mark::{BackupMark, DeletedBy, Deletion, Expiry, Hold, Verification};
@@ -31,6 +31,7 @@ use super::backups::no_such_backup;
 use super::manual::is_under_way;
 use super::{Given, World, names};
 use crate::refusal::{Refusal, Unfinished};
+use crate::retention;
 
 /// Others may change the same mark meanwhile; so often it is decided anew.
 const MOST_ATTEMPTS: u32 = 16;
@@ -151,12 +152,11 @@ impl World {
             return Ok(());
         };
         let now = self.clock.now().trunc_subsecs(6);
-        let grace = TimeDelta::from_std(self.config.retention_grace).unwrap_or(TimeDelta::MAX);
-        let delete_after = now.checked_add_signed(grace);
+        let delete_after = retention::end_of_grace(self, of.instance, of.branch).await?;
         let deletion = Deletion {
             by: DeletedBy::User,
             asked_at: now,
-            delete_after: delete_after.unwrap_or(events::Timestamp::MAX_UTC),
+            delete_after: delete_after.trunc_subsecs(6),
         };
         let _before = self
             .change_mark(of, Some(given.id), |mark| {

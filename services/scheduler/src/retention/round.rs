@@ -125,7 +125,15 @@ impl Rounds {
         found: &Found,
         plan: &Plan,
     ) -> Result<(), Unfinished> {
-        for (backup, deletion) in plan.marks() {
+        for (backup, mut deletion) in plan.marks() {
+            // Whose clock is behind must not shorten the time of grace.
+            let begins = found
+                .store_now
+                .unwrap_or(plan.now)
+                .max(self.world.clock.now());
+            let end = begins.checked_add_signed(found.stored.grace);
+            deletion.delete_after =
+                end.map_or(deletion.delete_after, |end| end.max(deletion.delete_after));
             let planned = found.archive.marks.of(backup);
             self.mark(instance, branch, backup, &planned, deletion)
                 .await?;

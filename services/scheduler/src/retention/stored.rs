@@ -7,7 +7,8 @@ use events::document::Branch;
 use events::mark::Hold;
 use events::slot::{BackupSlot, backup_slot};
 use events::{
-    BackupId, BranchName, Event, InstanceDocument, InstanceName, Timestamp, subject, topology,
+    BackupId, BranchName, Event, InstanceDocument, InstanceName, SweepId, Timestamp, subject,
+    topology,
 };
 use pg_format::WalSegmentSize;
 use repository::WalObjectKind;
@@ -17,6 +18,7 @@ use retention::{Backup, HistoryFile, Reader, RunningBackup, Stored, WalFile, Wal
 use crate::commands::World;
 use crate::refusal::Unfinished;
 
+pub(super) mod clock;
 mod leftovers;
 
 /// A branch as it was found.
@@ -25,6 +27,8 @@ pub(crate) struct Found {
     pub(crate) stored: Stored,
     /// Read after what is stored.
     pub(crate) document: InstanceDocument,
+    /// What time it was for the store; asked for only where something is due by this process's clock.
+    pub(crate) store_now: Option<Timestamp>,
 }
 
 /// Whether retention is carried out on a branch, and how.
@@ -94,18 +98,25 @@ pub(crate) async fn find(
     for id in taken.difference(&known) {
         under_way.push(running(world, instance, branch, *id).await?);
     }
-    let grace = TimeDelta::from_std(world.config.retention_grace).unwrap_or(TimeDelta::MAX);
-    let now = world.clock.now();
+    let (now, grace) = (world.clock.now(), clock::grace(world));
     let mut stored = from(&archive, (now, grace), size);
     stored.live = life(&document, branch) == Life::Live;
     stored.readers.extend(readers(&document, branch));
     stored.running = under_way;
     let place = (instance, branch);
     stored.leftovers = leftovers::find(world, place, &archive, with_packs, (now, &taken)).await?;
+    let mut store_now = None;
+    let plan = retention::plan(&stored);
+    if !plan.marks().is_empty() || plan.sweep(SweepId(uuid::Uuid::nil())).is_some() {
+        store_now = clock::of_store(world, instance, branch).await?;
+        // What is due is so by both clocks.
+        stored.now = store_now.map_or(now, |store_now| store_now.min(now));
+    }
     Ok(Some(Found {
         archive,
         stored,
         document,
+        store_now,
     }))
 }
 

@@ -92,6 +92,8 @@ impl Month {
             .await?;
         let mut stack = Stack::builder()
             .env("ZEKTOR_RETENTION_GRACE", format!("{}s", GRACE.as_secs()))
+            // The repository's directory lives by the machine's clock.
+            .env("ZEKTOR_RETENTION_STORE_CLOCK", "false")
             .env("ZEKTOR_RETENTION_INTERVAL", "1h");
         for (name, value) in clock.environment() {
             stack = stack.env(&name, value);
