@@ -225,7 +225,12 @@ async fn purged(session: &Session, of: &NamedBranch) -> Result<Purged, Failure> 
         instance: instance.clone(),
         branch: branch.clone(),
     };
-    let wal = session.ask_patiently(&question).await?;
+    let wal_bytes = match session.ask_patiently(&question).await {
+        Ok(wal) => wal.stored_bytes,
+        // Of what was cut off nothing may be known; the scheduler says whether there is anything.
+        Err(failure) if failure.ending == Ending::NotFound => 0,
+        Err(failure) => return Err(failure),
+    };
     let lives = query::BranchShow {
         instance: instance.clone(),
         branch: branch.clone(),
@@ -235,7 +240,7 @@ async fn purged(session: &Session, of: &NamedBranch) -> Result<Purged, Failure> 
         backups: backups.len(),
         held: backups.iter().filter(|one| one.hold.is_some()).count(),
         backup_bytes: backups.iter().filter_map(|backup| backup.size_bytes).sum(),
-        wal_bytes: wal.stored_bytes,
+        wal_bytes,
     })
 }
 
