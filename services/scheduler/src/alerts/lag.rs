@@ -28,11 +28,21 @@ const LONGEST: Duration = Duration::from_secs(40);
 
 type States = std::collections::BTreeMap<(InstanceName, BranchName), Option<BranchState>>;
 
+/// A branch whose archiver is asked.
+struct Chosen<'a> {
+    instance: &'a InstanceName,
+    branch: &'a BranchName,
+    /// Nothing is known of it but that it kept up.
+    quiet: bool,
+    since: Timestamp,
+}
+
 impl Watch {
     pub(super) async fn look_at_lags(&self, live: &[Live<'_>], states: &States) {
         let chosen = self.chosen(live, states);
-        let looks = futures::stream::iter(chosen).for_each_concurrent(AT_ONCE, |(instance, branch, quiet)| async move {
-            if let Some(fact) = self.lag_of(instance, branch).await {
+        let looks = futures::stream::iter(chosen).for_each_concurrent(AT_ONCE, |chosen| async move {
+            let Chosen { instance, branch, quiet, since } = chosen;
+            if let Some(fact) = self.lag_of(instance, branch, since).await {
                 let now = self.clock.now();
                 let under = matches!(&fact, Fact::LagSeen { lag, .. } if *lag <= self.settings.lag);
                 if quiet && under {
@@ -51,19 +61,15 @@ impl Watch {
         }
     }
 
-    /// Whom to ask now; with each, whether nothing is known of it but that it kept up.
-    fn chosen<'a>(
-        &self,
-        live: &[Live<'a>],
-        states: &States,
-    ) -> Vec<(&'a InstanceName, &'a BranchName, bool)> {
+    /// Whom to ask now.
+    fn chosen<'a>(&self, live: &[Live<'a>], states: &States) -> Vec<Chosen<'a>> {
         let minute = self.clock.now().timestamp() / 60;
         let slices = live.len().div_ceil(self.lag_looks.max(1)).max(1);
         let turn = usize::try_from(minute).unwrap_or(0) % slices;
         let mut chosen: Vec<_> = live
             .iter()
-            .filter(|(document, branch)| is_streamed(document.branches.get(*branch)))
             .filter_map(|(document, branch)| {
+                let since = streamed_since(document.branches.get(*branch))?;
                 let state = states.get(&(document.instance.clone(), (*branch).clone()));
                 let state = state.and_then(Option::as_ref)?;
                 if state.is_stopped() {
@@ -71,15 +77,26 @@ impl Watch {
                 }
                 let quiet = state.keeps_up(&self.settings);
                 let due = !quiet || slice(&document.instance, branch, slices) == turn;
-                due.then_some((&document.instance, *branch, quiet))
+                due.then_some(Chosen {
+                    instance: &document.instance,
+                    branch,
+                    quiet,
+                    since,
+                })
             })
             .collect();
-        chosen.sort_by_key(|(_, _, quiet)| *quiet);
+        chosen.sort_by_key(|chosen| chosen.quiet);
         chosen.truncate(self.lag_looks);
         chosen
     }
 
-    async fn lag_of(&self, instance: &InstanceName, branch: &BranchName) -> Option<Fact> {
+    /// `since` is when the branch was registered: where nothing was ever archived, everything since is in danger.
+    async fn lag_of(
+        &self,
+        instance: &InstanceName,
+        branch: &BranchName,
+        since: Timestamp,
+    ) -> Option<Fact> {
         let asked = subject::archiver_position(instance, branch);
         let answer = self
             .bus
@@ -87,18 +104,17 @@ impl Watch {
             .await;
         let now = self.clock.now();
         match answer {
-            Ok(position) => seen(&position, now),
+            Ok(position) => Some(seen(&position, since, now)),
             Err(bus::RequestError::Bus(_)) => None,
             // Nobody archives it: then the repository tells how long ago somebody did.
             Err(_) => {
                 let reader = self.repository.reader(instance, branch);
-                let position = repository::archive::position(&reader)
-                    .await
-                    .ok()
-                    .flatten()?;
+                let position = repository::archive::position(&reader).await.ok()?;
+                // One is the server's time, the other one the archiver's: whichever is behind.
+                let proven = position.map(|position| position.proven_at.min(position.updated));
                 let error = Some("no archiver answers for this branch".to_owned());
                 Some(Fact::LagSeen {
-                    lag: now - position.proven_at,
+                    lag: now - proven.unwrap_or(since),
                     error,
                 })
             }
@@ -107,8 +123,9 @@ impl Watch {
 }
 
 /// What a position means. While WAL is received the archiver itself knows how far it is behind; while it is not, the
-/// server may go on without it, so that everything since the last proof is in danger.
-fn seen(position: &ArchiverPosition, now: Timestamp) -> Option<Fact> {
+/// server may go on without it, so that everything since the last proof is in danger; since the branch was registered,
+/// when there never was a proof.
+fn seen(position: &ArchiverPosition, since: Timestamp, now: Timestamp) -> Fact {
     let told = position
         .lag_seconds
         .filter(|lag| position.streaming && lag.is_finite());
@@ -117,17 +134,18 @@ fn seen(position: &ArchiverPosition, now: Timestamp) -> Option<Fact> {
         reason = "seconds of a lag are far from the limit"
     )]
     let told = told.map(|lag| TimeDelta::seconds(lag as i64));
-    let lag = told.or_else(|| Some(now - position.proven_at?))?;
-    Some(Fact::LagSeen {
+    let lag = told.unwrap_or_else(|| now - position.proven_at.unwrap_or(since));
+    Fact::LagSeen {
         lag,
         error: position.error.clone(),
-    })
+    }
 }
 
-/// A server that pushes does so when a segment is full: its lag is its own choice.
-fn is_streamed(branch: Option<&Branch>) -> bool {
-    let active = branch.and_then(Branch::active);
-    active.is_some_and(|active| active.archive_mode == ArchiveMode::Stream)
+/// When the branch was registered. None of a server that pushes: it does so when a segment is full, and its lag is its own
+/// choice.
+fn streamed_since(branch: Option<&Branch>) -> Option<Timestamp> {
+    let active = branch.and_then(Branch::active)?;
+    (active.archive_mode == ArchiveMode::Stream).then_some(active.created_at)
 }
 
 fn slice(instance: &InstanceName, branch: &BranchName, slices: usize) -> usize {

@@ -9,8 +9,8 @@ use events::document::{ActiveBranch, Branch, Schedule};
 use events::event::{AlertRule, BackupFailed, FailureCause, WalGapDetected};
 use events::position::{ArchiverPosition, PositionQuestion};
 use events::{
-    BranchName, Envelope, InstanceDocument, InstanceName, MessageId, SealedSecret, Timestamp,
-    example, subject,
+    ArchiveMode, BranchName, Envelope, InstanceDocument, InstanceName, MessageId, SealedSecret,
+    Timestamp, example, subject,
 };
 use futures::StreamExt as _;
 use pg_format::{Lsn, SystemIdentifier, TimelineId, WalSegmentSize};
@@ -46,7 +46,8 @@ pub(super) fn document(instance: &InstanceName) -> InstanceDocument {
         origin: None,
         size: None,
         created_at: at(0),
-        archive_mode: events::ArchiveMode::default(),
+        // There is no archiver.
+        archive_mode: ArchiveMode::Command,
         disk_risk: events::DiskRiskPolicy::default(),
     };
     let daily = Schedule {
@@ -66,6 +67,14 @@ pub(super) fn document(instance: &InstanceName) -> InstanceDocument {
             at(0),
         )
     }
+}
+
+fn streamed(instance: &InstanceName) -> InstanceDocument {
+    let mut document = document(instance);
+    if let Some(Branch::Active(main)) = document.branches.get_mut(&BranchName::main()) {
+        main.archive_mode = ArchiveMode::Stream;
+    }
+    document
 }
 
 impl Place {
@@ -342,7 +351,7 @@ async fn archives_are_asked_in_turns_and_a_lag_is_told_when_it_was_seen_twice() 
         .map(|n| InstanceName::new(format!("db{n}")).unwrap())
         .collect();
     for name in &names {
-        place.put(&document(name)).await;
+        place.put(&streamed(name)).await;
     }
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);

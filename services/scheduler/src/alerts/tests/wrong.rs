@@ -1,4 +1,4 @@
-//! Clocks that are wrong, and documents that cannot be read: neither hides what is wrong with the rest.
+//! Clocks that are wrong, documents that cannot be read, archivers that were never there: none hides what is wrong.
 
 use super::*;
 
@@ -37,4 +37,18 @@ async fn a_document_that_cannot_be_read_holds_up_no_alert_and_closes_none() {
     let overdue = ["+backup_overdue", "+backup_overdue"];
     assert_eq!(place.said().await, overdue);
     assert_eq!(place.keys().await, before);
+}
+
+#[tokio::test]
+async fn an_archive_that_never_began_is_behind_since_its_branch_was_registered() {
+    let place = Place::new();
+    place.put(&streamed(&instance())).await;
+    for minute in 0..=5 {
+        place.at(minute).await;
+    }
+    assert!(place.said().await.is_empty());
+    for minute in 6..=8 {
+        place.at(minute).await;
+    }
+    assert_eq!(place.said().await, ["+archive_lag"]);
 }
