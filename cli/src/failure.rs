@@ -148,6 +148,8 @@ impl From<RequestError> for Failure {
 pub(crate) fn refusal(code: RefusalCode, message: &str, hint: &str) -> Failure {
     let ending = match code {
         RefusalCode::NotFound => Ending::NotFound,
+        // No rule said no: it did not work, and may the next time.
+        RefusalCode::SourceUnreachable => Ending::Failed,
         _ => Ending::Refused,
     };
     Failure::new(ending, &word(code), message, hint)
@@ -222,6 +224,9 @@ impl From<SupervisorError> for Failure {
             SupervisorError::AlreadyRunning(_) => {
                 Failure::new(Ending::Refused, "already_running", message, "")
             }
+            SupervisorError::Misconfigured { .. } => {
+                Failure::new(Ending::Usage, "usage", message, "")
+            }
             _ => Failure::new(Ending::Failed, "stack", message, ""),
         }
     }
@@ -258,6 +263,8 @@ mod tests {
         );
         check(code(RefusalCode::NameTaken), Ending::Refused, "name_taken");
         check(code(RefusalCode::NotFound), Ending::NotFound, "not_found");
+        let unreachable = code(RefusalCode::SourceUnreachable);
+        check(unreachable, Ending::Failed, "source_unreachable");
         check(
             BusError::Disconnected.into(),
             Ending::Unreachable,

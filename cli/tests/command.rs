@@ -59,6 +59,22 @@ fn without_a_stack_it_says_how_to_start_one() {
 #[test]
 fn a_bus_that_is_not_there_is_exit_code_5() {
     let _ = check("--nats nats://127.0.0.1:1 instance list", 5, "unreachable");
+    let up = zektor("--nats nats://127.0.0.1:1 up");
+    assert_eq!(up.status.code(), Some(5));
+}
+
+#[test]
+fn a_stack_is_not_started_with_what_cannot_be_used() {
+    for (line, says) in [
+        ("up --catalog mysql://u:secret@x/y", "sqlite:///"),
+        ("up --repository ftp://x/y", "s3://"),
+    ] {
+        let stderr = check(line, 2, "usage");
+        assert!(
+            stderr.contains(says) && !stderr.contains("secret"),
+            "{stderr}"
+        );
+    }
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub(crate) async fn up(setting: &Setting, up: &Up) -> Result<Reply, Failure> {
     if let Some(url) = &repository {
         check_repository_url(url)?;
     }
+    if let Some(url) = given(&up.catalog) {
+        check_catalog_url(&url)?;
+    }
     if up.foreground {
         let tools = Tools::from_environment()
             .map_err(|error| Failure::local("nats cannot be found", &error))?;
@@ -66,6 +69,10 @@ pub(crate) async fn up(setting: &Setting, up: &Up) -> Result<Reply, Failure> {
         }
         return described(setting, &state, "is running already");
     }
+    if setting.nats.is_some() {
+        // Services wait for their bus; a person who has mistyped it does not want to.
+        let _session = setting.connect().await?;
+    }
     let state = start_detached(setting, up).await?;
     described(setting, &state, "is ready")
 }
@@ -79,6 +86,18 @@ fn check_repository_url(url: &str) -> Result<(), Failure> {
     Err(Failure::usage(
         format!("{:?} is not the url of a repository", conceal_url(url)),
         "use file:///directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
+    ))
+}
+
+/// The same for the catalog's.
+fn check_catalog_url(url: &str) -> Result<(), Failure> {
+    let known = ["sqlite:///", "postgres://", "postgresql://"];
+    if known.iter().any(|scheme| url.starts_with(scheme)) {
+        return Ok(());
+    }
+    Err(Failure::usage(
+        format!("{:?} is not the url of a catalog", conceal_url(url)),
+        "use sqlite:///file or postgres://user:password@host/database",
     ))
 }
 
@@ -121,7 +140,7 @@ async fn start_detached(setting: &Setting, up: &Up) -> Result<StackState, Failur
         if let Some(status) = child.try_wait().ok().flatten()
             && !another_is_starting(home, status)
         {
-            return Err(ended(&log, log_begins));
+            return Err(ended(&log, log_begins, status));
         }
         if Instant::now() > deadline {
             return Err(Failure::new(
@@ -179,7 +198,7 @@ fn another_is_starting(home: &Home, status: ExitStatus) -> bool {
 }
 
 /// Why the supervisor ended: the last error in what it logged.
-fn ended(log: &Path, begins: u64) -> Failure {
+fn ended(log: &Path, begins: u64, status: ExitStatus) -> Failure {
     let read = || -> std::io::Result<String> {
         let mut file = std::fs::File::open(log)?;
         let _ = file.seek(SeekFrom::Start(begins))?;
@@ -194,12 +213,11 @@ fn ended(log: &Path, begins: u64) -> Failure {
         .find_map(|line| line.strip_prefix("error: "));
     let reason = error.unwrap_or("it did not say why");
     let message = format!("the stack could not be started: {reason}");
-    Failure::new(
-        Ending::Failed,
-        "stack",
-        message,
-        format!("see {}", log.display()),
-    )
+    let hint = format!("see {}", log.display());
+    if status.code() == Some(Ending::Usage as i32) {
+        return Failure::usage(message, hint);
+    }
+    Failure::new(Ending::Failed, "stack", message, hint)
 }
 
 fn described(setting: &Setting, state: &StackState, how: &str) -> Result<Reply, Failure> {

@@ -4,7 +4,8 @@ use std::fs::OpenOptions;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -22,6 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const LIVED_WELL: Duration = Duration::from_secs(60);
 /// How much of the end of a log is read for its last line.
 const LOG_END_BYTES: u64 = 4096;
+/// By which a service says that its settings cannot be used (`service::run`): starting it again does not help.
+const MISCONFIGURED: i32 = 2;
 
 /// What a child is started with.
 #[derive(Clone, Debug)]
@@ -34,6 +37,21 @@ pub(crate) struct ChildSpec {
     pub(crate) home: Home,
     /// How long it may take to end after SIGTERM.
     pub(crate) grace: Duration,
+    pub(crate) deaths: Deaths,
+}
+
+/// How a child died last, while it was kept alive.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Deaths(Arc<Mutex<Option<ExitStatus>>>);
+
+impl Deaths {
+    fn note(&self, status: ExitStatus) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+    }
+
+    fn last(&self) -> Option<ExitStatus> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A started child. Its stdin is a pipe from the supervisor, so that it learns of the supervisor's death.
@@ -51,6 +69,22 @@ impl ChildSpec {
 
     pub(crate) fn port_file(&self) -> PathBuf {
         self.home.http_port_of(&self.name)
+    }
+
+    /// Why it died, by the last line that it logged; `None` if it has not.
+    pub(crate) fn why_dead(&self) -> Option<String> {
+        let status = self.deaths.last()?;
+        let line = last_line(&self.log());
+        Some(line.map_or_else(
+            || status.to_string(),
+            |line| reason_in(&line, &self.program),
+        ))
+    }
+
+    /// The same, if its settings are the reason.
+    pub(crate) fn why_misconfigured(&self) -> Option<String> {
+        let code = self.deaths.last()?.code();
+        self.why_dead().filter(|_| code == Some(MISCONFIGURED))
     }
 
     /// Starts it, in a process group of its own: Ctrl-C is for the supervisor, which drains in order.
@@ -103,6 +137,9 @@ impl ChildSpec {
                 () = end.cancelled() => return self.end(running).await,
                 status = running.child.wait() => status,
             };
+            if let Ok(status) = &status {
+                self.deaths.note(*status);
+            }
             let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
             if began.elapsed() > LIVED_WELL {
                 pause = FIRST_PAUSE;
@@ -151,6 +188,17 @@ pub(crate) fn last_line(path: &Path) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
+/// What a line of a log is about: the error of one in JSON, and what a program said before it could log.
+fn reason_in(line: &str, program: &Path) -> String {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let plain = line.strip_prefix(&format!("{name}: ")).unwrap_or(line);
+    let logged: Option<serde_json::Value> = serde_json::from_str(line).ok();
+    let field = |name| Some(logged.as_ref()?.get(name)?.as_str()?.to_owned());
+    field("error")
+        .or_else(|| field("message"))
+        .unwrap_or_else(|| plain.to_owned())
+}
+
 /// One of our own programs, installed or built beside the running one.
 pub(crate) fn sibling(program: &str) -> io::Result<PathBuf> {
     let own = std::env::current_exe()?;
@@ -174,7 +222,7 @@ mod tests {
     use rustix::process::Signal;
     use tokio_util::sync::CancellationToken;
 
-    use super::{ChildSpec, last_line};
+    use super::{ChildSpec, Deaths, last_line, reason_in};
     use crate::stack::{Home, ProcessId};
 
     /// Waits until the child that is kept has another process than `before`.
@@ -201,6 +249,7 @@ mod tests {
             environment: vec![("NAME".to_owned(), "one".to_owned())],
             home: home.clone(),
             grace: Duration::from_secs(10),
+            deaths: Deaths::default(),
         };
         let end = CancellationToken::new();
         let running = spec.start().unwrap();
@@ -216,5 +265,45 @@ mod tests {
         kept.await.unwrap();
         assert!(second.command_line().is_empty(), "it still runs");
         assert!(!home.pid_of("child").exists());
+    }
+
+    #[tokio::test]
+    async fn who_dies_of_its_settings_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path().to_owned());
+        home.create().unwrap();
+        for (script, dead, misconfigured) in [
+            ("echo sh: no such zone >&2; exit 2", "no such zone", true),
+            (
+                r#"echo '{"message":"ended","error":"no disk"}'; exit 1"#,
+                "no disk",
+                false,
+            ),
+        ] {
+            let spec = ChildSpec {
+                name: "child".to_owned(),
+                program: "/bin/sh".into(),
+                arguments: vec!["-c".to_owned(), script.to_owned()],
+                environment: Vec::new(),
+                home: home.clone(),
+                grace: Duration::from_secs(10),
+                deaths: Deaths::default(),
+            };
+            assert_eq!(spec.why_dead(), None);
+            let end = CancellationToken::new();
+            let running = spec.start().unwrap();
+            let kept = tokio::spawn(spec.clone().keep(running, end.clone()));
+            while spec.why_dead().is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(spec.why_dead().as_deref(), Some(dead));
+            assert_eq!(spec.why_misconfigured().is_some(), misconfigured);
+            end.cancel();
+            kept.await.unwrap();
+        }
+        assert_eq!(
+            reason_in("anything else", "/x/sh".as_ref()),
+            "anything else"
+        );
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::children::ChildSpec;
+use super::children::{ChildSpec, Deaths};
 use super::home::{Home, write_private};
 
 const NATS_GRACE: Duration = Duration::from_secs(10);
@@ -43,6 +43,7 @@ impl Nats {
             environment: Vec::new(),
             home: home.clone(),
             grace: NATS_GRACE,
+            deaths: Deaths::default(),
         };
         let url = format!("nats://zektor:{password:032x}@127.0.0.1:{port}");
         Ok(Nats { spec, url, port })

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::children::{ChildSpec, last_line, sibling};
+use super::children::{ChildSpec, Deaths, last_line, sibling};
 use super::home::{Home, RepositoryChoice, write_private};
 use super::layout::StackState;
 use super::nats::Nats;
@@ -51,6 +51,8 @@ pub(crate) enum SupervisorError {
         reason: String,
         log: PathBuf,
     },
+    #[error("{name} cannot use its settings: {reason}")]
+    Misconfigured { name: String, reason: String },
     #[error("it was told to end before it was ready")]
     ToldToEnd,
 }
@@ -170,7 +172,7 @@ impl Supervisor {
             nats_url,
             repository_url: self
                 .home
-                .settle_repository(self.repository_url.as_deref())?,
+                .repository_choice(self.repository_url.as_deref())?,
             catalog_url: self
                 .catalog_url
                 .clone()
@@ -178,7 +180,13 @@ impl Supervisor {
             master_key_file,
             processes,
         };
+        // With a bus of its own nothing is archived before the first one is ready: a start that fails decides nothing.
+        // Another bus may have databases already.
+        if self.nats_url.is_some() {
+            let _url = self.home.settle_repository(Some(&state.repository_url))?;
+        }
         self.start_services(&mut state, children).await?;
+        let _url = self.home.settle_repository(Some(&state.repository_url))?;
         state
             .write(&self.home)
             .map_err(io("the state file cannot be written"))?;
@@ -248,6 +256,7 @@ impl Supervisor {
                 environment: self.environment(state, &name),
                 home: self.home.clone(),
                 grace: SERVICE_GRACE,
+                deaths: Deaths::default(),
                 name,
             };
             let running = spec
@@ -265,9 +274,9 @@ impl Supervisor {
         }
         let client = reqwest::Client::new();
         let deadline = Instant::now() + READY_WITHIN;
-        for spec in specs {
+        for spec in &specs {
             self.waiting_for(&spec.name);
-            wait_ready(&spec, &client, deadline).await?;
+            wait_ready(spec, &specs, &client, deadline).await?;
         }
         Ok(())
     }
@@ -304,14 +313,20 @@ impl Supervisor {
     }
 }
 
-/// Waits until the service says in its port file where it listens, and there that it is ready.
+/// Waits until the service says in its port file where it listens, and there that it is ready. One of all that cannot use
+/// its settings ends the wait.
 async fn wait_ready(
     spec: &ChildSpec,
+    all: &[ChildSpec],
     client: &reqwest::Client,
     deadline: Instant,
 ) -> Result<(), SupervisorError> {
     let mut reason = None;
     while Instant::now() < deadline {
+        let misconfigured = |spec: &ChildSpec| Some((spec.name.clone(), spec.why_misconfigured()?));
+        if let Some((name, reason)) = all.iter().find_map(misconfigured) {
+            return Err(SupervisorError::Misconfigured { name, reason });
+        }
         if let Ok(address) = std::fs::read_to_string(spec.port_file()) {
             match readiness(client, address.trim()).await {
                 Ok(()) => return Ok(()),
@@ -320,7 +335,11 @@ async fn wait_ready(
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
-    let reason = reason.or_else(|| last_line(&spec.log()));
+    // Why it dies again and again says more than that nobody answers.
+    let reason = spec
+        .why_dead()
+        .or(reason)
+        .or_else(|| last_line(&spec.log()));
     Err(not_ready(
         spec,
         reason.unwrap_or_else(|| "it said nothing".to_owned()),
