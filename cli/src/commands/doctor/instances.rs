@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use events::document::{ActiveBranch, slot_name};
 use events::position::ArchiverPosition;
 use events::query::{self, BackupStatus};
-use events::{ArchiveMode, BranchName, InstanceName, Timestamp};
+use events::{ArchiveMode, BranchName, InstanceDocument, InstanceName, Timestamp};
 use futures::{StreamExt as _, stream};
 use pg_replication::{ConnectionSettings, PgError, SqlConnection, quote_literal};
 use service::MasterKey;
@@ -23,6 +23,8 @@ use crate::session::Session;
 const LAG_SECONDS: f64 = 120.0;
 /// The default schedule is daily; a missed one should be seen.
 const BACKUP_AGE: TimeDelta = TimeDelta::hours(26);
+/// Deleting takes minutes, and for years of WAL hours.
+const SWEEP_AGE: TimeDelta = TimeDelta::hours(24);
 /// Each is asked four things.
 const BRANCHES_AT_ONCE: usize = 8;
 /// WAL that a slot holds back on the source fills its disk.
@@ -57,7 +59,23 @@ pub(super) async fn check(session: &Session) -> Vec<Check> {
         .map(|(instance, name, active)| of_branch(session, key.as_ref(), instance, name, active));
     let checks = stream::iter(checks).buffered(BRANCHES_AT_ONCE);
     let checks = checks.collect::<Vec<_>>().await.concat();
-    unreadable.into_iter().chain(checks).collect()
+    let now = session.setting.clock.now();
+    let stuck = listing.documents.iter().flat_map(|one| of_sweeps(one, now));
+    unreadable.into_iter().chain(checks).chain(stuck).collect()
+}
+
+/// Says something only of a deletion that nobody does: until it is over nothing else of its branch is deleted.
+fn of_sweeps(document: &InstanceDocument, now: Timestamp) -> Vec<Check> {
+    let old = document.sweeps.iter();
+    let old = old.filter(|(_, sweep)| now - sweep.asked_at > SWEEP_AGE);
+    let checks = old.map(|(branch, sweep)| {
+        Check::warning(
+            named(&document.instance, branch, "retention"),
+            format!("what retention let go at {} is not deleted yet", moment(sweep.asked_at)),
+            "does a backup worker run? see `zektor status` and its log; the repository grows until then",
+        )
+    });
+    checks.collect()
 }
 
 async fn of_branch(
@@ -259,9 +277,12 @@ fn of_slot(name: String, slot: Option<Slot>) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
     use events::position::ArchiverPosition;
+    use events::{BranchName, CommandId, Event, InstanceDocument, example};
+    use uuid::Uuid;
 
-    use super::{Slot, of_last_backup, of_position, of_slot};
+    use super::{Slot, of_last_backup, of_position, of_slot, of_sweeps};
     use crate::commands::doctor::CheckState;
 
     #[test]
@@ -308,5 +329,22 @@ mod tests {
         check(false, "reserved", 1, CheckState::Failed);
         check(true, "lost", 0, CheckState::Failed);
         assert_eq!(of_slot("slot".to_owned(), None).state, CheckState::Failed);
+    }
+
+    #[test]
+    fn a_deletion_that_nobody_does_is_told_after_a_day() {
+        let mut document =
+            InstanceDocument::new(example::instance(), CommandId(Uuid::nil()), example::at(0));
+        let asked = example::events().into_iter().find_map(|event| match event {
+            Event::BranchSweepRequested(asked) => Some(asked.sweep),
+            _ => None,
+        });
+        let sweep = asked.unwrap();
+        let asked_at = sweep.asked_at;
+        let _none = document.sweeps.insert(BranchName::main(), sweep);
+        let after = |hours| of_sweeps(&document, asked_at + TimeDelta::hours(hours));
+        assert!(after(24).is_empty());
+        let told = after(25);
+        assert_eq!((told.len(), told[0].state), (1, CheckState::Warning));
     }
 }
