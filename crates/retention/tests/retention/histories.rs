@@ -81,7 +81,7 @@ fn all_deeds() -> impl Strategy<Value = Vec<Deed>> {
         2 => kinds().prop_map(Deed::Complete),
         1 => proptest::prelude::Just(Deed::Fail),
         1 => (0..9_usize).prop_map(Deed::Misplace),
-        1 => (-400..400_i64).prop_map(Deed::Clock),
+        3 => (-400..400_i64).prop_map(Deed::Clock),
         4 => proptest::prelude::Just(Deed::Ask),
         4 => steps().prop_map(|steps| Deed::Carry { steps }),
     ];

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod clocks;
 mod examples;
 mod histories;
 mod leftovers;

@@ -323,52 +323,6 @@ async fn what_a_sweep_has_cannot_be_kept_any_more() {
     assert_eq!(place.mark().await, BackupMark::default());
 }
 
-/// As the sweep does it: claims the backup in the document, then looks at the mark, and leaves it if it was kept.
-async fn sweep(place: &Place) -> bool {
-    place.set_sweep(Some(vec![id(100)])).await;
-    tokio::task::yield_now().await;
-    let mark = place.mark().await;
-    let goes = mark.hold.is_none() && mark.deletion.is_some();
-    if goes {
-        place.sweep_away(id(100)).await;
-    }
-    place.set_sweep(None).await;
-    goes
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_said_to_be_kept_is_kept_whenever_a_sweep_comes() {
-    let (mut kept, mut lost) = (0, 0);
-    for round in 0..60_u64 {
-        let place = Arc::new(Place::with_backup().await);
-        let _told = place.done(1, delete(id(100))).await;
-        place.clock.set(place.world.clock.now() + DAY * 2);
-        let sweeping = Arc::clone(&place);
-        let sweeper = tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_micros(round * 15)).await;
-            sweep(&sweeping).await
-        });
-        let outcome = place
-            .deliver(command_id(2), 1, undelete(id(100), None))
-            .await;
-        assert_eq!(outcome, Outcome::Done);
-        let gone = sweeper.await.unwrap();
-        match place.events().await.pop() {
-            Some(Event::BackupUpdated(_)) => {
-                assert!(!gone, "said to be kept, and gone");
-                assert!(place.has_place().await);
-                kept += 1;
-            }
-            Some(Event::BackupRefused(_)) => {
-                assert!(!place.has_place().await);
-                lost += 1;
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    println!("{kept} kept, {lost} refused");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_changes_at_once_none_is_lost_and_the_last_event_tells_the_mark() {
     for _ in 0..20 {

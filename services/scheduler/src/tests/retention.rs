@@ -1,6 +1,7 @@
 //! Rounds of retention on an in-memory bus and repository, with a manual clock; a worker is played by the test.
 
 mod clocks;
+mod kept;
 mod leftovers;
 mod place;
 mod purge;
