@@ -411,7 +411,7 @@ impl Facts {
             if self.marked[index].at >= mark.at {
                 return;
             }
-            drop(self.marked.remove(index));
+            let _before = self.marked.remove(index);
         }
         let _ = insert(&mut self.marked, mark, MARKED);
     }
