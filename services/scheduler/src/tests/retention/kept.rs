@@ -129,7 +129,7 @@ async fn what_is_said_to_be_kept_is_kept_whenever_a_sweep_comes() {
         let (mut kept, mut refused) = (0, 0);
         for number in 0.. {
             let race = Race::new(number).await;
-            if !race.run(slow).await {
+            if !Box::pin(race.run(slow)).await {
                 break;
             }
             race.settle().await;
