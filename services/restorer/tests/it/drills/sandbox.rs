@@ -7,14 +7,14 @@ use super::*;
 #[tokio::test]
 async fn what_is_not_wanted_or_cannot_be_is_said() -> Result<()> {
     let world = World::without_tablespace(PgVersion::V15).await?;
-    // Nothing is stored yet.
+    // A backup, and none of its WAL.
+    let _ = world.back_up().await?;
     let nothing = failed(&world, Vec::new()).await?;
     assert_eq!(
         (nothing.step, nothing.cause),
-        (DrillStep::Plan, FailureCause::Storage)
+        (DrillStep::Plan, FailureCause::Wal)
     );
     // The scheduler has given it up meanwhile.
-    let _ = world.back_up().await?;
     let _ = world.archive().await?;
     let unwanted = request(&world, Vec::new()).await?;
     scheduler::change(&world.restorer.bus, |document| {
