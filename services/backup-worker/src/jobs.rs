@@ -198,8 +198,36 @@ impl Jobs {
             Err(error) => self.failed(request, &error),
         };
         tracing::info!(backup = %request.backup_id, outcome = event.type_name(), "the backup has ended");
-        match attempt.voice.say(event).await {
+        match attempt.voice.say(event.clone()).await {
             Ok(()) => Ok(Outcome::Done),
+            Err(FenceError::Lost { .. }) => self.end_after_all(delivery, request, event).await,
+            Err(FenceError::Bus(error)) => Err(error.into()),
+        }
+    }
+
+    /// Who stood still may have been given up, and commit all the same: what is in the repository has not failed. To
+    /// everybody else the fence is lost.
+    async fn end_after_all(
+        &self,
+        delivery: &Delivery<Event>,
+        request: &BackupRequested,
+        ending: Event,
+    ) -> Result<Outcome, AttemptError> {
+        let fence = subject::backup_fence(&request.instance, &request.branch, request.backup_id);
+        let last = self.world.bus.last_on(&fence).await?;
+        let given_up = last.filter(|last| matches!(last.envelope.message, Event::BackupFailed(_)));
+        let (Some(given_up), Event::BackupCompleted(_)) = (given_up, &ending) else {
+            return Ok(superseded());
+        };
+        tracing::warn!(backup = %request.backup_id, "the backup was given up and is complete nevertheless");
+        let cause = delivery.envelope.id.as_str();
+        let outgoing = outgoing(&self.world, request, cause, ending);
+        let said = self
+            .world
+            .bus
+            .publish_expecting(outgoing, &fence, given_up.sequence);
+        match said.await {
+            Ok(_sequence) => Ok(Outcome::Done),
             Err(FenceError::Lost { .. }) => Ok(superseded()),
             Err(FenceError::Bus(error)) => Err(error.into()),
         }

@@ -177,3 +177,37 @@ async fn without_a_manifest_the_failure_is_said() {
     assert_eq!(outcome.unwrap(), Outcome::Done);
     assert_eq!(place.last_said().await.type_name(), "backup.failed");
 }
+
+/// It stood still before it committed, for so long that the scheduler gave the backup up.
+#[tokio::test]
+async fn what_was_given_up_and_stands_in_the_repository_is_said_to_be_there() {
+    let place = Place::new();
+    let (attempt, delivery) = (place.attempt("only").await, place.delivery(false));
+    let failed = place
+        .jobs
+        .failed(&place.request, &AttemptError::NotRegistered);
+    let id = MessageId::new("watchdog");
+    let outgoing = bus::Outgoing::new(failed, id, example::at(1));
+    let _sequence = place.jobs.world.bus.publish(outgoing).await.unwrap();
+    let ended = place
+        .jobs
+        .end(&delivery, attempt, Ok(place.summary("only")));
+    assert_eq!(ended.await.unwrap(), Outcome::Done);
+    assert_eq!(place.last_said().await.type_name(), "backup.completed");
+}
+
+#[tokio::test]
+async fn what_was_given_up_and_failed_too_says_nothing_more() {
+    let place = Place::new();
+    let (attempt, delivery) = (place.attempt("only").await, place.delivery(false));
+    let failed = place
+        .jobs
+        .failed(&place.request, &AttemptError::ServerClock);
+    let id = MessageId::new("watchdog");
+    let outgoing = bus::Outgoing::new(failed.clone(), id, example::at(1));
+    let _sequence = place.jobs.world.bus.publish(outgoing).await.unwrap();
+    let erred = Err(AttemptError::NotRegistered);
+    let outcome = place.jobs.end(&delivery, attempt, erred).await.unwrap();
+    assert!(matches!(outcome, Outcome::Leave { .. }), "{outcome:?}");
+    assert_eq!(place.last_said().await, failed);
+}
