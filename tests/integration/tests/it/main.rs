@@ -10,6 +10,7 @@ mod loss;
 mod memory;
 mod moments;
 mod month;
+mod names;
 mod pools;
 mod promotion;
 mod pushed;
