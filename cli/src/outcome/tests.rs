@@ -64,11 +64,13 @@ async fn what_came_of_the_command_is_followed_by_its_causes() {
     let gone = Event::BranchDeleted(BranchDeleted {
         instance: instance.clone(),
         branch: branch.clone(),
+        restore_id: None,
     });
     let requested = Event::BranchDeletionRequested(BranchDeletionRequested {
         instance,
         branch,
         purge: false,
+        restore_id: None,
     });
     // Somebody else's deletion, then the own one, whose end only names what the scheduler said.
     publish(&session.bus, gone.clone(), "other", "another-command").await;
@@ -116,6 +118,7 @@ async fn a_command_that_nobody_takes_is_told_from_one_that_takes_long() {
         instance,
         branch,
         purge: false,
+        restore_id: None,
     });
     publish(&session.bus, requested, "requested", &id).await;
     let requested = |event| matches!(event, Event::BranchDeletionRequested(_)).then_some(());
@@ -147,7 +150,11 @@ async fn an_outcome_is_heard_over_a_restart_of_the_bus() {
         async {
             nats.start_again().await.unwrap();
             let (instance, branch) = names();
-            let gone = Event::BranchDeleted(BranchDeleted { instance, branch });
+            let gone = Event::BranchDeleted(BranchDeleted {
+                instance,
+                branch,
+                restore_id: None,
+            });
             publish(&bus, gone, "gone", &id).await;
         },
         sent.until(DONE_WITHIN, deleted)

@@ -69,6 +69,22 @@ impl Bucket {
             .map(|last| (last.message.payload.to_vec(), Revision(last.sequence.0))))
     }
 
+    /// What is there of a key, and the revision of the last change to it: of its deletion when it is gone, and 0 when it
+    /// never was. [`Self::update`] at that revision writes only if nothing has happened to the key since, whether it is
+    /// there or not.
+    ///
+    /// # Errors
+    /// As any call.
+    pub async fn standing(&self, key: &str) -> Result<(Option<Vec<u8>>, Revision), BusError> {
+        Ok(match self.last(key).await? {
+            None => (None, Revision(0)),
+            Some(last) => {
+                let value = is_value(&last).then(|| last.message.payload.to_vec());
+                (value, Revision(last.sequence.0))
+            }
+        })
+    }
+
     /// Makes a key that does not exist.
     ///
     /// # Errors

@@ -202,6 +202,17 @@ impl Branch {
             Branch::Restoring { .. } | Branch::Deleting(_) => None,
         }
     }
+
+    /// The restore that makes or made it: two branches of one name have different ones. None of `main`.
+    #[must_use]
+    pub fn made_by(&self) -> Option<RestoreId> {
+        match self {
+            Branch::Restoring { restore_id, .. } => Some(*restore_id),
+            Branch::Active(active) | Branch::Deleting(active) => {
+                active.origin.as_ref().map(|origin| origin.restore_id)
+            }
+        }
+    }
 }
 
 /// A branch with a cluster behind it.

@@ -145,6 +145,11 @@ impl Restorer {
         let Doomed::Yes(life) = self.doomed(instance, branch).await? else {
             return Ok(());
         };
+        if life.is_some_and(|life| deletion.restore_id.is_some_and(|meant| meant != life)) {
+            tracing::warn!(%instance, %branch, "an order to delete the branch that had this name before is not followed");
+            return Ok(());
+        }
+        let life = life.or(deletion.restore_id);
         if !self.reaches(instance, branch, given).await? {
             // Said; and still to be done, when its holder is back.
             let holder = "a restorer that does not answer".to_owned();
@@ -161,7 +166,11 @@ impl Restorer {
             return Ok(());
         }
         let (instance, branch) = (instance.clone(), branch.clone());
-        let event = Event::BranchDeleted(BranchDeleted { instance, branch });
+        let event = Event::BranchDeleted(BranchDeleted {
+            instance,
+            branch,
+            restore_id: life,
+        });
         self.say(event, given).await
     }
 

@@ -13,17 +13,18 @@ pub(crate) mod manual;
 mod marks;
 mod moved;
 mod names;
+mod once;
 mod restores;
 mod schedules;
 mod settings;
-
 mod trial;
+
 pub(crate) use backups::default_wal_keep;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bus::{Bus, BusError, Delivery, Handler, Outcome, Outgoing, Sequence};
+use bus::{Bus, BusError, Delivery, Handler, Outcome, Outgoing, Revision, Sequence};
 use events::event::Refused;
 use events::{
     BranchName, Command, CommandId, Event, InstanceDocument, InstanceName, MessageId, subject,
@@ -132,25 +133,31 @@ impl World {
     }
 
     /// Mirrors the instance's document into the repository. Two that mirror at once may write in any order,
-    /// so it is written again until it is what the bus has.
-    async fn mirror(&self, instance: &InstanceName) -> Result<(), Unfinished> {
-        let mut mirrored = None;
-        while let Some((document, revision)) = self.bus.instances().get(instance).await? {
-            if mirrored == Some(revision) {
-                break;
+    /// so it is written again until it is what the bus has; and whoever finds that it was removed meanwhile may have
+    /// written over the word that it was.
+    pub(crate) async fn mirror(&self, instance: &InstanceName) -> Result<(), Unfinished> {
+        let mut mirrored: Option<(InstanceDocument, Revision)> = None;
+        loop {
+            let (there, revision) = self.bus.instances().standing(instance).await?;
+            let last = mirrored.take();
+            if last.as_ref().is_some_and(|(_, last)| *last == revision) {
+                return Ok(());
             }
+            let gone = |(document, _)| InstanceDocument {
+                removing: true,
+                ..document
+            };
+            let Some(document) = there.or_else(|| last.map(gone)) else {
+                return Ok(());
+            };
             self.repository.put_instance(&document).await?;
-            mirrored = Some(revision);
+            mirrored = Some((document, revision));
         }
-        Ok(())
     }
 
     /// Whether an earlier delivery of this command has told its outcome: on `fence`, or as a refusal. A command that
-    /// comes again late must not undo what was decided after it.
+    /// comes again late, or whose first delivery stood still, must not undo what was decided after it ([`once`]).
     async fn has_told(&self, given: &Given, fence: String) -> Result<bool, Unfinished> {
-        if given.attempt == 1 {
-            return Ok(false);
-        }
         let refused = format!("{}.*.refused.*.*.{}", subject::ROOT, given.id);
         let history = self
             .bus

@@ -141,8 +141,7 @@ impl GivenUp {
             backup_id: backup.backup_id,
             cause: FailureCause::Internal,
             message: given_up_after(delivery.envelope.message.deliveries),
-            hint: "Check that the backup workers stay up and see their logs; then run the backup again."
-                .to_owned(),
+            hint: "Check that the backup workers stay up and see their logs; then run the backup again.".to_owned(),
         };
         let patient = delivery.attempt < LOOKS;
         self.world.ending_of(ending, patient).await

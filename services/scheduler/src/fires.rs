@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use calendar::{Calendar, CalendarError};
+use chrono::TimeDelta;
 use events::{Timestamp, document::Schedule};
 
 /// A schedule that cannot be computed.
@@ -12,6 +13,27 @@ pub(crate) struct UnreadableSchedule {
     name: String,
     #[source]
     source: CalendarError,
+}
+
+/// What says that it was made further ahead of now was made by a clock that was ahead, and waits for nothing: one that
+/// never fires would be worse than one that fires for a time before it was made.
+const AHEAD: TimeDelta = TimeDelta::hours(1);
+
+/// Whether a fire is one of what was made at `created_at`.
+pub(crate) fn counts(fire: Timestamp, created_at: Timestamp, now: Timestamp) -> bool {
+    fire > created_at || is_ahead(created_at, now)
+}
+
+/// After which moment the next fire is looked for.
+pub(crate) fn count_from(created_at: Timestamp, now: Timestamp) -> Timestamp {
+    match is_ahead(created_at, now) {
+        true => now,
+        false => now.max(created_at),
+    }
+}
+
+fn is_ahead(created_at: Timestamp, now: Timestamp) -> bool {
+    created_at - now > AHEAD
 }
 
 /// The fires of one schedule.
@@ -43,12 +65,13 @@ impl Fires {
     /// downtime this is one catch-up, not one for every fire that was missed.
     pub(crate) fn due(&self, now: Timestamp) -> Option<Timestamp> {
         let latest = self.calendar.latest_at_or_before(now)?;
-        (latest > self.created_at).then_some(latest)
+        counts(latest, self.created_at, now).then_some(latest)
     }
 
     /// The first fire after `now`.
     pub(crate) fn next(&self, now: Timestamp) -> Option<Timestamp> {
-        self.calendar.next_after(now.max(self.created_at))
+        let from = count_from(self.created_at, now);
+        self.calendar.next_after(from)
     }
 }
 
@@ -95,11 +118,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_clock_that_was_ahead_has_made_fires_all_the_same() {
+        let daily = fires("17 2 * * *", "2027-01-01T12:00:00Z");
+        let last = Some(at("2026-01-01T02:17:00Z"));
+        assert_eq!(daily.due(at("2026-01-01T13:00:00Z")), last);
+        let next = Some(at("2026-01-02T02:17:00Z"));
+        assert_eq!(daily.next(at("2026-01-01T13:00:00Z")), next);
+        // Clocks differ a little: that is no reason to fire for the time before.
+        let hourly = fires("0 * * * *", "2026-01-01T12:30:00Z");
+        assert_eq!(hourly.due(at("2026-01-01T12:00:01Z")), None);
+        let next = Some(at("2026-01-01T13:00:00Z"));
+        assert_eq!(hourly.next(at("2026-01-01T11:59:59Z")), next);
+    }
+
+    #[test]
     fn nothing_before_the_schedule_was_made_counts() {
         let daily = fires("17 2 * * *", "2026-01-01T12:00:00Z");
         assert_eq!(daily.due(at("2026-01-01T13:00:00Z")), None);
         assert_eq!(
-            daily.next(at("2026-01-01T00:00:00Z")),
+            daily.next(at("2026-01-01T11:59:00Z")),
             Some(at("2026-01-02T02:17:00Z"))
         );
     }

@@ -3,10 +3,10 @@
 //! of its branch, and one that a schedule asked for and that failed may be tried again.
 
 use async_trait::async_trait;
-use bus::{Delivery, Handler, Outcome};
+use bus::{Delivery, Handler, Outcome, Sequence};
 use events::document::Branch;
-use events::event::{BackupFailed, Refused};
-use events::{BackupId, DrillId, Envelope, Event};
+use events::event::{BackupFailed, BranchDeleted, Refused};
+use events::{BackupId, DrillId, Envelope, Event, subject};
 
 use crate::commands::World;
 use crate::refusal::{Unfinished, outcome_of};
@@ -37,12 +37,7 @@ impl Handler<Event> for Outcomes {
                     .forget_branch(instance, branch, of_this_restore)
                     .await
             }
-            Event::BranchDeleted(deleted) => {
-                let deleting = |branch: &Branch| matches!(branch, Branch::Deleting(_));
-                self.world
-                    .forget_branch(&deleted.instance, &deleted.branch, deleting)
-                    .await
-            }
+            Event::BranchDeleted(deleted) => self.deleted(deleted, delivery.sequence).await,
             Event::BackupCompleted(completed) => {
                 let (instance, branch) = (&completed.instance, &completed.branch);
                 self.world
@@ -88,6 +83,24 @@ impl Handler<Event> for Outcomes {
 }
 
 impl Outcomes {
+    /// The branch of which this was `said` is forgotten, and not the next one of its name, whose server still runs.
+    async fn deleted(&self, deleted: &BranchDeleted, said: Sequence) -> Result<(), Unfinished> {
+        let (instance, branch) = (&deleted.instance, &deleted.branch);
+        let life = deleted.restore_id;
+        if life.is_none() {
+            let registered = format!("{}.branch.registered.{instance}.{branch}", subject::ROOT);
+            let registered = self.world.bus.last_on(&registered).await?;
+            if registered.is_some_and(|registered| registered.sequence > said) {
+                return Ok(());
+            }
+        }
+        let it = |branch: &Branch| {
+            let same = life.is_none() || branch.made_by() == life;
+            same && matches!(branch, Branch::Deleting(_))
+        };
+        self.world.forget_branch(instance, branch, it).await
+    }
+
     async fn failed(
         &self,
         failed: &BackupFailed,
@@ -99,14 +112,6 @@ impl Outcomes {
         world.free_slot(&failed.instance, &failed.branch, id).await
     }
 
-    async fn refused(&self, refused: &Refused, id: BackupId) -> Result<(), Unfinished> {
-        let world = &self.world;
-        world.give_manual_place_back(&refused.instance, id).await?;
-        world
-            .free_slot(&refused.instance, &refused.branch, id)
-            .await
-    }
-}
     /// What stands in for a backup that was found damaged may be on its way out: see `retention::sweeps`.
     async fn verified(&self, verified: &events::event::BackupVerified) -> Result<(), Unfinished> {
         self.world.keep_verification(verified).await?;
@@ -117,3 +122,11 @@ impl Outcomes {
         }
     }
 
+    async fn refused(&self, refused: &Refused, id: BackupId) -> Result<(), Unfinished> {
+        let world = &self.world;
+        world.give_manual_place_back(&refused.instance, id).await?;
+        world
+            .free_slot(&refused.instance, &refused.branch, id)
+            .await
+    }
+}

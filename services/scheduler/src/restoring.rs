@@ -106,10 +106,11 @@ async fn over(
 ) -> Result<Option<bool>, Unfinished> {
     let fence = subject::restore_fence(instance, branch, restore_id);
     let last = world.bus.last_on(&fence).await?;
+    // It is said to be completed when the branch is registered: a claim that is there after that is a late delivery's.
     Ok(last.map(|last| {
         matches!(
             last.envelope.message,
-            Event::RestoreFailed(_) | Event::RestoreRefused(_)
+            Event::RestoreFailed(_) | Event::RestoreRefused(_) | Event::RestoreCompleted(_)
         )
     }))
 }

@@ -4,6 +4,7 @@ mod backup_names;
 mod commands;
 pub(crate) mod firing;
 mod gaps;
+mod late_deliveries;
 mod limits;
 mod manual_backups;
 mod marks;

@@ -15,6 +15,7 @@ scenarios!(
     a_race_has_one_winner,
     a_stale_revision_changes_nothing,
     a_deleted_key_can_be_made_again,
+    what_was_made_and_deleted_since_is_not_what_was_absent,
     a_lease_expires,
     a_renewed_lease_lives_on,
     a_released_lease_can_be_taken,
@@ -41,6 +42,23 @@ async fn a_race_has_one_winner(bus: Bus) {
     }
     assert_eq!(winners.len(), 1);
     assert_eq!(bucket.get("orders").await.unwrap(), winners.pop());
+}
+
+async fn what_was_made_and_deleted_since_is_not_what_was_absent(bus: Bus) {
+    let bucket = bus.bucket(INSTANCES);
+    let (none, never) = bucket.standing("orders").await.unwrap();
+    assert_eq!((none, never), (None, Revision(0)));
+    let made = bucket.update("orders", "1", never).await.unwrap();
+    let there = bucket.standing("orders").await.unwrap();
+    assert_eq!(there, (Some(b"1".to_vec()), made));
+    bucket.delete("orders", made).await.unwrap();
+    let (none, gone) = bucket.standing("orders").await.unwrap();
+    assert!(none.is_none() && gone > made);
+    for stale in [never, made] {
+        let refused = bucket.update("orders", "2", stale).await;
+        assert!(matches!(refused, Err(CasError::Conflict { .. })));
+    }
+    let _again = bucket.update("orders", "2", gone).await.unwrap();
 }
 
 async fn a_stale_revision_changes_nothing(bus: Bus) {

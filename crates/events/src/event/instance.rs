@@ -8,7 +8,7 @@ use crate::command::BranchOrigin;
 use crate::document::{DrillSettings, Schedule};
 use crate::event::ExtensionCheck;
 use crate::window::Window;
-use crate::{BranchName, ClusterSize, InstanceName, PoolName, Timestamp};
+use crate::{BranchName, ClusterSize, InstanceName, PoolName, RestoreId, Timestamp};
 
 /// What anyone may know of a branch: its document without the credentials.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -107,6 +107,9 @@ pub struct BranchDeletionRequested {
     /// Its backups and its WAL are deleted with it.
     #[serde(default)]
     pub purge: bool,
+    /// The restore that made it: another branch may have the name by now. Absent in what older versions said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_id: Option<RestoreId>,
 }
 
 /// A branch and its compute are gone; its backups stay until their own retention ends.
@@ -116,6 +119,10 @@ pub struct BranchDeleted {
     pub instance: InstanceName,
     /// The branch.
     pub branch: BranchName,
+    /// The restore that made it: another branch may have the name by now. Absent in what older versions said, and of a
+    /// branch that was gone before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_id: Option<RestoreId>,
 }
 
 /// A branch's server was stopped; its files are kept.

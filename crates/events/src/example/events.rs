@@ -51,10 +51,12 @@ fn instance_events() -> Vec<Event> {
             instance: instance.clone(),
             branch: branch.clone(),
             purge: false,
+            restore_id: None,
         }),
         Event::BranchDeleted(BranchDeleted {
             instance: instance.clone(),
             branch: branch.clone(),
+            restore_id: None,
         }),
         Event::BranchStopped(BranchStopped {
             instance: instance.clone(),

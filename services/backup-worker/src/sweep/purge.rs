@@ -81,6 +81,7 @@ impl Sweeps {
         let event = Event::BranchDeleted(BranchDeleted {
             instance: request.instance.clone(),
             branch: request.branch.clone(),
+            restore_id: None,
         });
         let id = format!("branch.deleted:{}", request.sweep_id);
         let outgoing = self.outgoing(request, event, id);

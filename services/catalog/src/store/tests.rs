@@ -268,8 +268,13 @@ fn deletion_of(name: &str, branch: &str) -> Vec<Event> {
             instance: instance.clone(),
             branch: branch.clone(),
             purge: true,
+            restore_id: None,
         }),
-        Event::BranchDeleted(BranchDeleted { instance, branch }),
+        Event::BranchDeleted(BranchDeleted {
+            instance,
+            branch,
+            restore_id: None,
+        }),
     ]
 }
 

@@ -82,6 +82,7 @@ async fn an_order_waits_for_the_restorer_that_has_the_branch() -> Result<()> {
         instance: instance(),
         branch: branch.clone(),
         purge: false,
+        restore_id: None,
     };
     assert!(elsewhere(
         other

@@ -94,6 +94,7 @@ async fn stop_start_reconcile_delete() -> Result<()> {
         instance: instance(),
         branch: branch.clone(),
         purge: false,
+        restore_id: None,
     };
     // An order that is older than the branch's name.
     restorer
@@ -157,7 +158,6 @@ async fn a_dry_run_starts_nothing() -> Result<()> {
         other => panic!("{other:?}"),
     }
     assert!(!world.root_of("b").exists());
-    Ok(())
     names_that_are_taken(&world, question).await
 }
 
@@ -194,4 +194,5 @@ async fn names_that_are_taken(world: &World, question: RestoreQuestion) -> Resul
     crate::scheduler::claim(bus, &left, RestoreId(Uuid::now_v7())).await?;
     let (message, _) = refused(&left).await;
     assert!(message.contains("is being restored"), "{message}");
+    Ok(())
 }

@@ -43,6 +43,7 @@ async fn deleted_under_the_feet_of_its_archiver_and_twice() -> Result<()> {
         instance: instance(),
         branch: branch.clone(),
         purge: true,
+        restore_id: None,
     };
     let (restorer, asked) = (Arc::clone(&world.restorer), deletion.clone());
     let task = tokio::spawn(async move {
@@ -108,6 +109,7 @@ async fn a_deletion_that_waited_for_another_leaves_a_branch_made_anew_alone() ->
         instance: instance(),
         branch: branch.clone(),
         purge: true,
+        restore_id: None,
     };
     let restorer = Arc::clone(&world.restorer);
     let task = tokio::spawn(async move {

@@ -130,38 +130,35 @@ impl World {
             "{}.branch.deletion_requested.{instance}.{branch}",
             subject::ROOT
         );
-        if self.has_told(given, told).await? {
-            return Ok(());
-        }
         let document = self.document(instance).await?;
         if !document.branches.contains_key(branch) && *branch != BranchName::main() {
+            if self.has_told(given, told).await? {
+                return Ok(());
+            }
             return match delete.purge {
                 true => self.purge_gone(given.id, delete).await,
                 false => Err(self.is_gone(instance, branch).await?.into()),
             };
         }
-        let _document = self
-            .update_document(&delete.instance, |document| {
-                let begun = matches!(
-                    document.branches.get(&delete.branch),
-                    Some(Branch::Deleting(_))
-                );
-                if delete.purge && !begun {
-                    nothing_reads(&document, &delete.branch)?;
-                }
-                mark_deleting(document, &delete.branch)
-            })
-            .await?;
-        self.mirror(&delete.instance).await?;
-        let event = Event::BranchDeletionRequested(BranchDeletionRequested {
-            instance: delete.instance.clone(),
-            branch: delete.branch.clone(),
-            purge: delete.purge,
-        });
-        let id = MessageId::new(format!("branch.deletion_requested:{}", given.id));
-        Ok(self
-            .announce(given, id, Some(given.id.to_string()), event)
-            .await?)
+        let change = |document: InstanceDocument| {
+            let begun = matches!(document.branches.get(branch), Some(Branch::Deleting(_)));
+            if delete.purge && !begun {
+                nothing_reads(&document, branch)?;
+            }
+            mark_deleting(document, branch)
+        };
+        // The next branch of this name may be there by the time it is written, or told: see [`super::once`].
+        self.change_and_tell(given, (instance, &told), change, |document| {
+            let event = Event::BranchDeletionRequested(BranchDeletionRequested {
+                instance: instance.clone(),
+                branch: branch.clone(),
+                purge: delete.purge,
+                restore_id: document.branches.get(branch).and_then(Branch::made_by),
+            });
+            let id = MessageId::new(format!("branch.deletion_requested:{}", given.id));
+            Ok(self.outgoing(given, id, Some(given.id.to_string()), event))
+        })
+        .await
     }
 
     /// Takes a name out of the document: the restore that claimed it failed, or its compute is gone. What was wanted of
@@ -220,10 +217,10 @@ impl World {
             let id = MessageId::new(format!("drills.forgotten:{instance}:{branch}:{since}"));
             let without = Event::InstanceUpdated(InstanceUpdated {
                 instance: instance.clone(),
-                warnings: Vec::new(),
                 branch: BranchName::main(),
                 pool: document.pool.clone(),
                 drills: None,
+                warnings: Vec::new(),
             });
             told.push((id, without, None));
         }

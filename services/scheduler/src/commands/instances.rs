@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bus::Decision;
+use bus::{Decision, Revision};
 use events::command::{InstanceAdd, InstanceRemove};
 use events::document::{ActiveBranch, Branch, Schedule, slot_name};
 use events::event::{InstanceRegistered, InstanceRemoved, RefusalCode, RegisteredBranch};
@@ -15,6 +15,7 @@ use repository::{BranchRecord, RepositoryError};
 use secrecy::ExposeSecret;
 use service::seal::dsn_context;
 
+use super::once::contended;
 use super::{Given, World};
 use crate::recall::recall_document;
 use crate::refusal::{Refusal, Unfinished};
@@ -34,14 +35,21 @@ impl World {
         if self.bus.instances().get(&add.instance).await?.is_none() {
             recall_document(self, &add.instance).await?;
         }
-        let document = match self.bus.instances().get(&add.instance).await? {
-            Some((document, _)) if document.registration == given.id => document,
-            Some((document, _)) if document.removing => {
+        let fence = fence(&add.instance);
+        let last = self.last_told(&fence).await?;
+        let (there, revision) = self.bus.instances().standing(&add.instance).await?;
+        // After it was read: one that was removed since must not come back.
+        if self.has_told(given, fence.clone()).await? {
+            return Ok(());
+        }
+        let document = match there {
+            Some(document) if document.registration == given.id => document,
+            Some(document) if document.removing => {
                 let reason = format!("instance {} is still being removed", add.instance);
                 return Err(Unfinished::NotYet(reason));
             }
             Some(_) => return Err(name_taken(&add.instance).into()),
-            None => self.register(given, add).await?,
+            None => self.register(given, add, revision).await?,
         };
         self.mirror(&add.instance).await?;
         let Some(main) = document
@@ -62,13 +70,18 @@ impl World {
             created_at: document.created_at,
         });
         let id = MessageId::new(format!("instance.registered:{}", given.id));
-        Ok(self.announce(given, id, None, event).await?)
+        let outgoing = self.outgoing(given, id, None, event);
+        match self.tell_after(outgoing, (&fence, last)).await? {
+            true => Ok(()),
+            false => Err(contended(&add.instance)),
+        }
     }
 
     async fn register(
         &self,
         given: &Given,
         add: &InstanceAdd,
+        absent: Revision,
     ) -> Result<InstanceDocument, Unfinished> {
         let main = BranchName::main();
         let dsn = self.open_dsn(&add.instance, &main, &add.dsn)?;
@@ -87,10 +100,15 @@ impl World {
             disk_risk: add.disk_risk,
         };
         self.claim_prefix(&add.instance, &active).await?;
+        // Whoever comes late leaves no slot behind.
+        if self.bus.instances().standing(&add.instance).await?.1 != absent {
+            return Err(contended(&add.instance));
+        }
         // A server that pushes its WAL offers no slot, or is not to hold WAL for one.
+        let slot = slot_name(&add.instance, &main);
+        let mut made = SlotCreation::AlreadyExists;
         if add.archive_mode == ArchiveMode::Stream {
-            let slot = slot_name(&add.instance, &main);
-            let made = source.reserve_wal(&slot).await?;
+            made = source.reserve_wal(&slot).await?;
             if made == SlotCreation::AlreadyExists && given.attempt == 1 {
                 return Err(slot_taken(&slot).into());
             }
@@ -116,19 +134,19 @@ impl World {
                 .collect(),
             ..InstanceDocument::new(add.instance.clone(), given.id, created_at)
         };
-        // Another replica, or another user, may have been faster.
-        let standing = self
-            .bus
-            .instances()
-            .update(&add.instance, |there| match there {
-                None => Decision::Put(Box::new(document.clone()), document.clone()),
-                Some(there) => Decision::Keep(there.clone()),
-            })
-            .await?;
-        if standing.registration == given.id {
-            Ok(standing)
-        } else {
-            Err(name_taken(&add.instance).into())
+        if self.replace(&document, absent).await? {
+            return Ok(document);
+        }
+        // Another replica, or another user, was faster. What they have made may be gone again by now.
+        match self.bus.instances().get(&add.instance).await? {
+            Some((there, _)) if there.registration == given.id => Ok(there),
+            Some(_) => Err(contended(&add.instance)),
+            None => {
+                if made == SlotCreation::Created {
+                    drop_unused(&dsn, &slot).await;
+                }
+                Err(contended(&add.instance))
+            }
         }
     }
 
@@ -167,12 +185,15 @@ impl World {
         given: &Given,
         remove: &InstanceRemove,
     ) -> Result<(), Unfinished> {
-        let instance = &remove.instance;
-        let removed = self.said_removed(given, instance).await?;
-        let document = match self.bus.instances().get(instance).await? {
+        let (instance, fence) = (&remove.instance, fence(&remove.instance));
+        let last = self.last_told(&fence).await?;
+        let (there, revision) = self.bus.instances().standing(instance).await?;
+        // After the document was read: what is written is bound to that, and to nobody's who came since.
+        let removed = self.has_told(given, fence.clone()).await?;
+        let document = match there {
             // An instance of the same name that was registered since is none of this command's business.
-            Some((document, _)) if removed && !document.removing => return Ok(()),
-            Some((document, _)) => document,
+            Some(document) if removed && !document.removing => return Ok(()),
+            Some(document) => document,
             None if removed => return Ok(()),
             None => return Err(Refusal::no_such_instance(instance).into()),
         };
@@ -188,54 +209,31 @@ impl World {
             )
             .into());
         }
-        let marked = self
-            .update_document(instance, |document| {
-                Ok(InstanceDocument {
-                    removing: true,
-                    ..document
-                })
-            })
-            .await?;
+        let marked = InstanceDocument {
+            removing: true,
+            ..document.clone()
+        };
+        if !document.removing && !self.replace(&marked, revision).await? {
+            return Err(contended(instance));
+        }
         let slot_left = self.drop_slot(given, &marked).await?;
         self.mirror(instance).await?;
         // Said before the document goes: a redelivery then knows what it has done.
-        self.announce_removal(given, instance, slot_left).await?;
-        let remove_marked = |there: Option<&InstanceDocument>| match there {
-            Some(document) if document.removing => Decision::Remove(()),
-            _ => Decision::Keep(()),
-        };
-        Ok(self.bus.instances().update(instance, remove_marked).await?)
-    }
-
-    /// Whether an earlier delivery of this command has announced the removal.
-    async fn said_removed(
-        &self,
-        given: &Given,
-        instance: &InstanceName,
-    ) -> Result<bool, Unfinished> {
-        let subject = format!(
-            "{}.instance.removed.{instance}.{}",
-            subject::ROOT,
-            BranchName::main()
-        );
-        let last = self.bus.last_on(&subject).await?;
-        let cause = last.and_then(|last| last.envelope.causation);
-        Ok(cause == Some(given.id.to_string()))
-    }
-
-    async fn announce_removal(
-        &self,
-        given: &Given,
-        instance: &InstanceName,
-        slot_left: Option<String>,
-    ) -> Result<(), Unfinished> {
         let event = Event::InstanceRemoved(InstanceRemoved {
             slot_left,
             instance: instance.clone(),
             branch: BranchName::main(),
         });
         let id = MessageId::new(format!("instance.removed:{}", given.id));
-        Ok(self.announce(given, id, None, event).await?)
+        let outgoing = self.outgoing(given, id, None, event);
+        if !removed && !self.tell_after(outgoing, (&fence, last)).await? {
+            return Err(contended(instance));
+        }
+        let remove_marked = |there: Option<&InstanceDocument>| match there {
+            Some(there) if is_same(there, &marked) => Decision::Remove(()),
+            _ => Decision::Keep(()),
+        };
+        Ok(self.bus.instances().update(instance, remove_marked).await?)
     }
 
     /// A slot left behind would fill the customer's disk. A server that cannot be reached any more does not
@@ -251,11 +249,17 @@ impl World {
         };
         let slot = slot_name(&document.instance, &main);
         let dsn = self.open_dsn(&document.instance, &main, &active.dsn)?;
-        let dropped = async {
-            let mut connection = ReplicationConnection::connect(&dsn).await?;
-            connection.drop_slot(&slot).await
+        let connected = ReplicationConnection::connect(&dsn).await;
+        // The slot of the next instance of this name is called the same.
+        let there = self.bus.instances().get(&document.instance).await?;
+        if !there.is_some_and(|(there, _)| is_same(&there, document)) {
+            return Err(contended(&document.instance));
+        }
+        let dropped = match connected {
+            Ok(mut connection) => connection.drop_slot(&slot).await,
+            Err(error) => Err(error),
         };
-        match dropped.await {
+        match dropped {
             Ok(_removal) => Ok(None),
             // None was made; only one that is there all the same, and in use, is worth another try.
             Err(error)
@@ -302,6 +306,28 @@ impl World {
                 "Write it as postgres://user:password@host:port/database.",
             )
         })
+    }
+}
+
+/// Every event of an instance itself.
+fn fence(instance: &InstanceName) -> String {
+    let main = BranchName::main();
+    format!("{}.instance.*.{instance}.{main}", subject::ROOT)
+}
+
+/// Whether it is the instance that is being removed, and none that was registered under its name since.
+fn is_same(there: &InstanceDocument, marked: &InstanceDocument) -> bool {
+    there.removing && there.registration == marked.registration
+}
+
+/// Nobody else would: the instance that it was made for is gone already.
+async fn drop_unused(dsn: &ConnectionSettings, slot: &str) {
+    let dropped = async {
+        let mut connection = ReplicationConnection::connect(dsn).await?;
+        connection.drop_slot(slot).await
+    };
+    if let Err(error) = dropped.await {
+        tracing::error!(slot, %error, "a slot that nobody uses stays on the server and holds its WAL; drop it there by hand");
     }
 }
 

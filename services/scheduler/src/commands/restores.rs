@@ -10,6 +10,7 @@ use events::{BranchName, Event, InstanceDocument, InstanceName, MessageId, Resto
 use repository::RepositoryError;
 use retention::Taken;
 
+use super::once::Told;
 use super::{Given, World};
 use crate::refusal::{Refusal, Unfinished, published_once};
 use crate::retention::Rounds;
@@ -36,11 +37,13 @@ impl World {
             return Err(Refusal::no_such_branch(&create.instance, &create.source_branch).into());
         }
         self.refuse_used_prefix(&document, create).await?;
-        let _claimed = self
-            .update_document(&create.instance, |document| {
-                claim(document, &create.branch, &create.source_branch, restore_id)
-            })
-            .await?;
+        // After the document was read: a restore that is over by now has no claim any more.
+        let of = (&create.instance, Told::First(&fence));
+        let change = |document| claim(document, &create.branch, &create.source_branch, restore_id);
+        let claimed = self.change_once(given, of, change).await?;
+        if claimed.is_none() {
+            return Ok(());
+        }
         self.mirror(&create.instance).await?;
         let event = Event::RestoreRequested(RestoreRequested {
             restore_id,

@@ -15,7 +15,9 @@ use events::{
     subject,
 };
 
+use super::once::Told;
 use super::{Given, World, names};
+use crate::fires::count_from;
 use crate::refusal::{Refusal, Unfinished, published_once};
 
 /// So many fires are told beforehand.
@@ -48,11 +50,13 @@ impl World {
         };
         let schedule = checked(schedule)?;
         let limit = self.config.limit_schedules;
-        let document = self
-            .update_document(&create.instance, |document| {
-                with_schedule(document, &schedule, name.is_none(), limit)
-            })
-            .await?;
+        // After the document was read: one that was made and deleted since must not come back.
+        let of = (&create.instance, Told::First(&fence));
+        let change = |document| with_schedule(document, &schedule, name.is_none(), limit);
+        let made = self.change_once(given, of, change);
+        let Some(document) = made.await? else {
+            return Ok(());
+        };
         self.mirror(&create.instance).await?;
         let schedule = find(&document, id)?.clone();
         let event = Event::ScheduleCreated(ScheduleCreated {
@@ -77,30 +81,24 @@ impl World {
         update: &ScheduleUpdate,
     ) -> Result<(), Unfinished> {
         let id = update.schedule_id;
-        // An old command that comes again must not undo a newer one.
-        if self.has_told(given, fence(&update.instance, id)).await? {
-            return Ok(());
-        }
+        let (instance, fence) = (&update.instance, fence(&update.instance, id));
         let name = names::given(update.name.as_deref(), "name of a schedule")?;
         let now = self.clock.now().trunc_subsecs(6);
-        let document = self
-            .update_document(&update.instance, |document| {
-                changed(document, update, name.as_deref(), now)
-            })
-            .await?;
-        self.mirror(&update.instance).await?;
-        let schedule = find(&document, id)?.clone();
-        let event = Event::ScheduleUpdated(ScheduleUpdated {
-            instance: update.instance.clone(),
-            branch: schedule.branch.clone(),
-            schedule_id: id,
-            next: next(&schedule, now),
-            schedule,
-        });
-        let message_id = MessageId::new(format!("schedule.updated:{}", given.id));
-        Ok(self
-            .announce(given, message_id, Some(id.to_string()), event)
-            .await?)
+        let change = |document| changed(document, update, name.as_deref(), now);
+        // An old command that comes again, or goes on late, must not undo a newer one.
+        self.change_and_tell(given, (instance, &fence), change, |document| {
+            let schedule = find(document, id)?.clone();
+            let event = Event::ScheduleUpdated(ScheduleUpdated {
+                instance: instance.clone(),
+                branch: schedule.branch.clone(),
+                schedule_id: id,
+                next: next(&schedule, now),
+                schedule,
+            });
+            let message_id = MessageId::new(format!("schedule.updated:{}", given.id));
+            Ok(self.outgoing(given, message_id, Some(id.to_string()), event))
+        })
+        .await
     }
 
     /// Said before the schedule goes: a redelivery then knows what it has done.
@@ -159,7 +157,7 @@ fn find(document: &InstanceDocument, id: ScheduleId) -> Result<&Schedule, Refusa
 fn next(schedule: &Schedule, now: Timestamp) -> Vec<Timestamp> {
     match Calendar::parse(&schedule.cron, &schedule.timezone) {
         Ok(calendar) if !schedule.paused => {
-            calendar.upcoming(now.max(schedule.created_at), FIRES_TOLD)
+            calendar.upcoming(count_from(schedule.created_at, now), FIRES_TOLD)
         }
         _ => Vec::new(),
     }

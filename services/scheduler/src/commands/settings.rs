@@ -7,6 +7,7 @@ use events::document::{Branch, DrillSettings};
 use events::event::{InstanceUpdated, RefusalCode};
 use events::{BranchName, Event, InstanceDocument, MessageId, PoolName, Timestamp, subject};
 
+use super::once::{Told, contended};
 use super::schedules::read_calendar;
 use super::{Given, World, moved, names};
 use crate::refusal::{Refusal, Unfinished};
@@ -25,7 +26,8 @@ impl World {
         let instance = &update.instance;
         let main = BranchName::main();
         let told = format!("{}.instance.*.{instance}.{main}", subject::ROOT);
-        if self.has_told(given, told).await? {
+        let last = self.last_told(&told).await?;
+        if self.has_told(given, told.clone()).await? {
             return Ok(());
         }
         let now = self.clock.now();
@@ -36,9 +38,11 @@ impl World {
             Some(wanted) => self.try_checks(instance, wanted).await?,
             None => Vec::new(),
         };
-        let document = self
-            .update_document(instance, |document| changed(document, update, now))
-            .await?;
+        let change = |document| changed(document, update, now);
+        let of = (instance, Told::Caused(&told));
+        let Some(document) = self.change_once(given, of, change).await? else {
+            return Ok(());
+        };
         self.mirror(instance).await?;
         // Before it is told: a command that is broken off here is delivered again.
         self.move_requests(instance).await?;
@@ -50,7 +54,11 @@ impl World {
             warnings,
         });
         let id = MessageId::new(format!("instance.updated:{}", given.id));
-        Ok(self.announce(given, id, None, event).await?)
+        let outgoing = self.outgoing(given, id, None, event);
+        match self.tell_after(outgoing, (&told, last)).await? {
+            true => Ok(()),
+            false => Err(contended(instance)),
+        }
     }
 }
 

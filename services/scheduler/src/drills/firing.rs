@@ -13,6 +13,7 @@ use futures::StreamExt as _;
 
 use crate::commands::World;
 use crate::drills::Asked;
+use crate::fires::counts;
 use crate::recall::has_forgotten;
 use crate::refusal::Unfinished;
 
@@ -40,8 +41,8 @@ impl Drilled {
     fn due(&self, now: Timestamp) -> Option<(&DrillSettings, Timestamp)> {
         let (settings, calendar) = self.settings.as_ref()?;
         let fire = calendar.latest_at_or_before(now)?;
-        let counts = fire > settings.created_at && self.settled != Some(fire);
-        counts.then_some((settings, fire))
+        let counts = counts(fire, settings.created_at, now);
+        (counts && self.settled != Some(fire)).then_some((settings, fire))
     }
 }
 

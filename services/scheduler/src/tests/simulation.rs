@@ -174,6 +174,37 @@ async fn downtime_is_one_catch_up_each_and_380_at_once_are_380() {
 }
 
 #[tokio::test]
+async fn schedules_that_a_clock_a_month_ahead_has_made_fire_from_now_on() {
+    let mut chance = Chance(seed());
+    let fleet = Fleet::new(begin() + TimeDelta::days(30), 20, 1, || Times {
+        days: Days::Every,
+        hour: Some(u32::try_from(chance.below(24)).unwrap()),
+        minute: u32::try_from(chance.below(60)).unwrap(),
+        wall: Wall::UTC,
+    });
+    let place = Place::new("2026-01-01T00:00:30Z");
+    fleet.register(&place).await;
+    let mut listener = Listener::new();
+    // Over the moment at which they say that they were made; a scheduler that begins anew each day is none the wiser.
+    let days = 33;
+    for day in 0..days {
+        let from = begin() + TimeDelta::days(day);
+        let mut firing = Firing::default();
+        for moment in fleet.moments(from, from + TimeDelta::days(1)) {
+            place.clock.set(moment);
+            firing.reload(&place.world).await.unwrap();
+            assert_eq!(firing.fire_due(&place.world).await, 0);
+            listener.listen(&place).await;
+            listener.work(&place, &mut chance, 1).await;
+        }
+    }
+    let effects: BTreeSet<_> = listener.effects.keys().copied().collect();
+    let missing = fleet.expected(begin(), begin() + TimeDelta::days(days));
+    let missing: Vec<_> = missing.difference(&effects).collect();
+    assert!(missing.is_empty(), "missing {missing:?}");
+}
+
+#[tokio::test]
 async fn a_clock_that_is_set_makes_no_second_effect_and_misses_none() {
     let mut chance = Chance(seed());
     let fleet = Fleet::new(begin(), 40, 1, || Times {

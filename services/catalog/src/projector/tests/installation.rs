@@ -200,8 +200,13 @@ pub(super) fn deletion(name: &str, purge: bool) -> [Event; 3] {
             instance: instance.clone(),
             branch: branch.clone(),
             purge,
+            restore_id: None,
         }),
-        Event::BranchDeleted(BranchDeleted { instance, branch }),
+        Event::BranchDeleted(BranchDeleted {
+            instance,
+            branch,
+            restore_id: None,
+        }),
     ]
 }
 

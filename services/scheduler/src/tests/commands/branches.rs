@@ -259,6 +259,7 @@ async fn what_was_wanted_of_a_branch_goes_with_it() {
     let deleted = Event::BranchDeleted(BranchDeleted {
         instance: instance(),
         branch: fix(),
+        restore_id: None,
     });
     for _delivered_twice in 0..2 {
         let delivery = place.delivery(MessageId::new("deleted"), deleted.clone());

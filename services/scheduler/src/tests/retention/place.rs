@@ -201,6 +201,7 @@ impl Place {
             self.tell(Event::BranchDeleted(BranchDeleted {
                 instance: request.instance.clone(),
                 branch: request.branch.clone(),
+                restore_id: None,
             }))
             .await;
         }

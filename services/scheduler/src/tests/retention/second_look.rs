@@ -280,6 +280,7 @@ async fn a_branch_that_is_forgotten_takes_its_sweep_along() {
     let deleted = Event::BranchDeleted(BranchDeleted {
         instance: instance(),
         branch: main(),
+        restore_id: None,
     });
     place.hear_outcome(deleted).await;
     let document = place.document().await;
