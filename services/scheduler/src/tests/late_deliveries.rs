@@ -5,7 +5,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bus::{Bus, Outcome, Outgoing};
@@ -149,7 +148,7 @@ async fn at_each_wait(
         let mut late = pin!(place.deliver(command_id(LATE), 1, command.clone()));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         for _ in 0..waits {
-            if let Poll::Ready(_) = late.as_mut().poll(&mut context) {
+            if late.as_mut().poll(&mut context).is_ready() {
                 assert!(waits > 4, "it never waits");
                 println!("{waits} places");
                 return;
