@@ -21,6 +21,9 @@ use wall::Wall;
 /// What is said on the bus, read bit by bit as a worker would.
 struct Listener {
     next: bus::Sequence,
+    /// Whether the schedulers' clocks agree to half a minute. Otherwise one may take another's claim of a branch, just
+    /// made, for one that nobody uses (`slots::claim`), and two of its backups run beside each other.
+    clocks_agree: bool,
     running: Vec<BackupRequested>,
     effects: BTreeMap<BackupId, &'static str>,
 }
@@ -29,6 +32,7 @@ impl Listener {
     fn new() -> Self {
         Listener {
             next: bus::Sequence(1),
+            clocks_agree: true,
             running: Vec::new(),
             effects: BTreeMap::new(),
         }
@@ -51,7 +55,7 @@ impl Listener {
                         (&r.instance, &r.branch) == (&requested.instance, &requested.branch)
                     };
                     assert!(
-                        !self.running.iter().any(same),
+                        !self.clocks_agree || !self.running.iter().any(same),
                         "two backups of a branch at once"
                     );
                     self.running.push(requested);

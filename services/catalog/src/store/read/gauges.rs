@@ -7,7 +7,7 @@ use events::{BranchName, InstanceName, Timestamp};
 use crate::store::column::Column;
 use crate::store::{Result, Store, cannot};
 
-/// The newest restorable backup of a branch.
+/// The newest backup of a branch that is not known to be damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LastBackup {
     pub(crate) instance: InstanceName,
@@ -82,7 +82,8 @@ impl Store {
         let sql = "SELECT b.instance, b.branch, b.started_at, b.backed_up_at, b.size_bytes, b.logical_bytes \
                    FROM branches r JOIN backups b ON b.instance = r.instance AND b.branch = r.branch AND b.id = \
                    (SELECT x.id FROM backups x WHERE x.instance = r.instance AND x.branch = r.branch \
-                    AND x.status = 'completed' ORDER BY x.backed_up_at DESC LIMIT 1) \
+                    AND x.status = 'completed' AND (x.sound IS NULL OR x.sound <> 0) \
+                    ORDER BY x.backed_up_at DESC LIMIT 1) \
                    WHERE b.backed_up_at IS NOT NULL";
         let rows = self.rows(sql.to_owned(), Vec::new()).await?;
         let read = rows.iter().map(|row| {

@@ -5,10 +5,10 @@ use events::query::BackupStatus;
 use events::{Event, example, topology};
 
 use super::super::Store;
-use crate::scenario::lives::{alert_life, drill_life, wal_life};
+use crate::scenario::lives::{alert_life, drill_life, verified, wal_life};
 use crate::scenario::{adopt, backup_id, backup_life, completed, registered, sqlite, steps};
 
-/// Two good backups, the newer one told first, and one that failed; one drill of three came out well, one alert of two
+/// Two good backups, the newer one told first, one that is damaged and one that failed; one drill of three came out well, one alert of two
 /// stands.
 async fn shown(store: &Store) {
     let taken = |number, second| {
@@ -21,6 +21,7 @@ async fn shown(store: &Store) {
         Event::BackupCompleted(event)
     };
     let mut events = vec![registered("shown"), taken(2, 2000), taken(1, 1000)];
+    events.extend([taken(4, 3000), verified("shown", backup_id(4), false, 3100)]);
     events.extend(backup_life("shown", backup_id(3), false));
     events.extend(drill_life("shown", 1, Some(example::at(600))));
     events.extend(drill_life("shown", 2, Some(example::at(500))));
@@ -45,7 +46,7 @@ async fn shown(store: &Store) {
         .iter()
         .map(|of| (of.count, of.stored_bytes))
         .collect();
-    assert_eq!(backups, [(2, 3000)]);
+    assert_eq!(backups, [(3, 6000)]);
     let unusual: Vec<_> = gauges
         .unusual
         .iter()

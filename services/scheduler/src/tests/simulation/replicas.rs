@@ -194,6 +194,7 @@ async fn fire(bus: Bus, fleet: &Fleet, hours: i64, odds: Odds, chance: &mut Chan
     fleet.register(&place).await;
     let mut replicas = [(); 3].map(|()| Replica::new(&place, odds.clocks.skew(chance)));
     let (mut watchdog, mut listener) = (Watchdog::default(), Listener::new());
+    listener.clocks_agree = odds.clocks.minutes == 0;
     let (mut toll, end) = (Toll::default(), begin() + TimeDelta::hours(hours));
     let moments = fleet.moments(begin(), end);
     for (at, moment) in moments.iter().zip(1..) {
