@@ -16,7 +16,8 @@ pub struct ArchiverConfig {
     /// a connection that is kept, and one small object.
     #[serde(with = "humantime_serde")]
     pub position_interval: Duration,
-    /// A server that says nothing for so long, though asked, is taken for dead.
+    /// A server that says nothing for so long, though asked, is taken for dead; a connection that we could not read for
+    /// half of it, because the store takes nothing, is let go.
     #[serde(with = "humantime_serde")]
     pub wal_receiver_timeout: Duration,
     /// Longest pause between two tries to connect.

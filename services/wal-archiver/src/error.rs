@@ -131,6 +131,11 @@ pub(crate) enum ArchiveError {
     /// The server waits, most likely to shut down, for a confirmation that the store does not allow.
     #[error("the server waits for its wal to be stored, which takes too long; it is not held up")]
     ServerWaits,
+    /// The store took nothing for so long that the connection was let go; what had come is stored now.
+    #[error(
+        "the connection was let go while the store took no wal; archiving goes on with a new one"
+    )]
+    Unread,
     /// The open segment cannot be kept on disk.
     #[error("the spool in {directory} failed; check its free space")]
     Spool {
@@ -158,6 +163,7 @@ impl ArchiveError {
             Self::Repository(error) => error.class() == repository::ErrorClass::Transient,
             Self::Silent(_)
             | Self::ServerWaits
+            | Self::Unread
             | Self::WalRemoved { .. }
             | Self::SlotInvalidated(_) => true,
             _ => false,

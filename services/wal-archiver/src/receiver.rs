@@ -9,6 +9,9 @@
 //!   behind that record's beginning and could not check it. (A record longer than a segment is not waited for.)
 //! - While the store is slow, at most a few complete segments wait on disk; then nothing is read on, and
 //!   PostgreSQL keeps the rest. Status updates go on all the while.
+//! - A connection that has not been read for long is let go, and what is on its way is still stored. A walsender that
+//!   stands in a write cannot end: a server that shuts down waits for it, and so does a checkpoint that takes the slot
+//!   away (`InvalidatePossiblyObsoleteSlot`, PostgreSQL `src/backend/replication/slot.c`), until the store is back.
 //! - Everything slow runs beside the stream, in [`Task`]s; the loop itself only decides.
 
 mod changes;
@@ -71,7 +74,9 @@ pub(crate) struct Receiver<'a> {
     settings: &'a ConnectionSettings,
     timeline: TimelineId,
     size: WalSegmentSize,
-    stream: WalStream,
+    /// None once it was let go.
+    stream: Option<WalStream>,
+    unread_since: Option<Instant>,
     pipeline: Pipeline,
     position_running: bool,
     probe: Probe,
@@ -117,7 +122,8 @@ impl<'a> Receiver<'a> {
             settings: opening.settings,
             timeline,
             size,
-            stream,
+            stream: Some(stream),
+            unread_since: None,
             pipeline,
             position_running: false,
             probe: Probe::default(),
@@ -146,11 +152,14 @@ impl<'a> Receiver<'a> {
             Err(error) => Err(error),
         };
         match end {
-            Ok(Some((next_timeline, switch_lsn))) => Ok(ReceiverEnd::EndOfTimeline {
-                next_timeline,
-                switch_lsn,
-                connection: Box::new(self.stream.into_connection()?),
-            }),
+            Ok(Some((next_timeline, switch_lsn))) => {
+                let stream = self.stream.ok_or(ArchiveError::Unread)?;
+                Ok(ReceiverEnd::EndOfTimeline {
+                    next_timeline,
+                    switch_lsn,
+                    connection: Box::new(stream.into_connection()?),
+                })
+            }
             left => {
                 // A put that is dropped half-way may still be done, later than those of the next session.
                 self.pipeline.settle(SETTLE_LIMIT).await;
@@ -171,10 +180,7 @@ impl<'a> Receiver<'a> {
         let mut asks = self.branch.status.haste.asks();
         loop {
             let reading = self.may_read();
-            if !reading {
-                // Silence is our own doing.
-                self.last_message = Instant::now();
-            }
+            self.let_go_unless(reading)?;
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(None),
@@ -190,7 +196,7 @@ impl<'a> Receiver<'a> {
                 }
                 _ = flush.tick() => self.flush_tick().await?,
                 _ = status.tick() => self.status_tick().await?,
-                message = self.stream.next(), if reading => {
+                message = next_of(&mut self.stream), if reading => {
                     let failed = |error| stream_error(error, self.timeline, self.pipeline.ledger.durable_end());
                     let message = message.map_err(failed)?;
                     if let WalMessage::EndOfTimeline { next_timeline, switch_lsn } = message {
@@ -204,6 +210,33 @@ impl<'a> Receiver<'a> {
 
     fn may_read(&self) -> bool {
         self.pipeline.ledger.uploading() < self.branch.config.wal_segments_in_flight.max(1)
+    }
+
+    /// Lets the connection go when it has not been read for long.
+    ///
+    /// # Errors
+    /// All that had come before is stored: there is nothing left to do without a connection.
+    fn let_go_unless(&mut self, reading: bool) -> Result<(), ArchiveError> {
+        if reading && self.stream.is_some() {
+            self.unread_since = None;
+            return Ok(());
+        }
+        let now = Instant::now();
+        // Silence is our own doing.
+        self.last_message = now;
+        let unread = now - *self.unread_since.get_or_insert(now);
+        if self.stream.is_some() && unread > self.branch.config.wal_receiver_timeout / 2 {
+            tracing::warn!(
+                ?unread,
+                "the store takes no wal; the connection is let go until it does"
+            );
+            self.stream = None;
+            self.branch.status.update(|seen| seen.streaming = false);
+        }
+        if self.stream.is_none() && self.pipeline.ledger.uploading() == 0 {
+            return Err(ArchiveError::Unread);
+        }
+        Ok(())
     }
 
     async fn message(&mut self, message: WalMessage) -> Result<(), ArchiveError> {
@@ -396,7 +429,10 @@ impl<'a> Receiver<'a> {
             client_time: PgTimestamp::from_unix_micros(now),
             reply_requested,
         };
-        Ok(self.stream.send_status(status).await?)
+        match &mut self.stream {
+            Some(stream) => Ok(stream.send_status(status).await?),
+            None => Ok(()),
+        }
     }
 
     /// Stores the rest of a timeline that has ended; its last segment stays as a `.partial`.
@@ -434,6 +470,14 @@ impl Streaming {
 impl Drop for Streaming {
     fn drop(&mut self) {
         self.0.update(|seen| seen.streaming = false);
+    }
+}
+
+/// The next message; none ever comes once the connection was let go.
+async fn next_of(stream: &mut Option<WalStream>) -> Result<WalMessage, PgError> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
     }
 }
 

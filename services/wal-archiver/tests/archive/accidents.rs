@@ -10,6 +10,7 @@ mod promotions;
 mod slots;
 mod small_disk;
 mod stores;
+mod unread;
 mod writers;
 
 use std::path::Path;
