@@ -63,7 +63,7 @@ async fn a_checkpoint_that_takes_the_slot_away_is_not_held_up() {
         let checkpoint = "SET statement_timeout = '60s'; CHECKPOINT";
         let _ = case.server.psql(checkpoint).await.unwrap();
         case.store_is_back();
-        wait_for_gap(&case.world, &case.registered).await;
+        let _gap = wait_for_gap(&case.world, &case.registered).await;
     }
 }
 
